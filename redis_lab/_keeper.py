@@ -1,0 +1,112 @@
+"""The keeper: a tiny process that owns one server and never outlives the lab.
+
+Run as `python -I -S _keeper.py OWNER_PID MODE ...`, standard library only. It obeys three words
+on its standard input and answers on its standard output:
+
+    start   start the server again (it was killed)          -> "pid N" or "exit CODE"
+    alive   is the server running?                          -> "pid N" or "exit CODE"
+    quit    kill the server, remove its directory, leave
+
+When its input closes, or when its owner is no longer its parent (a process that the owner forked
+may hold the pipe open), it does what `quit` does. It polls, because that works alike on Linux and
+macOS, also when the owner was killed with SIGKILL.
+
+MODE is `native DIRECTORY PROGRAM ARGS...` or `remote HOST PORT PASSWORD_FILE`, where the server
+runs in a container and is told to shut down over its own port.
+"""
+
+import ctypes
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+POLL_S = 0.25
+
+
+def die_with_keeper():
+    """On Linux the kernel kills the server even if the keeper itself is killed."""
+    if sys.platform.startswith("linux"):
+        PR_SET_PDEATHSIG = 1
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Native:
+    def __init__(self, directory, *command):
+        self.directory, self.command, self.process = directory, command, None
+
+    def start(self):
+        with open(os.path.join(self.directory, "log"), "ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_keeper,
+            )
+        return self.alive()
+
+    def alive(self):
+        code = self.process.poll()
+        return f"pid {self.process.pid}" if code is None else f"exit {code}"
+
+    def quit(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class Remote:
+    def __init__(self, host, port, password_file):
+        self.address = (host, int(port))
+        with open(password_file) as file:
+            self.password = file.read()
+        os.remove(password_file)
+
+    def start(self):
+        return "pid 0"
+
+    alive = start
+
+    def quit(self):
+        try:
+            with socket.create_connection(self.address, timeout=1) as connection:
+                if self.password:
+                    connection.sendall(b"AUTH %s\r\n" % self.password.encode())
+                connection.sendall(b"SHUTDOWN NOSAVE\r\n")
+                connection.settimeout(1)
+                while connection.recv(4096):
+                    pass
+        except OSError:
+            pass
+
+
+def main(owner, mode, *args):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    server = {"native": Native, "remote": Remote}[mode](*args)
+    try:
+        print(server.start(), flush=True)
+        waiting = b""
+        while os.getppid() == owner:
+            if not select.select([0], [], [], POLL_S)[0]:
+                continue
+            chunk = os.read(0, 4096)
+            if not chunk:
+                return
+            *words, waiting = (waiting + chunk).split(b"\n")
+            for word in words:
+                if word == b"quit":
+                    return
+                print({b"start": server.start, b"alive": server.alive}[word](), flush=True)
+    finally:
+        server.quit()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])

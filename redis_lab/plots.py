@@ -1,0 +1,305 @@
+"""One matplotlib style and the few figure kinds that the lessons need.
+
+A result says itself how it is drawn (`Result.figure`), so a committed result can be drawn again
+without measuring anything: `draw(load("data/results/pipelines.json"))`.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from .bench import effort_name
+from .errors import LabError
+from .results import Result, data_folder, write_whole
+
+# Okabe and Ito's colours, told apart by the colour-blind; markers and dashes tell them apart in
+# grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-")
+DPI = 110
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "figure.dpi": DPI,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+}
+
+
+def short(value: float, _position: int = 0) -> str:
+    """A tick label people read: 0.5, 20, 5k, 2M."""
+    for limit, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:g}{letter}"
+    return f"{value:g}"
+
+
+def bounds(y: str) -> tuple[str, str]:
+    """The columns that hold the interval of column `y`."""
+    stem, _, unit = y.rpartition("_")
+    return f"{stem}_low_{unit}", f"{stem}_high_{unit}"
+
+
+def caption(environment: Mapping) -> str:
+    """What the numbers depend on, in one line."""
+    server = f"{environment.get('server', '?')} {environment.get('server_version', '')}"
+    parts = [
+        server.strip() if "server" in environment else "",
+        environment.get("transport", ""),
+        environment.get("protocol", ""),
+        f"redis-py {environment['redis_py']}" if "redis_py" in environment else "",
+        f"Python {environment['python']}" if "python" in environment else "",
+        f"{environment.get('cpu', '')}, {environment.get('cores', '?')} cores",
+        f"{environment['effort']} effort" if "effort" in environment else "",
+        str(environment.get("when", ""))[:10],
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def spread(positions: Iterable[float], gap: float) -> list[float]:
+    """Push label positions apart until each is `gap` from the next, keeping their order."""
+    positions = list(positions)
+    order = np.argsort(positions)
+    placed = np.array(positions, dtype=float)
+    for _ in range(200):
+        moved = False
+        for low, high in itertools.pairwise(order):
+            short_by = gap - (placed[high] - placed[low])
+            if short_by > 1e-9:
+                placed[low] -= short_by / 2
+                placed[high] += short_by / 2
+                moved = True
+        if not moved:
+            break
+    return placed.tolist()
+
+
+def label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+    """Write each line's name at its right-hand end, pushed apart where they would overlap."""
+    to_pixels = axes.transData.transform
+    heights = [to_pixels((x, y))[1] for x, y, _, _ in ends]
+    edge = axes.transAxes.transform((1, 0))[0]
+    for (x, y, name, colour), height in zip(ends, spread(heights, 12 * DPI / 100), strict=True):
+        axes.annotate(
+            name,
+            xy=(x, y),
+            xytext=((edge + 8) * 72 / DPI, height * 72 / DPI),
+            textcoords="figure points",
+            color=colour,
+            va="center",
+            fontsize=8,
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "alpha": 0.5},
+        )
+
+
+def lines(
+    figure: Figure,
+    table: pd.DataFrame,
+    *,
+    x: str,
+    y: str,
+    xlabel: str,
+    ylabel: str,
+    panels: str | None = None,
+    panel_title: str = "{}",
+    by: str = "arm",
+    xscale: str = "log",
+    yscale: str = "log",
+    theory: str | None = None,
+    theory_label: str = "theory",
+    mark: Mapping[str, float] | None = None,
+    columns: int = 2,
+) -> None:
+    """Small multiples of `y` against `x`, a line for each value of `by`, a panel for each of
+    `panels`, shared axes, 95 % bands from the interval columns, thin theory lines.
+
+    `mark` draws labelled vertical lines at given values of x.
+    """
+    values = [None] if panels is None else sorted(table[panels].unique())
+    across = min(columns, len(values))
+    down = math.ceil(len(values) / across)
+    figure.set_size_inches(1.2 + 3.9 * across, 0.9 + 2.7 * down)
+    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    names = list(dict.fromkeys(table[by]))
+    low, high = bounds(y)
+    ends = {}
+    for index, (axes, value) in enumerate(zip(grid.flat, values, strict=False)):
+        part = table if value is None else table[table[panels] == value]
+        axes.set(xscale=xscale, yscale=yscale)
+        ends[axes] = []
+        for position, name in enumerate(names):
+            line = part[part[by] == name].sort_values(x)
+            if line.empty:
+                continue
+            style = position % len(COLOURS)
+            colour = COLOURS[style]
+            if theory and theory in line and line[theory].notna().any():
+                axes.plot(line[x], line[theory], color=colour, lw=0.8, alpha=0.75, zorder=1)
+            axes.plot(
+                line[x],
+                line[y],
+                color=colour,
+                ls=DASHES[style] if not theory else "",
+                marker=MARKERS[style] if len(line) <= 40 else None,
+            )
+            if low in line and line[low].notna().any():
+                axes.vlines(line[x], line[low], line[high], color=colour, lw=2.2, alpha=0.45)
+            last = line.iloc[-1]
+            ends[axes].append((last[x], last[y], str(name), colour))
+        for text, where in (mark or {}).items():
+            axes.axvline(where, color="0.4", lw=0.8, ls=":")
+            axes.text(
+                where,
+                1.0,
+                f" {text}",
+                transform=axes.get_xaxis_transform(),
+                fontsize=7.5,
+                va="top",
+                color="0.3",
+            )
+        if value is not None:
+            axes.set_title(
+                panel_title.format(f"{value:g}" if not isinstance(value, str) else value)
+            )
+        if index % across == 0:
+            axes.set_ylabel(ylabel)
+        if index >= len(values) - across:
+            axes.set_xlabel(xlabel)
+        for axis, scale in ((axes.xaxis, xscale), (axes.yaxis, yscale)):
+            axis.set_major_formatter(FuncFormatter(short))
+            if scale == "log":
+                axis.set_minor_formatter(NullFormatter())
+        if yscale == "linear":
+            axes.set_ylim(bottom=0)
+    for axes in list(grid.flat)[len(values) :]:
+        axes.set_visible(False)
+    longest = max(len(str(name)) for name in names)
+    width = figure.get_size_inches()[0]
+    right = 1 - min(0.3, (0.25 + 0.072 * longest) / width)
+    figure.subplots_adjust(left=0.85 / width, right=right, wspace=0.5)
+    for axes, labelled in ends.items():
+        label_ends(axes, labelled)
+    if theory:
+        figure.text(
+            right,
+            0.005,
+            f"thin line: {theory_label}   bars: 95 % interval",
+            fontsize=7.5,
+            ha="right",
+            va="bottom",
+            color="0.3",
+        )
+
+
+def ladder(
+    figure: Figure, table: pd.DataFrame, *, x: str, xlabel: str, by: str = "arm", note: str = ""
+) -> None:
+    """One row for each arm: its value on a log axis with its interval, and the number itself."""
+    figure.set_size_inches(7.4, 1.3 + 0.34 * len(table))
+    axes = figure.subplots()
+    low, high = bounds(x)
+    places = np.arange(len(table))[::-1]
+    for place, (_, row) in zip(places, table.iterrows(), strict=True):
+        if low in row and pd.notna(row[low]):
+            axes.hlines(place, row[low], row[high], color=COLOURS[0], lw=5, alpha=0.35)
+        axes.plot(row[x], place, "o", color=COLOURS[0])
+        axes.annotate(
+            human_us(row[x]),
+            (row[x], place),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    axes.set(xscale="log", xlabel=xlabel, ylim=(-0.6, len(table) - 0.4))
+    axes.set_yticks(places, [str(name) for name in table[by]])
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_formatter(FuncFormatter(short))
+    left, right = axes.get_xlim()
+    axes.set_xlim(left, right * (right / left) ** 0.14)
+    if note:
+        axes.set_title(note, fontsize=8, color="0.3")
+
+
+def human_us(value: float) -> str:
+    """Microseconds as people say them: 0.09 µs, 120 µs, 3.4 ms, 1.2 s."""
+    for limit, unit in ((1e6, "s"), (1e3, "ms"), (1.0, "µs")):
+        if value >= limit or unit == "µs":
+            return f"{value / limit:.3g} {unit}"
+    raise AssertionError
+
+
+KINDS = {"lines": lines, "ladder": ladder}
+
+
+def draw(result: Result) -> Figure:
+    """The figure of a result, with its title and the machine it was measured on.
+
+    Raises: LabError for a figure kind or column that does not exist.
+    """
+    wanted = dict(result.figure)
+    kind = wanted.pop("kind", None)
+    if kind not in KINDS:
+        raise LabError(
+            f"{result.experiment}: no figure kind {kind!r}; there are {', '.join(KINDS)}."
+        )
+    with matplotlib.rc_context(STYLE):
+        figure = Figure()
+        FigureCanvasAgg(figure)
+        try:
+            KINDS[kind](figure, result.table, **wanted)
+        except (KeyError, TypeError) as error:
+            raise LabError(f"{result.experiment} cannot be drawn as {kind}: {error}.") from error
+        height = figure.get_size_inches()[1]
+        figure.subplots_adjust(top=1 - 0.62 / height, bottom=0.72 / height, hspace=0.28)
+        if kind == "ladder":
+            longest = max(len(str(name)) for name in result.table[wanted.get("by", "arm")])
+            figure.subplots_adjust(left=min(0.45, (0.3 + 0.075 * longest) / 7.4), right=0.97)
+        figure.suptitle(
+            result.title, x=0.01, y=1 - 0.08 / height, ha="left", fontsize=11, fontweight="bold"
+        )
+        figure.text(
+            0.01, 1 - 0.40 / height, caption(result.environment), fontsize=6.5, color="0.35"
+        )
+    return figure
+
+
+def png(result: Result) -> bytes:
+    """The figure as a PNG file."""
+    with matplotlib.rc_context(STYLE):
+        out = io.BytesIO()
+        draw(result).savefig(
+            out, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"optimize": True}
+        )
+    return out.getvalue()
+
+
+def plots_folder() -> Path:
+    return data_folder() / ("plots" if effort_name() == "full" else "local")
+
+
+def write(result: Result, folder: Path | None = None) -> Path:
+    """Draw a result into `<experiment>.png`, whole or not at all; return its path."""
+    path = (folder or plots_folder()) / f"{result.experiment}.png"
+    write_whole(path, png(result))
+    return path

@@ -1,0 +1,297 @@
+"""A measured table with its environment: save it, load it, lay two runs side by side.
+
+A result is one JSON file for each experiment. `make plots` (effort `full`) writes them to
+data/results; anything quicker goes to data/local, so that a quick look never overwrites a
+careful measurement.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import redis
+from scipy import stats
+
+from .bench import Comparison, effort_name, verdict
+from .errors import LabError
+from .server import DEFAULTS, NativeServer, running
+
+FORMAT = 1
+RESAMPLES = 500
+
+
+def data_folder() -> Path:
+    """`data/` of the checkout, or what REDIS_LAB_DATA names."""
+    return Path(os.environ.get("REDIS_LAB_DATA") or Path(__file__).resolve().parents[1] / "data")
+
+
+def results_folder() -> Path:
+    """Where this run's results go: data/results at full effort, data/local otherwise."""
+    return data_folder() / ("results" if effort_name() == "full" else "local")
+
+
+@dataclass
+class Result:
+    """One experiment as measured once on one machine.
+
+    `rows` is a list of flat dictionaries, one a measured point. `figure` says how to draw it: a
+    function of `plots` under "kind" and its arguments. `environment` is what `environment()`
+    found. `histograms` holds encoded HDR histograms by arm (nanoseconds).
+    """
+
+    experiment: str
+    title: str
+    rows: list[dict]
+    figure: dict
+    environment: dict = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    histograms: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows)
+
+
+def cpu_model() -> str:
+    try:
+        if sys.platform == "darwin":
+            words = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(words, capture_output=True, text=True).stdout.strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("model name", "Model")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def affinity(process: psutil.Process | None) -> list[int] | None:
+    """The processors a process may run on; None where the system does not say."""
+    try:
+        return process.cpu_affinity()
+    except (AttributeError, psutil.Error):
+        return None
+
+
+def environment(client: redis.Redis | None = None, **more: object) -> dict[str, object]:
+    """What the numbers depend on: machine, load, versions, server, transport, parser.
+
+    `more` adds what only the experiment knows, such as its seed. Holds no host name, user name,
+    path or password.
+    """
+    times = psutil.cpu_times_percent(interval=None)
+    found: dict[str, object] = {
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "effort": effort_name(),
+        "cpu": cpu_model(),
+        "cores": psutil.cpu_count(),
+        "client_affinity": affinity(psutil.Process()),
+        "load_1_min": round(psutil.getloadavg()[0], 2),
+        "steal_percent": getattr(times, "steal", None),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "redis_py": redis.__version__,
+        "numpy": np.__version__,
+        "redis_lab": importlib.metadata.version("redis-lab"),
+    }
+    if client is not None:
+        found |= about_server(client)
+    return found | more
+
+
+def about_server(client: redis.Redis) -> dict[str, object]:
+    info = client.info("server")
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    try:
+        parser = type(connection._parser).__name__
+        protocol = connection.get_protocol()
+    finally:
+        pool.release(connection)
+    where = pool.connection_kwargs
+    tls = issubclass(pool.connection_class, redis.SSLConnection)
+    transport = "Unix socket" if where.get("path") else "TLS" if tls else "TCP"
+    if where.get("host") in ("127.0.0.1", "localhost", "::1"):
+        transport += " loopback"
+    ours = running() if isinstance(running(), NativeServer) else None
+    return {
+        "server": "Valkey" if "valkey_version" in info else "Redis",
+        "server_version": info.get("valkey_version", info["redis_version"]),
+        "allocator": client.info("memory").get("mem_allocator"),
+        "server_config": {**DEFAULTS, **ours.config} if ours else None,
+        "server_affinity": affinity(psutil.Process(ours.pid)) if ours else None,
+        "transport": transport,
+        "protocol": f"RESP{protocol}",
+        "parser": parser.strip("_"),
+    }
+
+
+def plain(value: object) -> object:
+    """A value as JSON takes it: numpy scalars to Python's, not-a-number to null."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def of(
+    experiment: str,
+    measured: Comparison | Sequence[Mapping],
+    *,
+    title: str,
+    figure: Mapping,
+    client: redis.Redis | None = None,
+    notes: Sequence[str] = (),
+    **more: object,
+) -> Result:
+    """A result made from a comparison (its rows and histograms) or from rows of your own."""
+    histograms = {}
+    if isinstance(measured, Comparison):
+        more["harness_ns"] = round(measured.harness_ns)
+        histograms = {
+            name: base64.b64encode(measured.histogram(name).encode()).decode()
+            for name in measured.arms
+        }
+        measured = measured.rows
+    return Result(
+        experiment=experiment,
+        title=title,
+        rows=[plain(dict(row)) for row in measured],
+        figure=dict(figure),
+        environment=plain(environment(client, **more)),
+        notes=list(notes),
+        histograms=histograms,
+    )
+
+
+def save(result: Result, folder: Path | None = None) -> Path:
+    """Write the result's file, whole or not at all; return its path.
+
+    Raises: LabError when the disk is full or the folder cannot be written.
+    """
+    folder = folder or results_folder()
+    path = folder / f"{result.experiment}.json"
+    text = json.dumps(plain(asdict(result)), indent=1, ensure_ascii=False) + "\n"
+    write_whole(path, text.encode())
+    return path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file in one step, so that Ctrl-C or a full disk leaves the old one as it was.
+
+    Raises: LabError that says what is wrong.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            temporary = Path(file.name)
+            file.write(content)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise LabError(
+                f"{path.name} could not be written: {error.strerror}. Free some disk space or "
+                "point REDIS_LAB_DATA at a folder that can be written; what was there is untouched."
+            ) from error
+        raise
+
+
+def load(path: Path | str) -> Result:
+    """Read a result. Raises: LabError for a file that is absent, damaged or of another format."""
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise LabError(
+                f"{path.name} has format {content['format']}, this version of the lab reads "
+                f"{FORMAT}. Measure it again: make plots."
+            )
+        return Result(**content)
+    except FileNotFoundError as error:
+        raise LabError(f"There is no result {path}. Make it with: make plots.") from error
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise LabError(f"{path.name} is not a result of the lab ({error}).") from error
+
+
+def key_of(row: Mapping) -> tuple:
+    """What a row is a measurement of: its arm and the columns the experiment varied."""
+    return tuple(
+        (name, value)
+        for name, value in row.items()
+        if name not in MEASURED and not isinstance(value, list) and not name.startswith("theory")
+    )
+
+
+MEASURED = {
+    *("calls", "units", "round_trips", "commands", "ratio", "ratio_low", "ratio_high", "verdict"),
+    *(f"{q}{end}_us" for q in ("p50", "p99") for end in ("", "_low", "_high")),
+    *("mean_us", "per_unit_us", "per_unit_low_us", "per_unit_high_us", "achieved_ms"),
+}
+
+
+def compare(old: Result, new: Result) -> pd.DataFrame:
+    """Two runs side by side: medians, their ratio with a 95 % interval, and what it allows to say.
+
+    The interval resamples the medians of the blocks of each run. Rows that only one run has, or
+    that were not measured in blocks, are left out.
+
+    Raises: LabError when the two have nothing in common.
+    """
+    before = {key_of(row): row for row in old.rows if row.get("block_medians_us")}
+    rows = []
+    for row in new.rows:
+        was = before.get(key_of(row))
+        if was is None or not row.get("block_medians_us"):
+            continue
+        a, b = np.array(was["block_medians_us"]), np.array(row["block_medians_us"])
+        interval = stats.bootstrap(
+            (b, a),
+            lambda x, y: np.median(x) / np.median(y),
+            n_resamples=RESAMPLES,
+            vectorized=False,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+        low, high = float(interval.low), float(interval.high)
+        rows.append(
+            {
+                "what": ", ".join(f"{v}" if k == "arm" else f"{k} {v}" for k, v in key_of(row)),
+                "first µs": round(float(np.median(a)), 2),
+                "second µs": round(float(np.median(b)), 2),
+                "ratio": round(float(np.median(b) / np.median(a)), 3),
+                "interval": f"[{low:.3f}, {high:.3f}]",
+                "says": verdict(low, high),
+            }
+        )
+    if not rows:
+        raise LabError(
+            f"{old.experiment} and {new.experiment} have no measured point in common; "
+            "compare two runs of the same experiment."
+        )
+    return pd.DataFrame(rows)
