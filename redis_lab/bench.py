@@ -22,14 +22,16 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from time import perf_counter_ns
 
 import numpy as np
 import pandas as pd
+import psutil
 import redis
 from hdrh.histogram import HdrHistogram
 from scipy import stats
@@ -41,6 +43,7 @@ from .wire import wire
 FLOOR = "PING, bare socket"
 BEYOND = 100  # samples that must lie beyond a percentile before it is reported
 NOISY = 1.5  # an interval whose ends differ by more than this factor decides nothing
+FEWEST_BLOCKS = 8
 LONGEST_NS = 600_000_000_000
 
 
@@ -227,28 +230,32 @@ def compare(
             watched.append(Watched(FLOOR, Arm(ping, steady=False), None))
         for each in watched:
             each.learn()
-        shapes = []
-        for each in watched:
-            pace = max(each.pace(), 1.0)
-            in_a_block = int(np.clip(seconds * 1e9 / work.blocks / pace, 1, 2000))
-            shapes.append(np.zeros((work.blocks, in_a_block), dtype=np.int64))
+        paces = [max(each.pace(), 1.0) for each in watched]
+        # Slow arms: fewer turns rather than minutes of them.
+        affordable = int(4 * seconds * 1e9 * len(paces) / sum(paces))
+        blocks = int(np.clip(affordable, min(FEWEST_BLOCKS, work.blocks), work.blocks))
+        samples = [
+            np.zeros((blocks, int(np.clip(seconds * 1e9 / blocks / pace, 1, 2000))), dtype=np.int64)
+            for pace in paces
+        ]
         own = harness_ns()
         servers = [each.client for each in watched if each.client is not None]
         learned = [each.calls for each in watched]
         before = server_counts(servers)
-        walls = run_blocks(watched, shapes, work.blocks, seed, label)
+        walls = run_blocks(watched, samples, seed, label)
         moved = difference(server_counts(servers), before)
     for each, calls in zip(watched, learned, strict=True):
         each.calls -= calls
     check_counts(watched, moved)
-    check_little(watched, shapes, walls, own)
-    return Comparison(watched, shapes, own, work)
+    check_little(watched, samples, walls, own)
+    return Comparison(watched, samples, own, work)
 
 
-def run_blocks(watched: list[Watched], samples: list, blocks: int, seed: int, label: str) -> list:
+def run_blocks(watched: list[Watched], samples: list, seed: int, label: str) -> list:
     """Let the arms take turns; return the nanoseconds of each arm's blocks, as a wall clock."""
     random = np.random.default_rng(seed)
     walls = [[] for _ in watched]
+    blocks = len(samples[0])
     with quiet_collector():
         for block in tqdm(range(blocks), desc=label, leave=False, delay=1.0):
             for index in random.permutation(len(watched)):
@@ -403,6 +410,9 @@ class Comparison:
             "p50_high_us": high / 1e3,
             "mean_us": float(samples.mean()) / 1e3,
         }
+        for column in ("p50", "p50_low", "p50_high"):
+            each_unit = column.replace("p50", "per_unit")
+            row[f"{each_unit}_us"] = row[f"{column}_us"] / each.arm.units
         row["p99_us"] = self.percentile_us(name, 99)
         p99 = (float("nan"),) * 2
         if row["p99_us"] is not None:
@@ -446,6 +456,99 @@ class Comparison:
 
     def __repr__(self) -> str:
         return self.table().to_string()
+
+
+# ---------------------------------------------------------------- one by one and pipelined
+
+Command = Callable[[object, int], object]
+
+
+def three_arms(client: redis.Redis, command: Command, depth: int, **columns: object) -> dict:
+    """The same `depth` commands as a loop, as a plain pipeline and as MULTI/EXEC.
+
+    `command(target, i)` sends the i-th command to a client or queues it on a pipeline:
+    `lambda target, i: target.get(f"stock:{i}")`.
+    """
+    if depth < 1:
+        raise LabError("A pipeline has at least one command in it.")
+
+    def loop() -> list:
+        return [command(client, i) for i in range(depth)]
+
+    def pipelined(transaction: bool) -> Callable[[], list]:
+        def call() -> list:
+            with client.pipeline(transaction=transaction) as pipe:
+                for i in range(depth):
+                    command(pipe, i)
+                return pipe.execute()
+
+        return call
+
+    calls = {"loop": loop, "pipeline": pipelined(False), "MULTI/EXEC": pipelined(True)}
+    columns = {"depth": depth, **columns}
+    return {name: Arm(call, units=depth, columns=columns) for name, call in calls.items()}
+
+
+def pipelines(
+    client: redis.Redis,
+    command: Command,
+    depths: Sequence[int],
+    *,
+    variadic: Callable[[int], object] | None = None,
+    longest_loop_s: float = 0.1,
+    seconds: float | None = None,
+    label: str = "",
+    **columns: object,
+) -> list[dict]:
+    """Measure the three arms at each depth; rows as of `compare`, a row for each arm and depth.
+
+    `variadic(n)` is a fourth way that asks for n things in one command, such as MGET. A loop that
+    would take longer than `longest_loop_s` a turn is left out. `columns` are added to each row.
+    """
+    rows, one_s = [], None
+    for depth in depths:
+        arms = three_arms(client, command, depth, **columns)
+        if variadic is not None:
+            call = partial(variadic, depth)
+            arms["variadic"] = Arm(call, units=depth, columns={"depth": depth, **columns})
+        if one_s and one_s * depth > longest_loop_s:
+            del arms["loop"]
+        label = label or "pipelines"
+        measured = compare(
+            arms, client=client, floor=False, seconds=seconds, label=f"{label}, {depth} deep"
+        )
+        if depth == depths[0]:
+            one_s = measured.median_us("loop") / depth / 1e6
+        rows += measured.rows
+    return rows
+
+
+def footprint(client: redis.Redis, call: Callable[[], object]) -> dict[str, float]:
+    """What one call needs at both ends: `seconds`, `client_mb` and `server_mb`.
+
+    Memory is how far the call raised the peak: resident memory of this process, used memory of
+    the server. Both peaks only rise, so measure the small case first, each on a fresh server.
+    """
+    server_before = client.info("memory")["used_memory_peak"]
+    client_before = peak_resident_bytes()
+    start = perf_counter_ns()
+    call()
+    seconds = (perf_counter_ns() - start) / 1e9
+    return {
+        "seconds": seconds,
+        "client_mb": (peak_resident_bytes() - client_before) / 1e6,
+        "server_mb": (client.info("memory")["used_memory_peak"] - server_before) / 1e6,
+    }
+
+
+def peak_resident_bytes() -> int:
+    """The most memory this process has held so far."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return psutil.Process().memory_info().peak_wset
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 # ---------------------------------------------------------------- calibration

@@ -130,10 +130,10 @@ def show(reply: Any, prefix: str = "") -> str:
 
 
 def plain(reply: Any) -> str:
-    """A text reply as it is, for the commands whose text is meant to be read."""
-    if type(reply) is bytes:
-        return reply.decode(errors="replace")
-    return show(reply)
+    """A reply to one of the commands whose text is meant to be read as it is."""
+    if isinstance(reply, Failure):
+        return reply.decode(errors="replace") + "\n"
+    return reply.decode(errors="replace") if type(reply) is bytes else show(reply)
 
 
 def read(stream: BinaryIO) -> Any:

@@ -130,7 +130,9 @@ def about_server(client: redis.Redis) -> dict[str, object]:
     transport = "Unix socket" if where.get("path") else "TLS" if tls else "TCP"
     if where.get("host") in ("127.0.0.1", "localhost", "::1"):
         transport += " loopback"
-    ours = running() if isinstance(running(), NativeServer) else None
+    ours = running()
+    if not isinstance(ours, NativeServer) or where.get("port") not in (None, ours.port):
+        ours = None
     return {
         "server": "Valkey" if "valkey_version" in info else "Redis",
         "server_version": info.get("valkey_version", info["redis_version"]),

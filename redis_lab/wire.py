@@ -30,7 +30,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import redis
@@ -110,12 +110,13 @@ def wire(*clients: Any) -> Iterator[Wire]:
 
 
 def _attacher(client: Any) -> Callable[[Any, Wire], None]:
-    if isinstance(client, redis.RedisCluster):
-        return lambda client, w: _join_cluster(client.nodes_manager, w)
-    if isinstance(client, redis.asyncio.RedisCluster):
-        return lambda client, w: _join_async_cluster(client.nodes_manager, w)
-    if isinstance(client, redis.Redis | redis.asyncio.Redis):
-        return lambda client, w: _join_pool(client.connection_pool, w)
+    match client:
+        case redis.RedisCluster():
+            return lambda client, w: _join_cluster(client.nodes_manager, w)
+        case redis.asyncio.RedisCluster():
+            return lambda client, w: _join_async_cluster(client.nodes_manager, w)
+        case redis.Redis() | redis.asyncio.Redis():
+            return lambda client, w: _join_pool(client.connection_pool, w)
     raise LabError(
         f"wire() watches clients, not {type(client).__name__}: give it a redis.Redis, "
         "redis.RedisCluster, redis.asyncio.Redis or redis.asyncio.RedisCluster."
@@ -141,7 +142,7 @@ class _Watched:
 
 
 _watched: dict[int, _Watched] = {}
-_registry_lock = threading.RLock()  # a pool's own lock may be held when it is taken, never after
+_registry_lock = threading.RLock()  # taken after the lock of a pool in use, never before
 _count_lock = threading.Lock()
 
 
@@ -184,19 +185,19 @@ def _join_pool(pool: Any, w: Wire) -> None:
         return entry
 
     _join(pool, w, install)
-    if hasattr(pool, "_connections"):  # the blocking pool keeps one list
-        existing = list(pool._connections)
-    elif isinstance(pool, redis.ConnectionPool):
-        with pool._lock:
+    threaded = isinstance(pool, redis.ConnectionPool)
+    with pool._lock if threaded else nullcontext():
+        if hasattr(pool, "_connections"):  # redis-py's BlockingConnectionPool
+            existing = list(pool._connections)
+        else:
             existing = [*pool._available_connections, *pool._in_use_connections]
-    else:
-        existing = [*pool._available_connections, *pool._in_use_connections]
     for conn in existing:
         _join_connection(conn, w)
 
 
-def _nodes(manager: Any) -> set[Any]:
-    return {*manager.nodes_cache.values(), *manager.startup_nodes.values()}
+def _nodes(manager: Any) -> list[Any]:
+    # a list, for nodes are equal by name: a set would drop one of two that stand for one server
+    return [*manager.nodes_cache.values(), *manager.startup_nodes.values()]
 
 
 def _join_cluster(manager: Any, w: Wire) -> None:
@@ -225,7 +226,7 @@ def _join_async_cluster(manager: Any, w: Wire) -> None:
         def exchange(old: Any, new: Any) -> None:
             if manager.connection_kwargs["connection_class"] is old:
                 manager.connection_kwargs["connection_class"] = new
-            for node in _every_node(manager):
+            for node in _nodes(manager):
                 if node.connection_class is old:
                     node.connection_class = new
 
@@ -234,14 +235,9 @@ def _join_async_cluster(manager: Any, w: Wire) -> None:
         return entry
 
     _join(manager, w, install)
-    for node in _every_node(manager):
+    for node in _nodes(manager):
         for conn in list(node._connections):
             _join_connection(conn, w)
-
-
-def _every_node(manager: Any) -> list[Any]:
-    # async nodes are equal by name: a set would drop one of two that stand for the same server
-    return [*manager.nodes_cache.values(), *manager.startup_nodes.values()]
 
 
 def _join_connection(conn: Any, w: Wire) -> None:
@@ -389,7 +385,8 @@ class _Flow:
             if end < 0:
                 break
             mark, number = data[at : at + 1], data[at + 1 : end]
-            if mark not in (b"*", b"$") or not number.isdigit() or (mark == b"*") == self.inside():
+            awaited = b"$" if self.args_left else b"*"
+            if mark != awaited or not number.isdigit():
                 self.args_left = 0  # joined in the middle of a command: wait for the next write
                 return found
             if mark == b"*":
@@ -405,9 +402,6 @@ class _Flow:
             at = after
         self.skip, self.rest = max(0, at - len(data)), data[at:]
         return found
-
-    def inside(self) -> bool:
-        return self.args_left > 0
 
 
 class _Proxy:

@@ -484,7 +484,9 @@ def test_other_pools_and_transports(lab, blocking):
     witness = ServerWitness(lab.port)
     for url in filter(None, (lab.url, lab.unix_url)):
         client = redis.Redis(connection_pool=kinds[blocking].from_url(url))
-        client.ping()
+        with wire(client) as w:  # no connection yet
+            client.ping()
+        assert (w.commands, w.connections) == (1, 1)
         for fresh in (False, True):
             if fresh:
                 client.connection_pool.disconnect()

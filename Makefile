@@ -1,0 +1,39 @@
+PYTHON ?= python3
+VENV ?= .venv
+
+.PHONY: help setup lab plots test clean
+
+help:
+	@echo "make lab      open the lessons in JupyterLab, a Redis already running"
+	@echo "make plots    measure on this machine and draw the plots"
+	@echo "                ONLY=pipelining   one experiment    REDRAW=1   draw without measuring"
+	@echo "make test     unit tests, then every notebook, its outputs compared strictly"
+	@echo "                UNIT=1            unit tests only"
+	@echo "make clean    remove what the others have made"
+	@echo
+	@echo "Each sets itself up on first use in $(VENV). Another Python: make PYTHON=python3.12 lab"
+
+setup:
+	@$(PYTHON) bootstrap.py --venv "$(VENV)"
+
+lab: setup
+	@"$(VENV)/bin/redis-lab" lab
+
+plots: setup
+	@"$(VENV)/bin/redis-lab" plots $(ONLY) $(if $(REDRAW),--redraw)
+
+test: setup
+	"$(VENV)/bin/python" -m pytest
+ifndef UNIT
+	"$(VENV)/bin/redis-lab" validate
+endif
+
+# VENV may name any folder: only what bootstrap.py has set up is removed.
+clean:
+	@if [ -f "$(VENV)/redis-lab-stamp" ]; then rm -rf "$(VENV)"; fi
+	@find data -type f \( -name '*.sqlite' -o -name '*.sqlite-*' \) -exec rm -f {} +
+	@find redis_lab tests notebooks -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+		-prune -exec rm -rf {} +
+	@rm -rf .pytest_cache .ruff_cache .hypothesis
+	@echo "Removed: $(VENV), the shop's data (*.sqlite), caches."
+	@echo "Kept: notebooks/ and what you wrote in them, data/results/, data/plots/, data/local/."

@@ -1,0 +1,234 @@
+"""The command line: doctor, lab, plots, compare, validate, serve, handout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import redis
+import typer
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from . import notebooks, plots, results
+from .errors import LabError
+from .server import KINDS, choose, probe, redact
+from .server import server as start_server
+
+app = typer.Typer(
+    help="A workbook that teaches Redis by measuring it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+
+
+def main() -> None:
+    """Run a command; a LabError becomes one line and exit code 1, Ctrl-C exit code 130."""
+    try:
+        app(standalone_mode=False)
+    except LabError as error:
+        Console(stderr=True).print(
+            f"redis-lab: {error}", style="red", highlight=False, markup=False
+        )
+        sys.exit(1)
+    except typer.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        Console(stderr=True).print("\nStopped. What was measured so far is kept.")
+        sys.exit(130)
+    except Exception as error:
+        if hasattr(error, "show"):  # click's own usage errors know how to show themselves
+            error.show()
+            sys.exit(getattr(error, "exit_code", 2))
+        raise
+
+
+def table(title: str, heads: list[str], rows: list[list[str]]) -> None:
+    shown = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for head in heads:
+        shown.add_column(head, overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    out.print(shown)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what was found here: Python, client, servers, dataset, disk, cores, load."""
+    import hiredis
+
+    from .source import SEED, existing
+
+    try:
+        chosen, why = choose()
+        trouble = ""
+    except LabError as error:
+        chosen, why, trouble = "", "", str(error)
+    rows = []
+    for kind in KINDS:
+        usable, found = probe(kind)
+        state = (
+            f"chosen: {why or 'first that works'}"
+            if kind == chosen
+            else ("usable" if usable else "not here")
+        )
+        rows.append([kind, found, state])
+    table("Servers, in order of preference", ["kind", "found", ""], rows)
+    benchmark = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
+    data = results.data_folder()
+    disk = shutil.disk_usage(data if data.is_dir() else Path.home())
+    made = existing("default", SEED)
+    load = psutil.getloadavg()[0]
+    facts = [
+        ["Python", f"{sys.version.split()[0]}"],
+        ["client", f"redis-py {redis.__version__}, parser hiredis {hiredis.__version__}"],
+        ["redis-benchmark", "on PATH" if benchmark else "not on PATH (lessons go on without it)"],
+        ["dataset", f"made, {made.stat().st_size / 1e6:.0f} MB" if made else "made on first use"],
+        ["free disk", f"{disk.free / 1e9:.1f} GB" + (" (low)" if disk.free < 1e9 else "")],
+        ["processor", f"{results.cpu_model()}, {psutil.cpu_count()} cores"],
+        ["load", f"{load:.2f}" + (" (busy: measurements will be noisy)" if load > 1 else "")],
+        ["effort", os.environ.get("REDIS_LAB_EFFORT", "quick")],
+    ]
+    table("\nThis machine", ["", ""], facts)
+    if trouble:
+        raise LabError(trouble)
+
+
+@app.command()
+def lab(
+    browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
+    port: Annotated[int, typer.Option(help="JupyterLab's port; 0 takes a free one.")] = 8888,
+) -> None:
+    """Open JupyterLab on the first lesson."""
+    try:
+        kind, why = choose()
+        out.print(f"Each notebook starts its own server ({kind}{', ' + why if why else ''}).")
+    except LabError as error:
+        out.print(f"[red]{error}[/red]")
+    first = "notebooks/00_start_here.ipynb"
+    command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url=/lab/tree/{first}"]
+    command += [f"--port={port}"] + ([] if browser else ["--no-browser"])
+    command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    raise typer.Exit(subprocess.run(command, cwd=notebooks.folder().parent).returncode)
+
+
+@app.command(name="plots")
+def plots_command(
+    only: Annotated[str, typer.Argument(help="Part of a notebook's path, such as pipelines.")] = "",
+    redraw: Annotated[
+        bool, typer.Option("--redraw", help="Draw the committed results again, measure nothing.")
+    ] = False,
+    effort: Annotated[str, typer.Option(help="quick or full.")] = "full",
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Also write the outputs into the notebooks.")
+    ] = False,
+) -> None:
+    """Execute the notebooks and write data/results/*.json and data/plots/*.png."""
+    os.environ["REDIS_LAB_EFFORT"] = effort
+    folder = results.results_folder()
+    if redraw:
+        drawn = sorted(path for path in folder.glob("*.json") if only in path.stem)
+        if not drawn:
+            raise LabError(f"There is no result {only!r} to draw again; measure it: make plots.")
+        for path in tqdm(drawn, desc="drawing"):
+            plots.write(results.load(path))
+        return report(drawn)
+    began = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    for path in notebooks.find(only):
+        with tqdm(total=1, desc=path.stem, bar_format="{l_bar}{bar}| {elapsed}") as bar:
+            for done, notebook in notebooks.execute(path, effort):
+                bar.total = len(notebook.cells)
+                bar.n = done
+                bar.refresh()
+        if in_place:
+            notebooks.write(path, notebook)
+    now = sorted(folder.glob("*.json"))
+    report([path for path in now if began.get(path) != path.stat().st_mtime_ns])
+
+
+def report(paths: list[Path]) -> None:
+    root = Path.cwd()
+    rows = []
+    for path in paths:
+        result = results.load(path)
+        plot = plots.plots_folder() / f"{result.experiment}.png"
+        where = plot.relative_to(root) if plot.is_relative_to(root) else plot
+        rows.append([result.experiment, result.title, str(len(result.rows)), str(where)])
+    table("\nMeasured", ["experiment", "what", "points", "plot"], rows)
+
+
+@app.command()
+def data(
+    scale: Annotated[str, typer.Option(help="small, default or large.")] = "default",
+) -> None:
+    """Make the shop's dataset, if it is not there yet."""
+    from .source import path
+
+    made = path(scale)
+    out.print(f"{made.name}: {made.stat().st_size / 1e6:.0f} MB", highlight=False)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A result, such as data/results/pipelines.json.")],
+    second: Annotated[Path, typer.Argument(help="Another run, such as data/local/pipelines.json.")],
+) -> None:
+    """Lay two runs of an experiment side by side and say which differences are real."""
+    one, two = results.load(first), results.load(second)
+    frame = results.compare(one, two)
+    for name, result in (("first", one), ("second", two)):
+        out.print(f"{name}: {plots.caption(result.environment)}", highlight=False)
+    table("", list(frame.columns), [[str(cell) for cell in row] for row in frame.to_numpy()])
+
+
+@app.command()
+def validate(
+    only: Annotated[str, typer.Argument(help="Part of a notebook's path.")] = "",
+    times: Annotated[int, typer.Option(help="How often in a row.")] = 1,
+) -> None:
+    """Run every notebook under strict nbval: committed outputs must come out again."""
+    for _ in range(times):
+        code = notebooks.validate(notebooks.find(only))
+        if code:
+            raise typer.Exit(code)
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="TCP port on loopback; 0 takes a free one.")] = 6379,
+) -> None:
+    """Run the lab's server in the foreground, for use from other programs."""
+    stop = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: stop.set())
+    with start_server(**({"port": port} if port else {})) as running:
+        out.print(f"{running}", highlight=False)
+        out.print(f"[bold]{redact(running.url)}[/bold]   Ctrl-C stops it; it keeps nothing.")
+        while not stop.wait(0.5):
+            if not running.alive():
+                raise LabError(
+                    "The server ended by itself. Its last words:\n" + running.log()[-500:]
+                )
+    out.print("stopped")
+
+
+@app.command()
+def handout(
+    to: Annotated[Path, typer.Argument(help="A new folder for the copies.")] = Path("handout"),
+) -> None:
+    """Write copies of the notebooks without solutions and outputs."""
+    if to.exists():
+        raise LabError(f"{to} is there already; name a new folder.")
+    for path in notebooks.find():
+        copy = to / path.relative_to(notebooks.folder())
+        results.write_whole(copy, notebooks.without_solutions(path).encode())
+        out.print(str(copy), highlight=False)

@@ -1,0 +1,40 @@
+"""Exercises of notebooks/00_start_here.ipynb."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from redis_lab.lesson import NotYet
+from redis_lab.server import current
+from redis_lab.wire import wire
+
+
+def round_trips(answer: dict) -> str:
+    r = current()
+    with wire(r) as counted:
+        answer["morning"](r)
+    if answer["answer"] == counted.round_trips:
+        return f"right: {counted.round_trips} round trips, one for each time the code waits"
+    if answer["answer"] > counted.round_trips:
+        raise NotYet(
+            f"{answer['answer']} is too many. MGET asks for three keys; how often does it wait?"
+        )
+    raise NotYet(f"{answer['answer']} is too few. Each turn of the loop waits for its own answer.")
+
+
+def on_average(answer: Callable[[float, float], float]) -> str:
+    for query_us, get_us in ((1000, 100), (10, 100), (200_000, 2100)):
+        right = get_us + 0.1 * query_us
+        got = answer(query_us, get_us)
+        if abs(got - right) <= 1e-6 * right:
+            continue
+        if abs(got - (0.9 * get_us + 0.1 * query_us)) <= 1e-6 * right:
+            raise NotYet(
+                "a miss is not free of Redis: you asked there first, in vain. "
+                "Which cost do hit and miss both pay?"
+            )
+        raise NotYet(
+            f"with a query of {query_us:,} µs and a GET of {get_us:,} µs it should be "
+            f"{right:,.0f} µs and is {got:,.0f}. Ten requests: what do nine pay, what does one?"
+        )
+    return "right: everyone pays for the GET, one in ten pays for the query as well"

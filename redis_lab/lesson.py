@@ -1,0 +1,146 @@
+"""What turns a notebook into a lesson: predictions, claims, exercises, the source of a pattern."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping
+
+from .bench import effort_name
+from .errors import LabError
+from .plots import png, write
+from .results import Result, save
+
+
+class ClaimFailed(AssertionError):
+    """A sentence of the lesson that this run does not bear out."""
+
+
+class NotYet(Exception):
+    """An exercise's answer is not right yet; the message is a hint that explains why."""
+
+
+class Prediction:
+    """Guesses made before a measurement, to be laid beside it by `reveal`."""
+
+    def __init__(self, guesses: Mapping[str, float]) -> None:
+        self.guesses = dict(guesses)
+
+    def __repr__(self) -> str:
+        return "noted: " + ", ".join(f"{name} {guess:g}" for name, guess in self.guesses.items())
+
+    def reveal(self, *, theory: Mapping[str, float] | None = None, **measured: float) -> Revealed:
+        """The guesses beside what was measured and, where there is one, what the theory says.
+
+        Raises: LabError for a name that was never guessed.
+        """
+        theory = theory or {}
+        unknown = (set(measured) | set(theory)) - set(self.guesses)
+        if unknown:
+            raise LabError(f"Nothing was predicted for {', '.join(sorted(unknown))}.")
+        return Revealed(self.guesses, measured, theory)
+
+
+class Revealed:
+    """A small table: your guess, the measurement, the theory, and how far off the guess was."""
+
+    HEADS = ("", "your guess", "measured", "theory", "your guess was")
+
+    def __init__(self, guesses: Mapping, measured: Mapping, theory: Mapping) -> None:
+        self.rows = [
+            (
+                name.replace("_", " "),
+                figure(guess),
+                figure(measured.get(name)),
+                figure(theory.get(name)),
+                how_far(guess, measured.get(name)),
+            )
+            for name, guess in guesses.items()
+        ]
+
+    def __repr__(self) -> str:
+        table = [self.HEADS, *self.rows]
+        widths = [max(len(row[k]) for row in table) for k in range(len(self.HEADS))]
+        return "\n".join("  ".join(map(str.rjust, row, widths)).rstrip() for row in table)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{text}</th>" for text in self.HEADS)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in self.rows
+        )
+        return f"<table><tr>{head}</tr>{rows}</table>"
+
+
+def figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def how_far(guess: float, measured: float | None) -> str:
+    if measured is None or guess <= 0 or measured <= 0:
+        return "–"
+    factor = guess / measured
+    if 1 / 1.25 <= factor <= 1.25:
+        return "close"
+    times = max(factor, 1 / factor)
+    return f"{times:.2g} times too {'high' if factor > 1 else 'low'}"
+
+
+def predict(**guesses: float) -> Prediction:
+    """Note guesses before measuring: `guess = lab.predict(here=2, away=2)`.
+
+    Raises: LabError for a guess that is not a finite number.
+    """
+    for name, guess in guesses.items():
+        if not isinstance(guess, int | float) or not math.isfinite(guess):
+            raise LabError(f"The guess for {name} must be a number, not {guess!r}.")
+    if not guesses:
+        raise LabError("Predict something: lab.predict(times_faster=2).")
+    return Prediction(guesses)
+
+
+def claim(text: str, holds: bool) -> None:
+    """Print a sentence of the lesson with a tick, or raise if this run does not bear it out.
+
+    Raises: ClaimFailed.
+    """
+    if not holds:
+        raise ClaimFailed(f"✗ {text}")
+    print(f"✓ {text}")
+
+
+def check(exercise: str, answer: object) -> None:
+    """Check an answer: `lab.check("pipelines.cart_total", cart_total)`; print what is wrong.
+
+    Raises: LabError for an exercise that does not exist.
+    """
+    lesson, _, name = exercise.partition(".")
+    try:
+        judge = getattr(importlib.import_module(f"redis_lab.exercises.{lesson}"), name)
+    except (ImportError, AttributeError) as error:
+        raise LabError(f"There is no exercise {exercise!r}.") from error
+    try:
+        print(f"✓ {judge(answer)}")
+    except NotYet as hint:
+        print(f"✗ not yet: {hint}")
+    except Exception as error:
+        print(f"✗ not yet: your code raised {type(error).__name__}: {error}")
+
+
+def source(thing: type | Callable) -> object:
+    """Show the live source of a pattern: what you read is what the lesson runs."""
+    from IPython.display import Markdown
+
+    return Markdown(f"```python\n{inspect.getsource(thing).rstrip()}\n```")
+
+
+def figure_of(result: Result) -> object:
+    """Save a result and its plot, and show the plot.
+
+    At effort `full` they land in data/results and data/plots, otherwise in data/local.
+    """
+    from IPython.display import Image
+
+    save(result)
+    write(result)
+    return Image(data=png(result), format="png", alt=f"{result.title} ({effort_name()} effort)")

@@ -1,0 +1,1 @@
+"""Finished patterns, one short module each. Copy what you need into your own service."""

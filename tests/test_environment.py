@@ -1,0 +1,128 @@
+"""What is declared in one place must not be contradicted in another."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from itertools import product
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DECLARED = [
+    Requirement(text)
+    for text in (
+        *PROJECT["project"]["dependencies"],
+        *(t for extra in PROJECT["project"]["optional-dependencies"].values() for t in extra),
+        *PROJECT["build-system"]["requires"],  # the package is built without isolation
+    )
+]
+LOCK = [
+    line
+    for line in (ROOT / "requirements.lock").read_text().splitlines()
+    if line.strip() and not line.startswith("#")
+]
+PINS = [Requirement(line) for line in LOCK]
+PYTHONS = ("3.11.0", "3.11.9", "3.12.8", "3.13.1")
+PLATFORMS = {
+    "linux": {"os_name": "posix", "platform_system": "Linux"},
+    "darwin": {"os_name": "posix", "platform_system": "Darwin"},
+    "win32": {"os_name": "nt", "platform_system": "Windows"},
+}
+MACHINES = [
+    {
+        "python_full_version": python,
+        "python_version": python.rpartition(".")[0],
+        "sys_platform": platform,
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+        "extra": "",
+        **names,
+    }
+    for python, (platform, names) in product(PYTHONS, PLATFORMS.items())
+]
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
+FROM_CONDA = [d for d in CONDA["dependencies"] if isinstance(d, str)]
+FROM_PIP = [line for d in CONDA["dependencies"] if isinstance(d, dict) for line in d["pip"]]
+
+
+def wanted_on(requirement: Requirement, machine: dict) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate(machine)
+
+
+# ---------------------------------------------------------------- environment.yml
+
+
+def test_conda_takes_everything_from_one_channel():
+    assert CONDA["name"] == PROJECT["project"]["name"]
+    assert CONDA["channels"] == ["conda-forge"]
+
+
+def test_conda_brings_a_server_and_pip():
+    assert {"redis-server", "pip"} <= {re.split(r"[ <>=]", d)[0] for d in FROM_CONDA}
+
+
+def test_condas_python_is_one_the_package_takes():
+    (python,) = (d.removeprefix("python").strip() for d in FROM_CONDA if re.match(r"python\b", d))
+    conda, package = SpecifierSet(python), SpecifierSet(PROJECT["project"]["requires-python"])
+    versions = [f"3.{minor}.{patch}" for minor in range(6, 30) for patch in (0, 5)]
+    taken = [v for v in versions if v in conda]
+    assert taken and all(v in package for v in taken)
+    oldest = next(v for v in versions if v in package)
+    assert taken[0] == oldest, "conda refuses the oldest Python that the package takes"
+
+
+def test_nothing_is_declared_twice():
+    names = {canonicalize_name(re.split(r"[ <>=]", d)[0]) for d in FROM_CONDA}
+    assert not names & {canonicalize_name(r.name) for r in DECLARED}
+    assert len(FROM_PIP) == 1, "pip installs this package and what it declares, nothing else"
+
+
+def test_pip_installs_this_package_with_extras_that_exist():
+    found = re.fullmatch(r"-e \.\[([\w,-]+)\]", FROM_PIP[0])
+    assert found
+    assert set(found[1].split(",")) <= set(PROJECT["project"]["optional-dependencies"])
+
+
+# ---------------------------------------------------------------- requirements.lock
+
+
+@pytest.mark.parametrize("line", LOCK)
+def test_a_line_of_the_lock_pins_one_version(line):
+    assert not line.startswith("-"), "options, an index among them, do not belong here"
+    pin = Requirement(line)
+    assert pin.url is None and "://" not in line
+    assert [s.operator for s in pin.specifier] == ["=="]
+    assert "*" not in str(pin.specifier)
+
+
+def test_a_package_is_pinned_at_most_once_on_any_machine():
+    for machine in MACHINES:
+        names = [canonicalize_name(p.name) for p in PINS if wanted_on(p, machine)]
+        twice = {name for name in names if names.count(name) > 1}
+        assert not twice, (twice, machine["python_full_version"], machine["sys_platform"])
+
+
+@pytest.mark.parametrize("declared", DECLARED, ids=str)
+def test_the_lock_pins_what_is_declared(declared):
+    wanted = {declared.name, *declared.extras}  # redis[hiredis]: the extra is named as its package
+    for machine in (m for m in MACHINES if wanted_on(declared, m)):
+        for name in map(canonicalize_name, wanted):
+            pins = [p for p in PINS if canonicalize_name(p.name) == name and wanted_on(p, machine)]
+            where = f"{name} on Python {machine['python_full_version']}, {machine['sys_platform']}"
+            assert len(pins) == 1, f"{where}: {len(pins)} pins"
+            if name == canonicalize_name(declared.name):
+                (pinned,) = pins[0].specifier
+                assert declared.specifier.contains(pinned.version, prereleases=True), where
+
+
+def test_the_bootstrap_asks_for_the_same_python():
+    text = (ROOT / "bootstrap.py").read_text()
+    oldest = re.search(r"^OLDEST = \((\d+), (\d+)\)$", text, re.MULTILINE)
+    assert PROJECT["project"]["requires-python"] == f">={oldest[1]}.{oldest[2]}"
