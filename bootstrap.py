@@ -172,7 +172,7 @@ class Setup:
         if os.path.exists(os.path.join(self.root, "redis_lab", "source.py")):
             say("3/3 making the shop's data")
             run(
-                [self.python, "-m", "redis_lab.source"],
+                [self.python, "-c", "from redis_lab.source import path; path()"],
                 self.root,
                 "The shop's data could not be made (its last words are above). Run the same "
                 "command again; if that does not help, make clean first.",

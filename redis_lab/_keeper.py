@@ -25,6 +25,7 @@ import subprocess
 import sys
 
 POLL_S = 0.25
+WINDOWS = sys.platform == "win32"
 
 
 def die_with_keeper():
@@ -64,7 +65,7 @@ class Native:
 class Remote:
     def __init__(self, host, port, password_file):
         self.address = (host, int(port))
-        with open(password_file) as file:
+        with open(password_file, encoding="utf-8") as file:
             self.password = file.read()
         os.remove(password_file)
 
@@ -77,7 +78,8 @@ class Remote:
         try:
             with socket.create_connection(self.address, timeout=1) as connection:
                 if self.password:
-                    connection.sendall(b"AUTH %s\r\n" % self.password.encode())
+                    secret = self.password.encode()
+                    connection.sendall(b"*2\r\n$4\r\nAUTH\r\n$%d\r\n%b\r\n" % (len(secret), secret))
                 connection.sendall(b"SHUTDOWN NOSAVE\r\n")
                 connection.settimeout(1)
                 while connection.recv(4096):
@@ -93,8 +95,9 @@ def main(owner, mode, *args):
     try:
         print(server.start(), flush=True)
         waiting = b""
-        while os.getppid() == owner:
-            if not select.select([0], [], [], POLL_S)[0]:
+        # Windows cannot select on a pipe; nothing forks there, so the pipe's end alone will do
+        while WINDOWS or os.getppid() == owner:
+            if not WINDOWS and not select.select([0], [], [], POLL_S)[0]:
                 continue
             chunk = os.read(0, 4096)
             if not chunk:

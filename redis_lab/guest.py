@@ -6,23 +6,26 @@ every key that it wrote, so that exactly those are removed in the end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
+from urllib.parse import urlsplit, urlunsplit
 
 import redis
 
 from .errors import LabError
 
 REFUSED = {
-    ("FLUSHALL",),
-    ("FLUSHDB",),
-    ("SHUTDOWN",),
-    ("DEBUG",),
-    ("CONFIG", "SET"),
-    ("CONFIG", "REWRITE"),
-    ("CONFIG", "RESETSTAT"),
+    *((name,) for name in ("FLUSHALL", "FLUSHDB", "SHUTDOWN", "DEBUG", "SWAPDB", "MOVE")),
+    *((name,) for name in ("REPLICAOF", "SLAVEOF", "FAILOVER")),
+    *(("CONFIG", sub) for sub in ("SET", "REWRITE", "RESETSTAT")),
+    *(("CLIENT", sub) for sub in ("KILL", "PAUSE")),
+    *(("ACL", sub) for sub in ("SETUSER", "DELUSER", "LOAD")),
+    *(("FUNCTION", sub) for sub in ("LOAD", "DELETE", "FLUSH", "RESTORE")),
+    *(("MODULE", sub) for sub in ("LOAD", "LOADEX", "UNLOAD")),
 }
 NAME = "redis-lab"
 
@@ -40,27 +43,92 @@ def batches(keys: list[bytes], size: int = 1000) -> Iterator[list[bytes]]:
 
 
 def as_bytes(key: object) -> bytes:
-    return key if isinstance(key, bytes) else str(key).encode()
+    return bytes(key) if isinstance(key, bytes | bytearray | memoryview) else str(key).encode()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one group of a command's keys stands: what Redis calls a key specification.
+
+    It begins at argument `start`, or after the word `keyword` from there on. It is a range up to
+    `last` after the first (or before the end, if negative), or, if `counted`, as many as the
+    argument at the beginning says, with the first one `last` arguments after that.
+    https://redis.io/docs/latest/develop/reference/key-specs/
+    """
+
+    start: int
+    keyword: str = ""
+    counted: bool = False
+    last: int = 0
+    step: int = 1
+
+    def keys(self, parts: list) -> Iterator:
+        """The keys among the words of a command; none where it is malformed."""
+        start = self.start
+        if self.keyword:
+            found = (i + 1 for i in range(start, len(parts)) if word(parts[i]) == self.keyword)
+            start = next(found, len(parts))
+        if self.counted:
+            count = word(parts[start]) if start < len(parts) else ""
+            start += self.last
+            stop = start + int(count) * self.step if count.isdecimal() else start
+        else:
+            stop = (start if self.last >= 0 else len(parts)) + self.last + 1
+        return islice(parts, start, stop, self.step)
+
+
+def as_dict(reply: object) -> dict[str, object]:
+    """A map of the server, which RESP2 sends as a flat list."""
+    if not isinstance(reply, dict):
+        reply = dict(zip(reply[::2], reply[1::2], strict=True))
+    return {text(key): value for key, value in reply.items()}
+
+
+def text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def written_places(specifications: list) -> Iterator[Place]:
+    """The places whose keys a command may create or change, and which it does not only read."""
+    for specification in map(as_dict, specifications):
+        if not {"insert", "update"} & set(map(text, specification["flags"])):
+            continue
+        begin, find = as_dict(specification["begin_search"]), as_dict(specification["find_keys"])
+        kinds = text(begin["type"]), text(find["type"])
+        if "unknown" in kinds:
+            continue
+        at, how = as_dict(begin["spec"]), as_dict(find["spec"])
+        place = {"start": int(at.get("index") or at.get("startfrom"))}
+        place |= {"keyword": text(at.get("keyword", "")).upper(), "step": int(how["keystep"])}
+        counted = kinds[1] == "keynum"
+        last = int(how["firstkey"] if counted else how["lastkey"])
+        yield Place(counted=counted, last=last, **place)
 
 
 class Guest:
     """One process's visit to a user's server: what it may do there and what it wrote.
 
-    Which commands write, and where their keys stand, is asked of the server itself (COMMAND).
+    Which commands write, and where their keys stand, is asked of the server itself (COMMAND). It
+    cannot know what a script does, so every key that is passed to a script counts as written.
     """
 
     def __init__(self, client: redis.Redis) -> None:
+        kwargs = client.connection_pool.connection_kwargs
+        self.database = int(kwargs.get("db") or 0)
+        self.name = kwargs.get("client_name")
+        self.client = client  # its open connection keeps other notebooks out
         self.written: set[bytes] = set()
         self.owner = os.getpid()
-        self.table: dict[str, tuple[int, int, int]] = {}
+        self.table: dict[str, list[Place]] = {}
         for name, command in client.command().items():
             # redis-py parses the commands and leaves their subcommands as the server sent them
-            positions = [command[k] for k in ("first_key_pos", "last_key_pos", "step_count")]
-            entries = [(name, command["flags"], positions)]
-            entries += [(sub[0], sub[2], sub[3:6]) for sub in command.get("subcommands") or []]
-            for full, flags, positions in entries:
-                if "write" in flags:
-                    self.table[full.replace("|", " ").upper()] = tuple(positions)
+            entries = [(name, command.get("key_specifications") or [])]
+            entries += [(text(sub[0]), sub[8]) for sub in command.get("subcommands") or []]
+            for full, specifications in entries:
+                places = list(written_places(specifications))
+                if places:
+                    self.table[full.replace("|", " ").upper()] = places
+        self.table["SORT"] = [Place(2, keyword="STORE")]  # the server cannot say where
 
     def see(self, args: tuple) -> None:
         """Refuse a command, or remember the keys it writes.
@@ -68,23 +136,21 @@ class Guest:
         Raises: LabError for a command that the lab never runs on a server it did not start.
         """
         # redis-py sends "CONFIG SET" as one string, people type two words
-        first, _, second = word(args[0]).partition(" ")
-        parts = [first, *([second] if second else []), *args[1:]]
-        sub = word(parts[1]) if len(parts) > 1 else ""
+        parts = [*word(args[0]).split(), *args[1:]] or [""]
+        first, sub = parts[0], word(parts[1]) if len(parts) > 1 else ""
         if (first,) in REFUSED or (first, sub) in REFUSED:
             shown = first if (first,) in REFUSED else f"{first} {sub}"
             raise LabError(
                 f"{shown} is never run on a server that the lab did not start. "
                 "A lesson that needs it starts its own: lab.server()."
             )
-        if first in ("EVAL", "EVALSHA", "FCALL"):  # their keys stand after a count
-            self.written.update(map(as_bytes, parts[3 : 3 + int(parts[2])]))
-            return
-        positions = self.table.get(f"{first} {sub}") or self.table.get(first)
-        if positions and positions[0] > 0:
-            start, last, step = positions
-            stop = last + 1 if last >= 0 else len(parts) + last + 1
-            self.written.update(map(as_bytes, islice(parts, start, stop, step)))
+        if first == "SELECT" and sub != str(self.database):
+            raise LabError(
+                f"On a server that the lab did not start it stays in database {self.database}. "
+                "A lesson that needs another starts its own server: lab.server()."
+            )
+        for place in self.table.get(f"{first} {sub}") or self.table.get(first) or ():
+            self.written.update(map(as_bytes, place.keys(parts)))
 
     def remove_written(self, client: redis.Redis) -> int:
         """Remove the keys that this visit wrote, and no other; return how many there were."""
@@ -113,41 +179,57 @@ def polite(client: redis.Redis, guest: Guest) -> redis.Redis:
     kind = pool.connection_class
     pool.disconnect()
     pool.connection_class = type(f"Polite{kind.__name__}", (Polite, kind), {})
+    pool.connection_kwargs.setdefault("client_name", guest.name)
     pool.guest = guest
     return client
+
+
+def other_visits(client: redis.Redis, own: str) -> set[int]:
+    """The databases in which other notebooks of the lab are at work."""
+    try:
+        clients = client.client_list()
+    except redis.ResponseError:  # an ACL user may not be allowed to list clients
+        return set()
+    return {int(c["db"]) for c in clients if c["name"].startswith(NAME) and c["name"] != own}
+
+
+def elsewhere(client: redis.Redis, where: str, visited: set[int]) -> str:
+    """Which empty database of the same server to name in REDIS_URL, as advice."""
+    used = visited | {int(name[2:]) for name in client.info("keyspace")}
+    count = 16
+    with contextlib.suppress(redis.ResponseError, KeyError):  # CONFIG may be forbidden
+        count = int(client.config_get("databases")["databases"])
+    free = next((number for number in range(count) if number not in used), None)
+    if free is None:
+        return "use another server, or unset REDIS_URL to let the lab bring its own"
+    url = urlsplit(where)
+    if url.scheme == "unix":
+        return f"set REDIS_URL to {urlunsplit(url._replace(query=f'db={free}'))}"
+    options = "&".join(o for o in url.query.split("&") if not o.startswith("db="))
+    return f"set REDIS_URL to {urlunsplit(url._replace(path=f'/{free}', query=options))}"
 
 
 def move_in(client: redis.Redis, where: str) -> Guest:
     """Take an empty database of the user's server for this process.
 
-    Raises: LabError if it holds keys, or if another notebook is working in it.
+    Raises: LabError if it holds keys, or if another notebook is working in it;
+    redis.NoPermissionError where the user may not run INFO, COMMAND or DBSIZE.
     """
     pool = client.connection_pool
-    database = pool.connection_kwargs.get("db") or 0
+    database = int(pool.connection_kwargs.get("db") or 0)
+    own = pool.connection_kwargs["client_name"] = f"{NAME}:{secrets.token_hex(4)}"
+    pool.disconnect()
     keys = client.dbsize()
+    visited = other_visits(client, own)
+    if database in visited:
+        raise LabError(
+            f"Another notebook of the lab is working in database {database} of {where}. To mend: "
+            f"shut its kernel down, or {elsewhere(client, where, visited)}."
+        )
     if keys:
-        used = {int(name[2:]) for name in client.info("keyspace")}
-        free = next((number for number in range(16) if number not in used), None)
-        mend = f"end REDIS_URL with /{free}, which is empty" if free else "use an empty server"
         raise LabError(
             f"Database {database} of {where} already holds {keys:,} keys; the lab only works in "
-            f"an empty one, so that it can never touch yours. To mend: {mend}."
-        )
-    token = f"{NAME}:{secrets.token_hex(4)}"
-    pool.connection_kwargs["client_name"] = token
-    pool.disconnect()
-    try:
-        others = [
-            c
-            for c in client.client_list()
-            if c["name"].startswith(NAME + ":") and c["name"] != token and int(c["db"]) == database
-        ]
-    except redis.ResponseError:  # an ACL user may not be allowed to list clients
-        others = []
-    if others:
-        raise LabError(
-            f"Another notebook of the lab is working in database {database} of {where}. "
-            "To mend: shut its kernel down, or give this one another database (REDIS_URL ending "
-            f"in /{(database + 1) % 16})."
+            "an empty one, so that it can never touch yours. "
+            f"To mend: {elsewhere(client, where, visited)}."
         )
     return Guest(client)

@@ -62,6 +62,7 @@ def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNod
         notebook,
         timeout=CELL_TIMEOUT_S,
         kernel_name="python3",
+        extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
         resources={"metadata": {"path": str(path.parent)}},
     )
     before = os.environ.get("REDIS_LAB_EFFORT")

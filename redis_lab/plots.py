@@ -96,20 +96,38 @@ def spread(positions: Iterable[float], gap: float) -> list[float]:
 
 def label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Write each line's name at its right-hand end, pushed apart where they would overlap."""
-    to_pixels = axes.transData.transform
-    heights = [to_pixels((x, y))[1] for x, y, _, _ in ends]
-    edge = axes.transAxes.transform((1, 0))[0]
-    for (x, y, name, colour), height in zip(ends, spread(heights, 12 * DPI / 100), strict=True):
+    height_pt = axes.get_position().height * axes.figure.get_size_inches()[1] * 72
+    to_fraction = axes.transScale + axes.transLimits
+    heights = [to_fraction.transform((x, y))[1] for x, y, _, _ in ends]
+    for (x, y, name, colour), at in zip(ends, spread(heights, 10.5 / height_pt), strict=True):
         axes.annotate(
             name,
             xy=(x, y),
-            xytext=((edge + 8) * 72 / DPI, height * 72 / DPI),
-            textcoords="figure points",
+            xytext=(1.03, at),
+            textcoords="axes fraction",
             color=colour,
             va="center",
             fontsize=8,
             arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5, "alpha": 0.5},
         )
+
+
+def leave_room(figure: Figure, *, left: float, right: float) -> None:
+    """Margins in inches; above and below there is always room for title and axis label."""
+    width, height = figure.get_size_inches()
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - right / width,
+        top=1 - 0.85 / height,
+        bottom=0.72 / height,
+        wspace=0.5,
+        hspace=0.3,
+    )
+
+
+def text_inches(names: Iterable) -> float:
+    """The width of the longest of some labels, roughly."""
+    return 0.075 * max(len(str(name)) for name in names)
 
 
 def lines(
@@ -138,53 +156,24 @@ def lines(
     values = [None] if panels is None else sorted(table[panels].unique())
     across = min(columns, len(values))
     down = math.ceil(len(values) / across)
-    figure.set_size_inches(1.2 + 3.9 * across, 0.9 + 2.7 * down)
-    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     names = list(dict.fromkeys(table[by]))
-    low, high = bounds(y)
+    figure.set_size_inches(1.5 + 3.9 * across, 1.2 + 2.7 * down)
+    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    leave_room(figure, left=0.75, right=0.35 + text_inches(names))
     ends = {}
     for index, (axes, value) in enumerate(zip(grid.flat, values, strict=False)):
-        part = table if value is None else table[table[panels] == value]
         axes.set(xscale=xscale, yscale=yscale)
-        ends[axes] = []
-        for position, name in enumerate(names):
-            line = part[part[by] == name].sort_values(x)
-            if line.empty:
-                continue
-            style = position % len(COLOURS)
-            colour = COLOURS[style]
-            if theory and theory in line and line[theory].notna().any():
-                axes.plot(line[x], line[theory], color=colour, lw=0.8, alpha=0.75, zorder=1)
-            axes.plot(
-                line[x],
-                line[y],
-                color=colour,
-                ls=DASHES[style] if not theory else "",
-                marker=MARKERS[style] if len(line) <= 40 else None,
-            )
-            if low in line and line[low].notna().any():
-                axes.vlines(line[x], line[low], line[high], color=colour, lw=2.2, alpha=0.45)
-            last = line.iloc[-1]
-            ends[axes].append((last[x], last[y], str(name), colour))
+        part = table if value is None else table[table[panels] == value]
+        arms = [(k, name, part[part[by] == name].sort_values(x)) for k, name in enumerate(names)]
+        ends[axes] = [one_line(axes, k, n, arm, x, y, theory) for k, n, arm in arms if len(arm)]
         for text, where in (mark or {}).items():
             axes.axvline(where, color="0.4", lw=0.8, ls=":")
-            axes.text(
-                where,
-                1.0,
-                f" {text}",
-                transform=axes.get_xaxis_transform(),
-                fontsize=7.5,
-                va="top",
-                color="0.3",
-            )
+            axes.annotate(f" {text}", (where, 1), xycoords=axes.get_xaxis_transform(), fontsize=7.5)
         if value is not None:
-            axes.set_title(
-                panel_title.format(f"{value:g}" if not isinstance(value, str) else value)
-            )
-        if index % across == 0:
-            axes.set_ylabel(ylabel)
-        if index >= len(values) - across:
-            axes.set_xlabel(xlabel)
+            title = value if isinstance(value, str) else f"{value:g}"
+            axes.set_title(panel_title.format(title))
+        axes.set_ylabel(ylabel if index % across == 0 else "")
+        axes.set_xlabel(xlabel if index >= len(values) - across else "")
         for axis, scale in ((axes.xaxis, xscale), (axes.yaxis, yscale)):
             axis.set_major_formatter(FuncFormatter(short))
             if scale == "log":
@@ -193,30 +182,45 @@ def lines(
             axes.set_ylim(bottom=0)
     for axes in list(grid.flat)[len(values) :]:
         axes.set_visible(False)
-    longest = max(len(str(name)) for name in names)
-    width = figure.get_size_inches()[0]
-    right = 1 - min(0.3, (0.25 + 0.072 * longest) / width)
-    figure.subplots_adjust(left=0.85 / width, right=right, wspace=0.5)
     for axes, labelled in ends.items():
         label_ends(axes, labelled)
-    if theory:
-        figure.text(
-            right,
-            0.005,
-            f"thin line: {theory_label}   bars: 95 % interval",
-            fontsize=7.5,
-            ha="right",
-            va="bottom",
-            color="0.3",
-        )
+    told = [f"thin line: {theory_label}"] if theory else []
+    told += ["bars: 95 % interval"] if bounds(y)[0] in table else []
+    figure.text(0.99, 0.008, "   ".join(told), fontsize=7.5, ha="right", color="0.3")
+
+
+def one_line(
+    axes: Axes, position: int, name: str, line: pd.DataFrame, x: str, y: str, theory: str | None
+) -> tuple[float, float, str, str]:
+    """Draw one arm, its interval and its theory; return where its label belongs and its colour."""
+    style = position % len(COLOURS)
+    colour = COLOURS[style]
+    explained = theory is not None and line[theory].notna().any()
+    if explained:
+        axes.plot(line[x], line[theory], color=colour, lw=0.9, alpha=0.8, zorder=1)
+    axes.plot(
+        line[x],
+        line[y],
+        color=colour,
+        ls="" if explained else DASHES[style],
+        lw=1.1,
+        marker=MARKERS[style],
+        markersize=4.5 if len(line) <= 20 else 2.5,
+    )
+    low, high = bounds(y)
+    if low in line and line[low].notna().any():
+        axes.vlines(line[x], line[low], line[high], color=colour, lw=2.2, alpha=0.45)
+    last = line.iloc[-1]
+    return last[x], last[y], str(name), colour
 
 
 def ladder(
     figure: Figure, table: pd.DataFrame, *, x: str, xlabel: str, by: str = "arm", note: str = ""
 ) -> None:
     """One row for each arm: its value on a log axis with its interval, and the number itself."""
-    figure.set_size_inches(7.4, 1.3 + 0.34 * len(table))
+    figure.set_size_inches(7.4, 1.6 + 0.34 * len(table))
     axes = figure.subplots()
+    leave_room(figure, left=0.3 + text_inches(table[by]), right=0.2)
     low, high = bounds(x)
     places = np.arange(len(table))[::-1]
     for place, (_, row) in zip(places, table.iterrows(), strict=True):
@@ -271,10 +275,6 @@ def draw(result: Result) -> Figure:
         except (KeyError, TypeError) as error:
             raise LabError(f"{result.experiment} cannot be drawn as {kind}: {error}.") from error
         height = figure.get_size_inches()[1]
-        figure.subplots_adjust(top=1 - 0.62 / height, bottom=0.72 / height, hspace=0.28)
-        if kind == "ladder":
-            longest = max(len(str(name)) for name in result.table[wanted.get("by", "arm")])
-            figure.subplots_adjust(left=min(0.45, (0.3 + 0.075 * longest) / 7.4), right=0.97)
         figure.suptitle(
             result.title, x=0.01, y=1 - 0.08 / height, ha="left", fontsize=11, fontweight="bold"
         )

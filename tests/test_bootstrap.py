@@ -128,11 +128,11 @@ def test_a_changed_lock_updates_in_place_and_a_moved_folder_starts_afresh(folder
 def test_makes_the_data_where_there_is_data_to_make(folder):
     package = folder / "redis_lab"
     package.mkdir()
-    (package / "source.py").write_text("open('made', 'w').write('data')")
+    (package / "source.py").write_text("def path():\n    open('made', 'w').write('data')")
     done = bootstrap(folder)
     assert done.stdout.splitlines()[-1].startswith("3/3")
     assert (folder / "made").read_text() == "data"
-    (package / "source.py").write_text("raise SystemExit('the data are spoilt')")
+    (package / "source.py").write_text("def path():\n    raise SystemExit('the data are spoilt')")
     (folder / "requirements.lock").write_text("# changed\n")
     done = bootstrap(folder)
     assert "data could not be made" in complaint(done)

@@ -1,0 +1,57 @@
+"""What the tests of servers share: scripts in processes of their own, and waiting for an end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+
+import redis_lab
+
+# The package's own __init__ imports pandas and matplotlib, seconds that a script about servers
+# does without.
+LIGHT = f"""
+import sys, types
+sys.modules["redis_lab"] = types.ModuleType("redis_lab")
+sys.modules["redis_lab"].__path__ = [{str(Path(redis_lab.__file__).parent)!r}]
+"""
+
+
+def within(limit_s: float, condition) -> bool:
+    """Whether the condition comes true in time."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; a zombie that init has yet to collect counts as ended."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def environment(**changes: str | None) -> dict[str, str]:
+    """This process's environment without what would choose a server, and with these changes."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("REDIS_")}
+    return {k: v for k, v in {**env, **changes}.items() if v is not None}
+
+
+def script(body: str) -> list[str]:
+    return [sys.executable, "-c", LIGHT + textwrap.dedent(body)]
+
+
+def run(body: str, **env: str | None) -> subprocess.CompletedProcess:
+    """Run a script to its end; what it printed is in `stdout` and `stderr`."""
+    return subprocess.run(
+        script(body), env=environment(**env), capture_output=True, text=True, timeout=60
+    )

