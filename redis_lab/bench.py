@@ -43,20 +43,23 @@ from .wire import wire
 FLOOR = "PING, bare socket"
 BEYOND = 100  # samples that must lie beyond a percentile before it is reported
 NOISY = 1.5  # an interval whose ends differ by more than this factor decides nothing
-FEWEST_BLOCKS = 8
 LONGEST_NS = 600_000_000_000
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: seconds and blocks for each arm, resamples for each interval."""
+    """How long to measure: seconds and blocks for each arm, resamples for each interval.
+
+    A comparison with slow arms makes do with fewer blocks, down to `fewest_blocks`.
+    """
 
     seconds: float
     blocks: int
+    fewest_blocks: int
     resamples: int
 
 
-EFFORTS = {"quick": Effort(0.06, 6, 100), "full": Effort(1.0, 30, 500)}
+EFFORTS = {"quick": Effort(0.06, 6, 3, 100), "full": Effort(1.0, 30, 8, 500)}
 
 
 def effort_name() -> str:
@@ -165,24 +168,24 @@ class Watched:
     def __init__(self, name: str, arm: Arm, client: redis.Redis | None) -> None:
         self.name, self.arm, self.client = name, arm, arm.client or client
         self.calls = 0
+        self.took: list[int] = []
         self.counted: dict[str, Counter] = {}
         self.round_trips = self.commands = self.bytes_out = self.bytes_in = None
 
-    def call_once(self) -> int:
-        """One call outside the measurement, its reply looked at; nanoseconds it took."""
+    def call_once(self) -> None:
+        """One call outside the measurement, its reply looked at."""
         start = perf_counter_ns()
         reply = self.arm.call()
-        took = perf_counter_ns() - start
+        self.took.append(perf_counter_ns() - start)
         self.calls += 1
         if not self.arm.may_miss and self.client is not None and has_nil(reply):
             raise Void(f"{self.name}: a nil reply where a value was meant.")
-        return took
 
     def learn(self) -> None:
         """One call under `wire` and between two looks at the server: what does a call do?"""
+        self.call_once()  # the first call may load a script or open a connection
         if self.client is None:
             return
-        self.call_once()  # the first call may load a script or open a connection
         before = server_counts([self.client])
         with wire(self.client) as counted:
             self.call_once()
@@ -191,11 +194,10 @@ class Watched:
         self.bytes_out, self.bytes_in = counted.bytes_out, counted.bytes_in
 
     def pace(self) -> float:
-        """Nanoseconds a call takes, roughly: the median of a few."""
-        took = [self.call_once()]
-        while len(took) < 5 and sum(took) < 20_000_000:
-            took.append(self.call_once())
-        return float(np.median(took))
+        """Nanoseconds a call takes, roughly: the median of a few, of fewer if it is slow."""
+        while len(self.took) < 7 and sum(self.took) < 20_000_000:
+            self.call_once()
+        return max(float(np.median(self.took)), 1.0)
 
 
 def compare(
@@ -230,10 +232,10 @@ def compare(
             watched.append(Watched(FLOOR, Arm(ping, steady=False), None))
         for each in watched:
             each.learn()
-        paces = [max(each.pace(), 1.0) for each in watched]
+        paces = [each.pace() for each in watched]
         # Slow arms: fewer turns rather than minutes of them.
         affordable = int(4 * seconds * 1e9 * len(paces) / sum(paces))
-        blocks = int(np.clip(affordable, min(FEWEST_BLOCKS, work.blocks), work.blocks))
+        blocks = int(np.clip(affordable, work.fewest_blocks, work.blocks))
         samples = [
             np.zeros((blocks, int(np.clip(seconds * 1e9 / blocks / pace, 1, 2000))), dtype=np.int64)
             for pace in paces
@@ -265,7 +267,7 @@ def run_blocks(watched: list[Watched], samples: list, seed: int, label: str) -> 
                 walls[index].append(perf_counter_ns() - start)
                 each.calls += len(out)
             for each in watched:
-                if each.client is not None and block in (0, blocks - 1):
+                if each.client is not None and block == blocks - 1:
                     each.call_once()
     return walls
 

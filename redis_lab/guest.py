@@ -27,6 +27,14 @@ REFUSED = {
     *(("FUNCTION", sub) for sub in ("LOAD", "DELETE", "FLUSH", "RESTORE")),
     *(("MODULE", sub) for sub in ("LOAD", "LOADEX", "UNLOAD")),
 }
+# The server says that these write, but they only change a key that is there already: what they
+# touch was either recorded when it was made, or is not the lab's.
+NEVER_CREATE = {
+    *("EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "PERSIST", "GETEX", "LSET", "LINSERT"),
+    *("LPUSHX", "RPUSHX", "XACK", "XCLAIM", "XAUTOCLAIM", "XSETID", "XGROUP SETID"),
+    *("XGROUP CREATECONSUMER", "HEXPIRE", "HPEXPIRE", "HEXPIREAT", "HPEXPIREAT", "HPERSIST"),
+    "HGETEX",
+}
 NAME = "redis-lab"
 
 
@@ -125,9 +133,10 @@ class Guest:
             entries = [(name, command.get("key_specifications") or [])]
             entries += [(text(sub[0]), sub[8]) for sub in command.get("subcommands") or []]
             for full, specifications in entries:
+                command_name = full.replace("|", " ").upper()
                 places = list(written_places(specifications))
-                if places:
-                    self.table[full.replace("|", " ").upper()] = places
+                if places and command_name not in NEVER_CREATE:
+                    self.table[command_name] = places
         self.table["SORT"] = [Place(2, keyword="STORE")]  # the server cannot say where
 
     def see(self, args: tuple) -> None:
@@ -202,9 +211,9 @@ def elsewhere(client: redis.Redis, where: str, visited: set[int]) -> str:
     free = next((number for number in range(count) if number not in used), None)
     if free is None:
         return "use another server, or unset REDIS_URL to let the lab bring its own"
+    if where.startswith("unix:"):
+        return f"set REDIS_URL to {where.partition('?')[0]}?db={free}"
     url = urlsplit(where)
-    if url.scheme == "unix":
-        return f"set REDIS_URL to {urlunsplit(url._replace(query=f'db={free}'))}"
     options = "&".join(o for o in url.query.split("&") if not o.startswith("db="))
     return f"set REDIS_URL to {urlunsplit(url._replace(path=f'/{free}', query=options))}"
 

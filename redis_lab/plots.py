@@ -97,6 +97,7 @@ def spread(positions: Iterable[float], gap: float) -> list[float]:
 def label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Write each line's name at its right-hand end, pushed apart where they would overlap."""
     height_pt = axes.get_position().height * axes.figure.get_size_inches()[1] * 72
+    axes.get_xlim(), axes.get_ylim()  # the limits are settled only when somebody asks
     to_fraction = axes.transScale + axes.transLimits
     heights = [to_fraction.transform((x, y))[1] for x, y, _, _ in ends]
     for (x, y, name, colour), at in zip(ends, spread(heights, 10.5 / height_pt), strict=True):

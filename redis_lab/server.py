@@ -304,10 +304,10 @@ class DockerServer(Server):
         command = ["redis-server"]
         for key, args in config_lines(settings):
             command += [f"--{key}", *map(plain, args)]
-        container = DockerContainer(image)
-        container.ports["6379/tcp"] = ("127.0.0.1", None)
-        container.with_command(command).with_kwargs(auto_remove=True)
         try:
+            container = DockerContainer(image)
+            container.ports["6379/tcp"] = ("127.0.0.1", None)
+            container.with_command(command).with_kwargs(auto_remove=True)
             container.start()
         except Exception as error:
             reason = str(error).strip().splitlines()[-1][:200]

@@ -30,6 +30,9 @@ YEAR = 2025
 START = int(datetime(YEAR, 1, 1, tzinfo=UTC).timestamp())
 END = int(datetime(YEAR + 1, 1, 1, tzinfo=UTC).timestamp())
 
+# SQLite takes numpy's integers for blobs otherwise, and finds nothing.
+sqlite3.register_adapter(np.int64, int)
+
 CATEGORIES = (
     *("Lamps", "Chairs", "Tables", "Rugs", "Books", "Games", "Tools", "Garden", "Kitchen"),
     *("Bicycles", "Cameras", "Audio", "Shoes", "Coats", "Toys", "Paper", "Plants", "Clocks"),
@@ -86,6 +89,7 @@ CREATE INDEX order_lines_by_order ON order_lines (order_id);
 CREATE INDEX order_lines_by_product ON order_lines (product_id);
 CREATE INDEX page_views_by_time ON page_views (at);
 """
+SHOWN = ("products", "orders", "order_lines")
 TABLES = (
     *("meta", "users", "categories", "products", "reviews", "orders", "order_lines"),
     *("page_views", "pickup_points"),
@@ -97,7 +101,7 @@ def zipf_probabilities(n: int, exponent: float) -> np.ndarray:
 
     Raises: LabError for n below one or a negative exponent.
     """
-    if n < 1 or exponent < 0:
+    if not (n >= 1 and 0 <= exponent < float("inf")):
         raise LabError(
             f"Zipf needs at least one rank and no negative exponent, not {n}, {exponent}."
         )
@@ -199,7 +203,13 @@ def data_folder() -> Path:
 def file_of(scale: str, seed: int) -> Path:
     if scale not in SCALES:
         raise LabError(f"There is no scale {scale!r}; there are {', '.join(SCALES)}.")
+    if not isinstance(seed, int) or seed < 0:
+        raise LabError(f"A seed is a whole number from 0, not {seed!r}.")
     return data_folder() / f"shop-{scale}-{seed}.sqlite"
+
+
+def uri(file: Path, mode: str) -> str:
+    return f"{file.resolve().as_uri()}?mode={mode}"
 
 
 def existing(scale: str = "default", seed: int = SEED) -> Path | None:
@@ -208,7 +218,7 @@ def existing(scale: str = "default", seed: int = SEED) -> Path | None:
     if not file.exists():
         return None
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+        with contextlib.closing(sqlite3.connect(uri(file, "ro"), uri=True)) as database:
             found = dict(database.execute("SELECT key, value FROM meta"))
     except sqlite3.Error:
         return None
@@ -261,8 +271,14 @@ def shop(scale: str = "default", *, seed: int = SEED, writable: bool = False) ->
             f"No room for a copy of the shop: {error.strerror}. Free disk space."
         ) from error
     opened = Shop(copy, writable=True)
-    opened._remove = weakref.finalize(opened, shutil.rmtree, folder, True)
+    opened._remove = weakref.finalize(opened, remove_copy, folder, os.getpid())
     return opened
+
+
+def remove_copy(folder: str, owner: int) -> None:
+    """Remove a private copy, unless this is a forked child of the process that made it."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Shop:
@@ -274,9 +290,8 @@ class Shop:
 
     def __init__(self, file: Path, *, writable: bool) -> None:
         self.file, self.writable = file, writable
-        mode = "rw" if writable else "ro"
         self.database = sqlite3.connect(
-            f"file:{file}?mode={mode}", uri=True, isolation_level=None, timeout=10
+            uri(file, "rw" if writable else "ro"), uri=True, isolation_level=None, timeout=10
         )
         self.database.row_factory = lambda cursor, row: dict(
             zip((column[0] for column in cursor.description), row, strict=True)
@@ -292,9 +307,11 @@ class Shop:
         self.close()
 
     def __repr__(self) -> str:
-        scale = self.one("SELECT value FROM meta WHERE key = 'scale'")["value"]
-        counts = [f"{self.count(t):,} {t.replace('_', ' ')}" for t in ("products", "orders")]
-        counts.append(f"{self.count('order_lines'):,} order lines")
+        scale = self.file.stem.split("-")[1]
+        try:
+            counts = [f"{self.count(t):,} {t.replace('_', ' ')}" for t in SHOWN]
+        except sqlite3.ProgrammingError:
+            return f"a shop ({scale}), closed"
         return f"a shop ({scale}): {', '.join(counts)}{'; a private copy' * self.writable}"
 
     def close(self) -> None:
@@ -308,7 +325,18 @@ class Shop:
         return Shop(self.file, writable=self.writable)
 
     def sql(self, query: str, values: Sequence | dict = ()) -> list[dict]:
-        """The rows of a query of your own."""
+        """The rows of a query of your own. Raises: LabError for anything that would write."""
+        self.database.execute("PRAGMA query_only = on")
+        try:
+            return self.database.execute(query, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if "readonly" in str(error):
+                raise LabError("sql() only reads; prices change with set_price().") from error
+            raise
+        finally:
+            self.database.execute("PRAGMA query_only = off")
+
+    def rows(self, query: str, values: Sequence | dict = ()) -> list[dict]:
         return self.database.execute(query, values).fetchall()
 
     def one(self, query: str, values: Sequence | dict = ()) -> dict | None:
@@ -322,7 +350,7 @@ class Shop:
 
     def products(self, limit: int) -> list[dict]:
         """The most popular products, the most popular first."""
-        return self.sql("SELECT * FROM products ORDER BY id LIMIT ?", (limit,))
+        return self.rows("SELECT * FROM products ORDER BY id LIMIT ?", (limit,))
 
     def user(self, user_id: int) -> dict | None:
         """A user by id: the cheapest question there is."""
@@ -333,7 +361,7 @@ class Shop:
         return self.one("SELECT * FROM products WHERE id = ?", (product_id,))
 
     def product_page(self, product_id: int) -> dict | None:
-        """A product with its category, how it was reviewed, and its three latest reviews."""
+        """A product with its category, its reviews summed up, and the three latest of them."""
         found = self.one(
             "SELECT p.*, c.name AS category FROM products p JOIN categories c ON c.id = category_id "
             "WHERE p.id = ?",
@@ -346,7 +374,7 @@ class Shop:
             "WHERE product_id = ?",
             (product_id,),
         )
-        found["latest"] = self.sql(
+        found["latest"] = self.rows(
             "SELECT u.name, r.stars, r.text FROM reviews r JOIN users u ON u.id = r.user_id "
             "WHERE product_id = ? ORDER BY r.at DESC, r.id DESC LIMIT 3",
             (product_id,),
@@ -363,7 +391,7 @@ class Shop:
         except ValueError as error:
             raise LabError(f"A month looks like 2025-11, not {month!r}.") from error
         after = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1)
-        return self.sql(
+        return self.rows(
             "SELECT p.id, p.name, sum(l.quantity) AS sold FROM orders o "
             "JOIN order_lines l ON l.order_id = o.id JOIN products p ON p.id = l.product_id "
             "WHERE o.at >= ? AND o.at < ? AND p.category_id = ? "
@@ -374,12 +402,13 @@ class Shop:
     def dashboard(self) -> dict:
         """The year on one page: revenue by category, and orders and customers by month."""
         return {
-            "revenue_cents": self.sql(
-                "SELECT c.name, sum(l.quantity * l.price_cents) AS cents FROM order_lines l "
-                "JOIN products p ON p.id = l.product_id JOIN categories c ON c.id = p.category_id "
-                "GROUP BY c.id ORDER BY c.id"
+            "revenue_cents": self.rows(
+                "SELECT c.name, cents FROM categories c JOIN (SELECT category_id, "
+                "sum(l.quantity * l.price_cents) AS cents FROM order_lines l "
+                "JOIN products p ON p.id = l.product_id GROUP BY category_id) "
+                "ON category_id = c.id ORDER BY c.id"
             ),
-            "months": self.sql(
+            "months": self.rows(
                 "SELECT strftime('%Y-%m', at, 'unixepoch') AS month, count(*) AS orders, "
                 "count(DISTINCT user_id) AS customers FROM orders GROUP BY month ORDER BY month"
             ),
@@ -390,6 +419,8 @@ class Shop:
 
         Raises: LabError on a read-only shop or for a product that is not there.
         """
+        if not isinstance(price_cents, int) or price_cents < 0:
+            raise LabError(f"A price is a whole number of cents, not {price_cents!r}.")
         return self.change(
             "UPDATE products SET price_cents = ?, version = version + 1 WHERE id = ? "
             "RETURNING version",

@@ -20,7 +20,15 @@ import redis
 from processes import environment, gone, run, script, within
 
 from redis_lab import LabError
-from redis_lab.server import binary_on_path, choose, cluster, embedded_binary, redact, server
+from redis_lab.server import (
+    binary_on_path,
+    choose,
+    cluster,
+    embedded_binary,
+    impatient,
+    redact,
+    server,
+)
 
 HERE = {"path": binary_on_path(), "embedded": embedded_binary()}
 LINUX = sys.platform.startswith("linux")
@@ -164,7 +172,7 @@ def test_password_of_odd_characters(kind, password):
         assert lab.client().ping()
         assert redis.Redis.from_url(lab.unix_url).ping()
         with pytest.raises(redis.AuthenticationError):
-            redis.Redis(port=lab.port).ping()
+            redis.Redis(port=lab.port, **impatient()).ping()
         shown = " ".join(psutil.Process(lab.pid).cmdline())
         assert password not in shown
         assert password not in repr(lab)

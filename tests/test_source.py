@@ -418,50 +418,38 @@ def test_a_full_disk_says_what_to_do_and_leaves_nothing(fresh):
 # --- Known gaps: strict, so that a mend shows itself here ------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="sqlite3 binds numpy integers as blobs: silently None")
-def test_gap_ids_from_a_sample_are_ids(small):
+def test_ids_from_a_sample_are_ids(small):
     assert small.product(np.int64(3)) == small.product(3)
 
 
-@pytest.mark.xfail(strict=True, reason="sqlite3.OperationalError instead of LabError")
-def test_gap_sql_refuses_to_write_with_lab_error(small):
+def test_sql_refuses_to_write_with_lab_error(small):
     with pytest.raises(LabError):
         small.sql("DELETE FROM users")
 
 
-@pytest.mark.xfail(strict=True, reason="sql() on a writable copy writes, and skips the version")
-def test_gap_sql_only_reads_on_a_copy_too(mine):
+def test_sql_only_reads_on_a_copy_too(mine):
     with pytest.raises(LabError):
         mine.sql("UPDATE products SET price_cents = 1 WHERE id = 1")
 
 
-@pytest.mark.xfail(strict=True, reason="a price is not checked: text and negatives are stored")
 @pytest.mark.parametrize("price", [-5, "abc"])
-def test_gap_a_price_is_a_whole_number_from_0(mine, price):
+def test_a_price_is_a_whole_number_from_0(mine, price):
     with pytest.raises(LabError):
         mine.set_price(2, price)
 
 
-@pytest.mark.xfail(strict=True, reason="[] for a category that does not exist")
-def test_gap_best_sellers_of_no_category_is_none(small):
-    assert small.best_sellers(999, "2025-11") is None
-
-
-@pytest.mark.xfail(strict=True, reason="ValueError from numpy")
-def test_gap_a_bad_seed_is_a_lab_error(fresh):
+def test_a_bad_seed_is_a_lab_error(fresh):
     with pytest.raises(LabError):
         source.path("small", -1)
 
 
-@pytest.mark.xfail(strict=True, reason="sqlite3.ProgrammingError")
-def test_gap_a_closed_shop_still_has_a_repr(folder):
+def test_a_closed_shop_still_has_a_repr(folder):
     shop = source.shop("small")
     shop.close()
     assert "small" in repr(shop)
 
 
-@pytest.mark.xfail(strict=True, reason="the URI is not quoted: # ends the path, another file opens")
-def test_gap_a_folder_may_have_any_name(tmp_path, monkeypatch):
+def test_a_folder_may_have_any_name(tmp_path, monkeypatch):
     monkeypatch.setenv("REDIS_LAB_DATA", str(tmp_path / "C#"))
     try:
         found = source.shop("small").count("users")
@@ -470,8 +458,7 @@ def test_gap_a_folder_may_have_any_name(tmp_path, monkeypatch):
     assert found == source.SCALES["small"].users
 
 
-@pytest.mark.xfail(strict=True, reason="a forked child's exit runs the parent's finalizer")
-def test_gap_a_forked_child_leaves_the_copy_alone(folder):
+def test_a_forked_child_leaves_the_copy_alone(folder):
     done = in_child(
         "import os, sys\n"
         "from redis_lab import source\n"

@@ -28,7 +28,8 @@ def get_user(answer: Callable[[redis.Redis, int, Callable], dict | None]) -> str
     for user_id, got in zip((1, 2, 99), answers, strict=True):
         wrong = [value for value in got if value != users.get(user_id)]
         if wrong:
-            raise NotYet(f"user {user_id} should be {users.get(user_id)} and once was {wrong[0]!r}.")
+            right = users.get(user_id)
+            raise NotYet(f"user {user_id} should be {right} and once was {wrong[0]!r}.")
     if asked.count(99) > 1:
         raise NotYet(
             f"the database was asked {asked.count(99)} times for a user who is not there. "
@@ -57,8 +58,8 @@ def needed(answer: Callable[[float, float, float], float | None]) -> str:
         got = answer(query, hit, miss)
         if got is None or abs(got - right) > 1e-6:
             raise NotYet(
-                f"query {query:,} µs, hit {hit} µs, miss {miss:,} µs: {right:.1%} is needed, you "
-                f"say {'None' if got is None else f'{got:.1%}'}. Set h · hit + (1 − h) · miss equal "
+                f"query {query:,} µs, hit {hit} µs, miss {miss:,} µs: {right:.1%} is needed, "
+                f"you say {'None' if got is None else f'{got:.1%}'}. Set h · hit + (1 − h) · miss equal "
                 "to the query and solve for h."
             )
     return "right: the dearer the query, the fewer hits a cache needs to pay"

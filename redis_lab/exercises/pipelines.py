@@ -49,7 +49,8 @@ def load(answer: Callable[[redis.Redis, dict], object]) -> str:
         raise NotYet(f"{wrong} of {len(prices)} prices are missing or wrong.")
     if immortal:
         raise NotYet(
-            "the prices have lost their time to live. (MSET cannot set one; a pipeline of SETs can.)"
+            "the prices have lost their time to live. (MSET cannot set one; a pipeline of SETs "
+            "can.)"
         )
     if counted.round_trips > 3:
         raise NotYet(

@@ -59,9 +59,10 @@ def immortals(answer: Callable[[redis.Redis, str], list[str]]) -> str:
             found = answer(r, "check")
     finally:
         r.delete(stranger, *mortal, *immortal)
-    if found is None or set(found) != immortal:
-        n = len(set(found or ()) & immortal)
-        raise NotYet(f"{n} of the 17 immortal keys found, and {len(set(found or ()) - immortal)} others.")
+    found = set(found or ())
+    if found != immortal:
+        others = len(found - immortal)
+        raise NotYet(f"{len(found & immortal)} of the 17 immortal keys found, and {others} others.")
     if counted.by_command["KEYS"]:
         raise NotYet(
             "all 17 found, with KEYS: it looks at every key in one go, and nobody else is served "

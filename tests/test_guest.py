@@ -1,0 +1,498 @@
+"""A user's own server, named by REDIS_URL: what the lab may do there, and what it leaves behind.
+
+The "user's server" is a private one that the test starts. The lab visits it from scripts in
+processes of their own, as a notebook's kernel would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import subprocess
+import threading
+from ast import literal_eval
+from urllib.parse import quote
+
+import pytest
+import redis
+import trustme
+from processes import environment, run, script
+
+from redis_lab.errors import LabError
+from redis_lab.guest import Guest
+from redis_lab.server import binary_on_path, embedded_binary, free_port, server
+
+KINDS = [k for k, found in (("path", binary_on_path()), ("embedded", embedded_binary())) if found]
+
+# A visit prints the LabError that it meets; any other exception is a traceback on stderr.
+VISIT = """
+import sys
+from redis_lab.errors import LabError
+from redis_lab.server import clean_up, connect
+try:
+    r = connect()
+except LabError as error:
+    print("LabError:", error)
+    sys.exit(1)
+print("connected")
+"""
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def host(request):
+    with server(kind=request.param) as started:
+        yield started
+
+
+@pytest.fixture
+def user(host):
+    """The user's own client, with every database empty and all counts at nothing."""
+    with host.client() as client:
+        client.flushall()
+        client.config_resetstat()
+        yield client
+
+
+def visit(url: str, body: str = "") -> subprocess.CompletedProcess:
+    return run(VISIT + body, REDIS_URL=url)
+
+
+def refusal(url: str) -> str:
+    """The LabError of a visit that is turned away, and nothing else said."""
+    done = visit(url)
+    assert done.stderr == ""
+    assert done.returncode == 1
+    assert done.stdout.startswith("LabError: ")
+    return done.stdout
+
+
+# ---------------------------------------------------------------- getting in
+
+
+def test_says_whose_server_it_is(user, host):
+    done = visit(host.url, "r.set('a', 1); print(r.get('a'))")
+    assert ", REDIS_URL, TCP loopback · REDIS_URL is redis://127.0.0.1:" in done.stdout
+    assert done.stdout.endswith("connected\n1\n")
+
+
+def test_password_and_unix_socket():
+    with server(password="p@ss/w#rd") as host:
+        for url in (host.url, host.unix_url):
+            done = visit(url, "r.set('a', 1); print(r.get('a'))")
+            assert done.stdout.endswith("connected\n1\n"), done
+            assert "w#rd" not in done.stdout and quote("p@ss/w#rd", safe="") not in done.stdout
+            assert host.client().keys() == []
+
+
+def test_tls(tmp_path):
+    if not binary_on_path():
+        pytest.skip("no redis-server on PATH, and the embedded one is built without TLS")
+    ca = trustme.CA()
+    issued = ca.issue_cert("localhost", "127.0.0.1")
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    issued.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    port = free_port()
+    config = {"tls_port": port, "tls_auth_clients": "no"}
+    for setting, name in (("cert", "cert"), ("key", "key"), ("ca_cert", "ca")):
+        config[f"tls_{setting}_file"] = str(tmp_path / f"{name}.pem")
+    try:
+        host = server(kind="path", password="secret", **config)
+    except LabError as error:
+        pytest.skip(f"redis-server on PATH is built without TLS: {error}")
+    with host:
+        url = f"rediss://:secret@127.0.0.1:{port}/0?ssl_ca_certs={tmp_path / 'ca.pem'}"
+        done = visit(url, "r.set('a', 1); print(r.get('a'))")
+        assert "TLS loopback" in done.stdout and done.stdout.endswith("connected\n1\n"), done
+        assert host.client().keys() == []
+        assert "secret" not in done.stdout + done.stderr
+        unknown = refusal(f"rediss://:secret@127.0.0.1:{port}/0")
+        assert "certificate" in unknown.lower() and "secret" not in unknown
+        host.client().set("yours", 1)
+        advice = re.search(r"set REDIS_URL to (\S+)\.\n", refusal(url)).group(1)
+        assert advice == url.replace("secret", "***").replace("/0?", "/1?")
+
+
+@pytest.mark.parametrize(
+    ("rights", "missing"),
+    [
+        (["+@all", "-@admin", "-@dangerous", "+info"], None),
+        (["+@all", "-info"], "info"),
+        (["+@all", "-command"], "command"),
+        (["+@all", "-dbsize"], "dbsize"),
+    ],
+)
+def test_user_with_limited_rights(user, host, rights, missing):
+    user.execute_command("ACL", "DELUSER", "ada")
+    user.execute_command("ACL", "SETUSER", "ada", "on", ">secret", "~*", "&*", *rights)
+    url = f"redis://ada:secret@127.0.0.1:{host.port}/0"
+    if missing:
+        said = refusal(url)
+        assert "does not let this user do" in said and f"'{missing}'" in said
+        assert "ACL SETUSER" in said and "secret" not in said
+    else:
+        done = visit(url, "r.set('a', 1); print(r.get('a'))")
+        assert done.stdout.endswith("connected\n1\n"), done
+        assert user.keys() == []
+        user.set("yours", 1)
+        assert "/1." in refusal(url)  # though it may not ask how many databases there are
+
+
+# ---------------------------------------------------------------- being turned away
+
+
+def test_database_with_keys_is_refused_and_the_advice_works(user, host):
+    user.set("yours", "1")
+    with redis.Redis(port=host.port, db=1) as second:
+        second.set("yours", "1")
+    said = refusal(host.url)
+    assert "Database 0 of" in said and "already holds 1 keys" in said
+    advice = re.search(r"set REDIS_URL to (\S+)\.\n", said).group(1)
+    assert advice.endswith("/2")
+    assert visit(advice, "r.set('a', 1)").stdout.endswith("connected\n")
+    assert user.get("yours") == "1"
+
+
+def test_advice_may_be_database_0_or_a_socket(user, host):
+    with redis.Redis(port=host.port, db=3) as third:
+        third.set("yours", "1")
+    for url in (host.url.replace("/0", "/3"), host.unix_url.replace("db=0", "db=3")):
+        advice = re.search(r"set REDIS_URL to (\S+)\.\n", refusal(url)).group(1)
+        assert advice.endswith("0")
+        assert visit(advice).stdout.endswith("connected\n")
+
+
+def test_no_empty_database_left():
+    with server(databases=1) as host:
+        host.client().set("yours", "1")
+        assert "use another server" in refusal(host.url)
+
+
+def test_second_visit_is_refused_while_the_first_lives(user, host):
+    body = VISIT + "sys.stdout.flush(); sys.stdin.readline(); r.set('a', 1)"
+    first = subprocess.Popen(
+        script(body),
+        env=environment(REDIS_URL=host.url),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert "REDIS_URL" in first.stdout.readline()
+        assert first.stdout.readline() == "connected\n"
+        said = refusal(host.url)
+        assert "Another notebook of the lab is working in database 0" in said
+        advice = re.search(r"set REDIS_URL to (\S+)\.\n", said).group(1)
+        assert visit(advice).stdout.endswith("connected\n")
+        first.communicate("\n", timeout=20)
+        assert visit(host.url).stdout.endswith("connected\n")
+    finally:
+        first.kill()
+        first.wait()
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("redis://:hunter2wrong@127.0.0.1:{port}/0", "refused the user name or password"),
+        ("redis://eve:hunter2@127.0.0.1:{port}/0", "refused the user name or password"),
+        ("redis://127.0.0.1:{port}/0", "refused the user name or password"),
+        ("redis://:hunter2@127.0.0.1:1/0", "No Redis answers"),
+        ("redis://:hunter2@nowhere.invalid:1/0", "No Redis answers"),
+        ("unix://:hunter2@/nowhere/s?db=0", "No Redis answers"),
+        ("rediss://:hunter2@127.0.0.1:{port}/0", "No Redis answers"),
+        ("http://:hunter2@127.0.0.1:{port}/0", "not a Redis URL"),
+        ("redis:hunter2@127.0.0.1", "not a Redis URL"),
+        (":hunter2@127.0.0.1:6379", "not a Redis URL"),
+        ("redis://eve:a/hunter2@127.0.0.1:{port}/0", "not a Redis URL"),
+        ("redis://:hunter2#@127.0.0.1:{port}/0", "not a Redis URL"),
+        ("redis://[::1:hunter2@127.0.0.1:{port}/0", "not a Redis URL"),
+        ("redis://127.0.0.1:{port}/0?no_such_option=1&password=hunter2", "not a Redis URL"),
+        ("redis://:hunter2@127.0.0.1:{port}/0", "already holds"),
+    ],
+)
+def test_no_password_in_a_refusal(guarded, url, words):
+    said = refusal(url.format(port=guarded.port))
+    assert words in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:hunter2wrong@127.0.0.1:{port}/0", "redis://eve:a/hunter2@127.0.0.1:{port}/0"]
+)
+def test_no_password_in_a_traceback(guarded, url):
+    body = "from redis_lab.server import connect; connect()"
+    done = run(body, REDIS_URL=url.format(port=guarded.port))
+    assert "LabError" in done.stderr
+    assert SECRET not in done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def guarded():
+    with server(password=SECRET) as started:
+        started.client().set("yours", 1)
+        yield started
+
+
+@contextlib.contextmanager
+def stand_in(info: str):
+    """A server that answers every command with +OK, and INFO with what it is told.
+
+    It stands in for a Redis too old for the lab, which cannot be installed on a current system:
+    it shows only that the lab reads the version and says what to do.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer(connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as stream:
+            while line := stream.readline():
+                words = []
+                for _ in range(int(line[1:])):
+                    stream.readline()
+                    words.append(stream.readline().strip().upper())
+                if words[0] == b"HELLO":
+                    connection.sendall(b"%1\r\n$5\r\nproto\r\n:3\r\n")
+                elif words[0] == b"INFO":
+                    connection.sendall(b"$%d\r\n%b\r\n" % (len(info), info.encode()))
+                else:
+                    connection.sendall(b"+OK\r\n")
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=listener.accept()[:1], daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"redis://:{SECRET}@127.0.0.1:{listener.getsockname()[1]}/0"
+    finally:
+        listener.close()
+
+
+def test_too_old():
+    with stand_in("redis_version:6.0.16\r\nprocess_id:1\r\nrole:master\r\n") as url:
+        said = refusal(url)
+    assert "runs Redis 6.0.16; the lab needs 7.0 or newer" in said
+    assert SECRET not in said
+
+
+def test_read_only_replica(user, host):
+    with server(replicaof=("127.0.0.1", host.port)) as replica:
+        said = refusal(replica.url)
+        assert f"read-only replica of 127.0.0.1:{host.port}" in said
+        assert "Name that server in REDIS_URL" in said
+
+
+# ---------------------------------------------------------------- what it never runs
+
+FORBIDDEN = """
+from redis_lab import magic
+from redis_lab.wire import wire
+import redis
+
+def in_watch():
+    with r.pipeline() as p:
+        p.watch("a")
+        p.flushall()
+
+def in_wire():
+    with wire(r):
+        r.flushall()
+
+ways = {
+    "flushall": lambda: r.flushall(),
+    "flushall async": lambda: r.flushall(asynchronous=True),
+    "flushdb": lambda: r.flushdb(),
+    "config set": lambda: r.config_set("hz", 20),
+    "config resetstat": lambda: r.config_resetstat(),
+    "shutdown": lambda: r.shutdown(),
+    "debug": lambda: r.execute_command("DEBUG", "SLEEP", "0"),
+    "lower case": lambda: r.execute_command("flushall"),
+    "bytes": lambda: r.execute_command(b"flushall"),
+    "bytes in two": lambda: r.execute_command(b"config", b"set", "hz", "20"),
+    "one string": lambda: r.execute_command("config  set", "hz", "20"),
+    "padded": lambda: r.execute_command(" flushall "),
+    "another database": lambda: r.execute_command("SELECT", 1),
+    "swapdb": lambda: r.swapdb(0, 1),
+    "replicaof": lambda: r.replicaof("127.0.0.1", 1),
+    "plain pipeline": lambda: r.pipeline(transaction=False).set("a", 1).flushall().execute(),
+    "MULTI": lambda: r.pipeline().set("a", 1).flushdb().execute(),
+    "in WATCH": in_watch,
+    "another client": lambda: connect(quiet=True, decode_responses=False).flushall(),
+    "single connection": lambda: r.client().flushall(),
+    "while watched by wire": in_wire,
+}
+
+for way, send in ways.items():
+    try:
+        send()
+        print("not refused:", way)
+    except LabError as error:
+        assert "lab.server()" in str(error), error
+
+shown = magic.run(r, "FLUSHALL\\nconfig set hz 20\\nDEBUG SLEEP 0\\nMULTI\\nflushdb\\nEXEC\\n")
+print(shown.count("(refused) "), "refused by the magic")
+"""
+
+
+def test_forbidden_commands_never_arrive(user, host):
+    with redis.Redis(port=host.port, db=1) as second:
+        second.set("yours", "1")
+    done = visit(host.url, FORBIDDEN)
+    assert done.stderr == ""
+    assert "not refused" not in done.stdout
+    assert done.stdout.endswith("4 refused by the magic\n")
+    arrived = {name.removeprefix("cmdstat_").upper() for name in user.info("commandstats")}
+    own = {"FLUSHALL", "CONFIG|RESETSTAT"}  # `user` sent these before the counts were reset
+    suspects = ("FLUSH", "SHUTDOWN", "DEBUG", "CONFIG|SET", "SWAPDB", "REPLICAOF")
+    assert [n for n in arrived - own if n.startswith(suspects)] == []
+    assert user.info("commandstats").get("cmdstat_flushall", {"calls": 0})["calls"] == 0
+
+
+def test_malformed_commands_get_the_servers_own_error(user, host):
+    body = """
+import redis
+for words in (["EVAL", "return 1", "many"], ["EVAL"], ["EVAL", "return 1", "-1"], ["MSET"],
+              ["SET"], ["SORT", "a", "STORE"], ["FCALL", "f", "9", "k"], ["XGROUP", "CREATE"],
+              ["GEORADIUS", "a"], ["EVAL", "return 1", "99999999999"]):
+    try:
+        print("answered", r.execute_command(*words))
+    except redis.ResponseError as error:
+        print("ResponseError")
+"""
+    done = visit(host.url, body)
+    assert done.stdout.endswith("connected\n" + "ResponseError\n" * 10), done
+
+
+# ---------------------------------------------------------------- what it leaves behind
+
+# Each line writes to keys whose names begin with `w`, and may read or move those with `f`.
+WRITES = """
+r.set("w:set", 1)
+r.execute_command("set", b"w:bytes", 1)
+r.execute_command("SET", memoryview(b"w:view"), 1)
+r.execute_command("SET", 7, 1)
+r.mset({"w:mset1": 1, "w:mset2": 2})
+r.pipeline(transaction=False).set("w:p1", 1).incr("w:p2").execute()
+r.pipeline().set("w:m1", 1).hset("w:m2", "a", 1).execute()
+r.eval("redis.call('SET', KEYS[1], 1) redis.call('SET', KEYS[2], 1)", 2, "w:ev1", "w:ev2")
+r.register_script("redis.call('SET', KEYS[1], ARGV[1])")(keys=["w:evsha"], args=["f:arg"])
+r.execute_command("EVAL", "redis.call('SET', KEYS[1], 1)", b"1", "w:ev3")
+r.bitop("OR", "w:bitop", "f:string")
+r.zunionstore("w:zunion", ["f:zset"])
+r.zrangestore("w:zrange", "f:zset", 0, -1)
+r.sunionstore("w:sunion", "f:set")
+r.xgroup_create("w:xgroup", "g", mkstream=True)
+r.xadd("w:xadd", {"a": 1})
+r.copy("f:string", "w:copy")
+r.set("w:before", 1); r.rename("w:before", "w:after")
+r.sort("f:list", store="w:sort")
+r.geosearchstore("w:geo", "f:geo", longitude=0, latitude=0, radius=9, unit="km")
+r.execute_command("GEORADIUS", "f:geo", 0, 0, 9, "km", "STORE", "w:georadius")
+r.lmove("f:list", "w:lmove"); r.smove("f:set", "w:smove", "a")
+r.pfmerge("w:pfmerge", "f:hll")
+r.restore("w:restore", 0, r.dump("f:string"))
+r.execute_command("FCALL", "put", 1, "w:fcall")
+r.setbit("w:bit", 9, 1); r.append("w:append", "a"); r.lpush("w:list", 1); r.sadd("w:sadd", 1)
+r.zadd("w:zadd", {"a": 1}); r.geoadd("w:geoadd", (0, 0, "a")); r.pfadd("w:pfadd", "a")
+r.getex("f:string"); r.expire("f:string", 100); r.persist("f:string")
+r.lpop("f:list"); r.spop("f:set"); r.zpopmin("f:zset"); r.getdel("f:gone")
+r.delete("f:deleted"); r.pfcount("f:hll"); r.zmpop(1, ["f:zset"], min=True)
+from redis_lab import magic
+magic.run(r, "SET w:magic 1\\nMULTI\\nLPUSH w:queued 1\\nEXEC")
+"""
+WRITTEN = {"7", *re.findall(r"\bw:\w+", WRITES)} - {"w:before"}
+FOREIGN = {"f:string", "f:zset", "f:set", "f:list", "f:geo", "f:hll"}
+
+
+def furnish(user: redis.Redis) -> None:
+    user.set("f:string", "1")
+    user.zadd("f:zset", {m: 1 for m in "abcd"})
+    user.sadd("f:set", *"abcd")
+    user.rpush("f:list", 1, 2, 3, 4)
+    user.geoadd("f:geo", (0, 0, "a"))
+    user.pfadd("f:hll", "a")
+    user.mset({"f:gone": 1, "f:deleted": 1})
+    user.function_load(
+        "#!lua name=putting\n"
+        "redis.register_function('put', function(keys) redis.call('SET', keys[1], 1) end)",
+        replace=True,
+    )
+
+
+# The database must be empty when the visit begins, so its owner comes back meanwhile.
+MEANWHILE = "print('ready', flush=True); sys.stdin.readline()\n"
+
+
+@pytest.mark.parametrize("how", ["at exit", "clean_up", "after an exception"])
+def test_exactly_what_it_wrote_is_removed(user, host, how):
+    last = {
+        "at exit": "",
+        "clean_up": "clean_up(r); print(sorted(r.keys('*')), flush=True); sys.stdin.readline()",
+        "after an exception": "raise RuntimeError",
+    }[how]
+    show = "print(sorted(r.keys('*')), flush=True); sys.stdin.readline()\n"
+    process = subprocess.Popen(
+        script(VISIT + MEANWHILE + WRITES + show + last),
+        env=environment(REDIS_URL=host.url),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while process.stdout.readline() != "ready\n":
+            assert process.poll() is None, process.stderr.read()
+        furnish(user)
+        answer(process)
+        assert set(literal_eval(process.stdout.readline())) == WRITTEN | FOREIGN
+        user.set("f:meanwhile", 1)
+        answer(process)
+        if how == "clean_up":
+            assert set(literal_eval(process.stdout.readline())) == FOREIGN | {"f:meanwhile"}
+            answer(process)
+        process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert set(user.keys()) == FOREIGN | {"f:meanwhile"}
+
+
+def answer(process: subprocess.Popen) -> None:
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_a_forked_child_does_not_clean_up(user, host):
+    body = """
+import os
+r.set("a", 1)
+child = os.fork()
+if not child:
+    sys.exit(0)
+os.waitpid(child, 0)
+print(r.get("a"))
+"""
+    assert visit(host.url, body).stdout.endswith("connected\n1\n")
+    assert user.keys() == []
+
+
+def test_the_servers_own_table_of_commands_is_read(host):
+    """Every command that the server marks as writing to a key it names at a fixed place."""
+    with host.client() as client:
+        guest = Guest(client)
+        for protocol in (2, 3):
+            with host.client(protocol=protocol) as other:
+                assert Guest(other).table == guest.table
+        assert {"SET", "MSET", "EVAL", "XGROUP CREATE", "COPY", "SORT"} <= set(guest.table)
+        assert not {"GET", "DEL", "ZMPOP", "PFCOUNT", "XGROUP DESTROY"} & set(guest.table)
+        for key, command in (("t", ("SET", "t", 1)), ("d", ("BITOP", "AND", "d", "s"))):
+            guest.see(command)
+            assert guest.written == {key.encode()}
+            guest.written.clear()
+        with pytest.raises(LabError, match="never run on a server"):
+            guest.see(("FLUSHALL",))

@@ -1,0 +1,164 @@
+"""The rules that every lesson keeps."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from redis_lab import notebooks
+
+ROOT = notebooks.folder()
+LESSONS = notebooks.find()
+KNOWN_TAGS = {"nbval-ignore-output", "exercise", "solution"}
+HEADINGS = (
+    *("## By the end you will be able to", "## Predict", "## Measure", "## Explain"),
+    *("## Break it", "## When not to", "## Your turn", "## What you saw"),
+)
+MACHINE_PATHS = re.compile(r"/(home|root|tmp|Users|private|var/folders|work)/|[A-Z]:\\\\|file://")
+LONGEST_CELL, LONGEST_LINE = 30, 100
+
+
+@pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
+def lesson(request: pytest.FixtureRequest) -> nbformat.NotebookNode:
+    notebook = nbformat.read(request.param, as_version=4)
+    nbformat.validate(notebook)
+    notebook.path = request.param
+    return notebook
+
+
+def code(lesson: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in lesson.cells if cell.cell_type == "code"]
+
+
+def prose(lesson: nbformat.NotebookNode) -> list[str]:
+    return [cell.source for cell in lesson.cells if cell.cell_type == "markdown"]
+
+
+def tags(cell: nbformat.NotebookNode) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
+def text_of(cell: nbformat.NotebookNode) -> str:
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def bullets(lesson: nbformat.NotebookNode, heading: str) -> list[str]:
+    section = next(text for text in prose(lesson) if heading in text).split(heading)[1]
+    return re.findall(r"^- .+", section.split("\n## ")[0], flags=re.M)
+
+
+def test_there_are_lessons() -> None:
+    assert len(LESSONS) >= 4
+
+
+def test_every_code_cell_was_executed_in_order(lesson) -> None:
+    assert [cell.execution_count for cell in code(lesson)] == list(range(1, len(code(lesson)) + 1))
+    assert not [o for cell in code(lesson) for o in cell.outputs if o.output_type == "error"]
+
+
+def test_anatomy(lesson) -> None:
+    text = "\n\n".join(prose(lesson))
+    assert re.match(r"# \S.*\n\n\*\S.*\*\n\n\*\*Time:\*\* \d+ minutes · \*\*Before:\*\* .+ · "
+                    r"\*\*Next:\*\* .+", prose(lesson)[0])  # fmt: skip
+    places = [re.search(rf"^{re.escape(heading)}", text, flags=re.M) for heading in HEADINGS]
+    missing = [heading for heading, place in zip(HEADINGS, places, strict=True) if place is None]
+    assert not missing
+    starts = [place.start() for place in places]
+    assert starts == sorted(starts), "the parts of a lesson come in another order"
+    assert "**Read on:**" in prose(lesson)[-1] and "**Next:**" in prose(lesson)[-1]
+    setup = code(lesson)[0].source
+    assert "import redis_lab as lab" in setup and "r = lab.connect()" in setup
+    assert "lab.clean_up(r)" in code(lesson)[-1].source
+
+
+def test_the_summary_mirrors_the_promise(lesson) -> None:
+    promised = bullets(lesson, "## By the end you will be able to")
+    assert 3 <= len(promised) <= 5
+    assert len(bullets(lesson, "## What you saw")) == len(promised)
+
+
+def test_ignored_outputs_have_a_reason(lesson) -> None:
+    ignored = [cell for cell in code(lesson) if "nbval-ignore-output" in tags(cell)]
+    assert all(cell.metadata.get("reason") for cell in ignored)
+    assert len(ignored) < 0.5 * len(code(lesson)), "a lesson mostly ignored is not validated"
+    for cell in ignored:
+        print(f"{lesson.path.stem}: {cell.metadata.reason}: {cell.source.splitlines()[0][:60]}")
+
+
+def test_measurements_are_followed_by_claims(lesson) -> None:
+    """After the last figure of measured times, some claim must say what it showed."""
+    cells = code(lesson)
+    compared = [k for k, cell in enumerate(cells) if "lab.lesson.figure_of" in cell.source]
+    claimed = [k for k, cell in enumerate(cells) if "lab.claim(" in cell.source]
+    assert compared and claimed and max(compared) < max(claimed)
+    for cell in cells:
+        assert not ("lab.claim(" in cell.source and "nbval-ignore-output" in tags(cell))
+
+
+def test_tags_are_known(lesson) -> None:
+    for cell in lesson.cells:
+        assert tags(cell) <= KNOWN_TAGS
+
+
+def test_exercises_fail_as_they_stand_and_solutions_pass(lesson) -> None:
+    cells = code(lesson)
+    exercises = [k for k, cell in enumerate(cells) if "exercise" in tags(cell)]
+    assert len(exercises) >= 2
+    assert sum("solution" in tags(cell) for cell in cells) == len(exercises)
+    for k in exercises:
+        assert "lab.check(" in cells[k].source
+        assert text_of(cells[k]).startswith("✗ not yet: ")
+        assert "solution" in tags(cells[k + 1])
+        assert cells[k + 1].metadata["jupyter"]["source_hidden"]
+        assert text_of(cells[k + 1]).startswith("✓ ")
+        assert cells[k].source.splitlines()[-1].split("(")[1] == (
+            cells[k + 1].source.splitlines()[-1].split("(")[1]
+        ), "exercise and solution are not held by the same check"
+
+
+def test_cells_are_short(lesson) -> None:
+    for cell in code(lesson):
+        lines = cell.source.splitlines()
+        assert len(lines) <= LONGEST_CELL, lines[0]
+        assert max(map(len, lines)) <= LONGEST_LINE, max(lines, key=len)
+
+
+def test_links_lead_somewhere(lesson) -> None:
+    for text in prose(lesson):
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if not target.startswith("https://"):
+                assert (lesson.path.parent / target.split("#")[0]).resolve().exists(), target
+
+
+def test_no_machine_paths_and_no_shell(lesson) -> None:
+    raw = lesson.path.read_text()
+    assert not MACHINE_PATHS.findall(raw)
+    for cell in code(lesson):
+        assert not re.search(r"^\s*[!%](?!%redis)", cell.source, flags=re.M)
+
+
+def test_the_table_of_lessons_is_complete() -> None:
+    table = (ROOT / "00_start_here.ipynb").read_text() + (ROOT.parent / "README.md").read_text()
+    for path in LESSONS[1:]:
+        assert table.count(path.relative_to(ROOT).as_posix()) >= 2
+
+
+def test_the_sanitizer_applies() -> None:
+    from nbval.plugin import get_sanitize_patterns
+
+    patterns = get_sanitize_patterns(
+        (Path(__file__).parent / "nbval_sanitize.cfg").read_text()
+    )
+    (pattern, replacement), *_ = patterns
+    for line in ("Valkey 9.1.2 (speaks Redis 7.2), embedded, TCP loopback · no", "Redis 7.0.15, x"):
+        assert re.sub(pattern, replacement, line) == "SERVER"
+
+
+def test_handouts_have_no_solutions(lesson) -> None:
+    copy = nbformat.reads(notebooks.without_solutions(lesson.path), as_version=4)
+    kept = [cell.source for cell in copy.cells]
+    assert not any("solution" in tags(cell) for cell in copy.cells)
+    assert all(cell.source in kept for cell in code(lesson) if "exercise" in tags(cell))

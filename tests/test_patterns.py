@@ -1,0 +1,428 @@
+"""The finished patterns: their contracts under concurrency, crashes and restarts."""
+
+from __future__ import annotations
+
+import doctest
+import multiprocessing
+import os
+import random
+import signal
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
+
+import pytest
+import redis
+
+from redis_lab.errors import LabError
+from redis_lab.patterns import cache, counter
+from redis_lab.patterns.cache import CacheAside
+from redis_lab.patterns.counter import ExpiringCounter
+from redis_lab.server import binary_on_path, cluster, embedded_binary, server
+from redis_lab.wire import wire
+
+KINDS = [k for k, found in (("path", binary_on_path()), ("embedded", embedded_binary())) if found]
+FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="these processes are forked")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def lab(request):
+    with server(kind=request.param) as started:
+        yield started
+
+
+@pytest.fixture
+def r(lab):
+    with lab.client() as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    with cluster(3) as three:
+        yield three
+
+
+def without_ttl(client: redis.Redis) -> list[str]:
+    return [key for key in client.scan_iter() if client.ttl(key) == -1]
+
+
+def in_processes(target, jobs: list[tuple]) -> list[multiprocessing.Process]:
+    """Fork one process a job; each must make its own client."""
+    fork = multiprocessing.get_context("fork")
+    started = [fork.Process(target=target, args=job, daemon=True) for job in jobs]
+    for process in started:
+        process.start()
+    return started
+
+
+@pytest.mark.parametrize("module", [counter, cache])
+def test_doctests(module, r):
+    result = doctest.testmod(module, extraglobs={"r": r})
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+# ---------------------------------------------------------------- ExpiringCounter
+
+
+def test_window_starts_with_the_first_hit_and_is_not_prolonged(r):
+    hits = ExpiringCounter(r, "c", ttl_s=1)
+    assert [hits.hit("a"), hits.hit("a"), hits.hit("b")] == [1, 2, 1]
+    ends = r.pexpiretime("c:a")
+    assert hits.hit("a") == 3
+    assert r.pexpiretime("c:a") == ends
+    time.sleep(max(0, ends / 1000 - time.time()) + 0.05)
+    assert hits.hit("a") == 1
+
+
+def test_hit_costs_one_round_trip(r):
+    hits = ExpiringCounter(r, "c", ttl_s=60)
+    with wire(r) as w:
+        hits.hit("a")
+    assert w.round_trips == 1
+    assert sorted(w.by_command) == ["EXEC", "EXPIRE", "INCRBY", "MULTI"]
+    assert w.commands == 4
+
+
+def test_counts_of_threads_are_distinct(r):
+    hits = ExpiringCounter(r, "c", ttl_s=60)
+    with ThreadPoolExecutor(8) as pool:
+        counts = list(pool.map(lambda _: hits.hit("a"), range(8 * 200)))
+    assert sorted(counts) == list(range(1, 8 * 200 + 1))
+    assert without_ttl(r) == []
+
+
+def hit_and_tell(url: str, times: int, pipe) -> None:
+    hits = ExpiringCounter(redis.Redis.from_url(url), "c", ttl_s=60)
+    pipe.send([hits.hit("a") for _ in range(times)])
+
+
+@FORK
+def test_counts_of_processes_are_distinct(lab, r):
+    receive, send = zip(*(multiprocessing.Pipe(duplex=False) for _ in range(4)), strict=True)
+    processes = in_processes(hit_and_tell, [(lab.url, 200, pipe) for pipe in send])
+    counts = [count for pipe in receive for count in pipe.recv()]
+    for process in processes:
+        process.join(10)
+    assert sorted(counts) == list(range(1, 801))
+
+
+def hit_for_ever(url: str, prefix: str) -> None:
+    hits = ExpiringCounter(redis.Redis.from_url(url), prefix, ttl_s=60)
+    for n in range(10**9):
+        hits.hit(str(n))  # each hit is a key's first one
+
+
+@FORK
+def test_a_killed_process_leaves_no_key_without_ttl(lab, r):
+    chance = random.Random(1)
+    for kill in range(30):
+        [process] = in_processes(hit_for_ever, [(lab.url, f"k{kill}")])
+        prefix = f"k{kill}:0"
+        deadline = time.monotonic() + 10
+        while not r.exists(prefix) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.01))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    assert r.dbsize() > 30
+    assert without_ttl(r) == []
+
+
+def test_the_naive_counter_would_fail_that_test(r):
+    """What the pattern prevents is real: a crash between the two commands leaves no TTL."""
+    r.incr("c:a")  # and here the process dies
+    assert without_ttl(r) == ["c:a"]
+    assert ExpiringCounter(r, "c", ttl_s=60).hit("a") == 2
+    assert without_ttl(r) == []  # the pattern even mends such a key
+
+
+@pytest.mark.parametrize(("prefix", "ttl_s"), [("", 60), ("c", 0), ("c", -1), ("c", 0.5)])
+def test_counter_refuses_what_cannot_work(r, prefix, ttl_s):
+    with pytest.raises(LabError, match="TTL of at least one second"):
+        ExpiringCounter(r, prefix, ttl_s)
+
+
+def test_counter_on_a_cluster(nodes):
+    with nodes.client() as client:
+        hits = ExpiringCounter(client, "counter", ttl_s=60)
+        for n in range(20):
+            assert [hits.hit(str(n)), hits.hit(str(n))] == [1, 2]
+            assert 0 < client.ttl(f"counter:{n}") <= 60
+
+
+# ---------------------------------------------------------------- CacheAside
+
+
+class Source:
+    """One row with a version, as a database would hold it."""
+
+    def __init__(self) -> None:
+        self.version, self.loads = 1, 0
+
+    def load(self, key: str) -> tuple[int, object]:
+        self.loads += 1
+        return self.version, f"{key} of {self.version}"
+
+
+def test_hit_miss_and_their_round_trips(r):
+    source = Source()
+    cached = CacheAside(r, "p", source.load)
+    cached.get("warm the script cache")
+    cached.invalidate("warm the script cache", 1)
+    costs = []
+    for act in (cached.get, cached.get, lambda key: cached.invalidate(key, 2), cached.get):
+        with wire(r) as w:
+            act("a")
+        costs.append((w.round_trips, w.commands))
+    assert costs == [(2, 2), (1, 1), (1, 1), (2, 2)]
+    assert (cached.hits, cached.misses) == (1, 3)
+    assert source.loads == 3
+
+
+@pytest.mark.parametrize("value", [None, 0, "", False, [], {"a": [1, None, "ü"]}, 1.5, "x" * 10**6])
+@pytest.mark.parametrize("decode", [True, False])
+def test_values_survive(lab, r, value, decode):
+    with lab.client(decode_responses=decode) as client:
+        cached = CacheAside(client, "p", lambda key: (1, value))
+        assert [cached.get("a"), cached.get("a")] == [value, value]
+        assert (cached.hits, cached.misses) == (1, 1)
+
+
+def test_what_is_missing_is_cached_for_its_own_time(r):
+    cached = CacheAside(r, "p", lambda key: (1, None), ttl_s=300, missing_ttl_s=30)
+    assert cached.get("a") is None and cached.get("a") is None
+    assert (cached.hits, cached.misses) == (1, 1)
+    assert 26_000 < r.pttl("p:a") <= 30_000
+
+
+def test_ttl_is_always_set_and_spread_by_a_tenth(r):
+    cached = CacheAside(r, "p", lambda key: (1, key), ttl_s=100)
+    ttls_ms = []
+    for n in range(200):
+        cached.get(str(n))
+        ttls_ms.append(r.pttl(f"p:{n}"))
+    assert 89_000 <= min(ttls_ms) < 92_000  # a second for a slow machine
+    assert 98_000 < max(ttls_ms) <= 100_000
+    cached.invalidate("never read", 1)
+    assert without_ttl(r) == []
+
+
+def test_an_expired_value_is_loaded_again(r):
+    source = Source()
+    cached = CacheAside(r, "p", source.load, ttl_s=0.05)
+    cached.get("a")
+    time.sleep(0.1)
+    cached.get("a")
+    assert source.loads == 2
+
+
+def test_older_announcement_does_not_undo_a_newer_one(r):
+    source = Source()
+    cached = CacheAside(r, "p", source.load)
+    source.version = 9
+    cached.invalidate("a", 9)
+    cached.invalidate("a", 3)
+    late = CacheAside(r, "p", lambda key: (8, "old"))
+    late.get("a")
+    assert cached.get("a") == "a of 9"
+
+
+def interleavings(*lengths: int):
+    """Every order of the steps of several actors that keeps each actor's own order."""
+    if len(lengths) == 1:
+        yield [0] * lengths[0]
+        return
+    rest = sum(lengths[1:])
+    for places in combinations(range(lengths[0] + rest), lengths[0]):
+        for others in interleavings(*lengths[1:]):
+            following = iter(others)
+            yield [0 if at in places else 1 + next(following) for at in range(lengths[0] + rest)]
+
+
+class Stepwise:
+    """A thread that does its action one step at a time, so that a test can order the steps.
+
+    The action calls `pause()` between two steps.
+    """
+
+    def __init__(self, action) -> None:
+        self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self.run, args=(action,), daemon=True)
+        self.thread.start()
+
+    def run(self, action) -> None:
+        self.go.acquire()
+        try:
+            action(self.pause)
+        except BaseException as error:
+            self.error = error
+        self.done.release()
+
+    def pause(self) -> None:
+        self.done.release()
+        self.go.acquire()
+
+    def step(self) -> None:
+        self.go.release()
+        assert self.done.acquire(timeout=10)
+        if self.error:
+            raise self.error
+
+
+@pytest.mark.parametrize("start", ["cold", "announced"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_no_interleaving_leaves_an_old_value(r, start, missing):
+    """Two readers of three steps (look, load, store) and a writer of two (commit, announce)."""
+    orders = list(interleavings(3, 3, 2))
+    assert len(orders) == 560
+    naive_would_be_stale = 0
+    for number, order in enumerate(orders):
+        key, row = str(number), [1]
+
+        def read(pause, key=key, row=row):
+            def load(_):
+                pause()  # between looking and loading
+                version = row[0]
+                pause()  # between loading and storing
+                return version, None if missing and version == 1 else version
+
+            CacheAside(r, "p", load).get(key)
+
+        def write(pause, key=key, row=row):
+            row[0] = 2
+            pause()
+            CacheAside(r, "p", None).invalidate(key, 2)
+
+        if start == "announced":
+            CacheAside(r, "p", None).invalidate(key, 1)
+        actors = [Stepwise(read), Stepwise(read), Stepwise(write)]
+        left, announced, steps = [3, 3, 2], False, [[], [], []]
+        for place, actor in enumerate(order):
+            if left[actor] and actors[actor].thread.is_alive():
+                actors[actor].step()
+            steps[actor].append(place)
+            left[actor] -= 1
+            announced = announced or (actor == 2 and left[2] == 0)
+            if announced:
+                stored = r.hget(f"p:{key}", "value")
+                assert stored in (None, "2"), order
+        loaded, stored_at = [s[1] for s in steps[:2]], [s[2] for s in steps[:2]]
+        commit, announce = steps[2]
+        naive_would_be_stale += any(
+            load < commit and announce < store
+            for load, store in zip(loaded, stored_at, strict=True)
+        )
+        assert CacheAside(r, "p", lambda _, row=row: (row[0], row[0])).get(key) == 2
+    assert naive_would_be_stale > 50  # the orders that plain cache-aside fails are among them
+
+
+def write_rows(url: str, path: str, floor, stop) -> None:
+    """Update each of a few rows again and again, announce it, then say that it is announced."""
+    rows = sqlite3.connect(path, timeout=30, isolation_level=None)
+    cached = CacheAside(redis.Redis.from_url(url), "row", None)
+    for version in range(2, 10**9):
+        if stop.is_set():
+            return
+        for key in range(len(floor)):
+            rows.execute("UPDATE row SET version = ? WHERE id = ?", (version, key))
+            cached.invalidate(str(key), version)
+            floor[key] = version
+
+
+def read_rows(url: str, path: str, floor, stop, pipe) -> None:
+    rows = sqlite3.connect(path, timeout=30, isolation_level=None)
+
+    def load(key: str) -> tuple[int, int]:
+        [version] = rows.execute("SELECT version FROM row WHERE id = ?", (key,)).fetchone()
+        time.sleep(chance.uniform(0, 0.002))  # room for the writer to overtake
+        return version, version
+
+    chance = random.Random(os.getpid())
+    cached = CacheAside(redis.Redis.from_url(url), "row", load)
+    stale = 0
+    while not stop.is_set():
+        key = chance.randrange(len(floor))
+        at_least = floor[key]  # announced before this read began
+        stale += cached.get(str(key)) < at_least
+    pipe.send((stale, cached.hits, cached.misses))
+
+
+@FORK
+def test_no_stale_read_between_processes(lab, r, tmp_path):
+    path = str(tmp_path / "rows.db")
+    with sqlite3.connect(path) as rows:
+        rows.execute("PRAGMA journal_mode = wal")
+        rows.execute("CREATE TABLE row (id INTEGER PRIMARY KEY, version INTEGER)")
+        rows.executemany("INSERT INTO row VALUES (?, 1)", [(k,) for k in range(3)])
+    rows.close()
+    fork = multiprocessing.get_context("fork")
+    floor, stop = fork.Array("q", [1] * 3), fork.Event()
+    receive, send = zip(*(multiprocessing.Pipe(duplex=False) for _ in range(3)), strict=True)
+    processes = in_processes(write_rows, [(lab.url, path, floor, stop)])
+    processes += in_processes(read_rows, [(lab.url, path, floor, stop, pipe) for pipe in send])
+    time.sleep(3)
+    stop.set()
+    told = [pipe.recv() for pipe in receive]
+    for process in processes:
+        process.join(10)
+    assert [stale for stale, _, _ in told] == [0, 0, 0]
+    assert min(hits for _, hits, _ in told) > 0
+    assert min(misses for _, _, misses in told) > 10
+    assert min(floor) > 10
+
+
+def test_a_read_that_begins_after_invalidate_never_gets_a_load_from_before(r):
+    """The reader that stores too late still returns what it loaded: its read began earlier."""
+    row = [1]
+
+    def overtaken(key):
+        version = row[0]
+        row[0] = 2
+        CacheAside(r, "p", None).invalidate(key, 2)
+        return version, version
+
+    assert CacheAside(r, "p", overtaken).get("a") == 1
+    assert CacheAside(r, "p", lambda key: (row[0], row[0])).get("a") == 2
+
+
+def test_survives_a_restart_in_the_middle():
+    with server() as own, own.client() as client:
+        source = Source()
+        cached = CacheAside(client, "p", source.load)
+        hits = ExpiringCounter(client, "c", ttl_s=60)
+        assert (cached.get("a"), hits.hit("a")) == ("a of 1", 1)
+        own.restart()  # the scripts are gone with everything else
+        assert client.script_exists(cached._store.sha) == [False]
+        assert (cached.get("a"), hits.hit("a")) == ("a of 1", 1)
+        own.restart()
+        source.version = 2
+        cached.invalidate("a", 2)
+        assert cached.get("a") == cached.get("a") == "a of 2"
+        client.script_flush()
+        cached.invalidate("a", 3)
+        assert without_ttl(client) == []
+
+
+def test_cache_on_a_cluster(nodes):
+    source = Source()
+    with nodes.client() as client:
+        cached = CacheAside(client, "cached", source.load)
+        for n in range(30):
+            assert cached.get(str(n)) == cached.get(str(n)) == f"{n} of 1"
+        assert (cached.hits, cached.misses) == (30, 30)
+        source.version = 2
+        for n in range(30):
+            cached.invalidate(str(n), 2)
+            assert cached.get(str(n)) == f"{n} of 2"
+
+
+@pytest.mark.parametrize("bad", [{"prefix": ""}, {"ttl_s": 0}, {"ttl_s": -1}, {"missing_ttl_s": 0}])
+def test_cache_refuses_what_cannot_work(r, bad):
+    with pytest.raises(LabError, match="a prefix and positive times"):
+        CacheAside(r, **{"prefix": "p", "load": lambda key: (1, key), **bad})
