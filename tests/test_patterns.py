@@ -117,28 +117,42 @@ def hit_for_ever(url: str, prefix: str) -> None:
         hits.hit(str(n))  # each hit is a key's first one
 
 
+def hit_naively_for_ever(url: str, prefix: str) -> None:
+    client = redis.Redis.from_url(url)
+    for n in range(10**9):
+        if client.incr(f"{prefix}:{n}") == 1:
+            client.expire(f"{prefix}:{n}", 60)
+
+
+def kill_while_hitting(lab, r, target, prefix: str, chance: random.Random) -> None:
+    """Start a process that hits, and kill it at a random moment once it is at it."""
+    [process] = in_processes(target, [(lab.url, prefix)])
+    deadline = time.monotonic() + 10
+    while not r.exists(f"{prefix}:0") and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(chance.uniform(0, 0.01))
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+
+
 @FORK
 def test_a_killed_process_leaves_no_key_without_ttl(lab, r):
     chance = random.Random(1)
     for kill in range(30):
-        [process] = in_processes(hit_for_ever, [(lab.url, f"k{kill}")])
-        prefix = f"k{kill}:0"
-        deadline = time.monotonic() + 10
-        while not r.exists(prefix) and time.monotonic() < deadline:
-            time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.01))
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        kill_while_hitting(lab, r, hit_for_ever, f"k{kill}", chance)
     assert r.dbsize() > 30
     assert without_ttl(r) == []
 
 
-def test_the_naive_counter_would_fail_that_test(r):
-    """What the pattern prevents is real: a crash between the two commands leaves no TTL."""
-    r.incr("c:a")  # and here the process dies
-    assert without_ttl(r) == ["c:a"]
-    assert ExpiringCounter(r, "c", ttl_s=60).hit("a") == 2
-    assert without_ttl(r) == []  # the pattern even mends such a key
+@FORK
+def test_a_killed_naive_process_does_leave_one(lab, r):
+    """So the test above would notice."""
+    chance = random.Random(2)
+    for kill in range(100):
+        kill_while_hitting(lab, r, hit_naively_for_ever, f"k{kill}", chance)
+        if without_ttl(r):
+            return
+    pytest.fail("a hundred kills never fell between INCR and EXPIRE")
 
 
 @pytest.mark.parametrize(("prefix", "ttl_s"), [("", 60), ("c", 0), ("c", -1), ("c", 0.5)])
@@ -253,6 +267,7 @@ class Stepwise:
     def __init__(self, action) -> None:
         self.go, self.done = threading.Semaphore(0), threading.Semaphore(0)
         self.error: BaseException | None = None
+        self.ended = False
         self.thread = threading.Thread(target=self.run, args=(action,), daemon=True)
         self.thread.start()
 
@@ -262,6 +277,7 @@ class Stepwise:
             action(self.pause)
         except BaseException as error:
             self.error = error
+        self.ended = True
         self.done.release()
 
     def pause(self) -> None:
@@ -269,6 +285,9 @@ class Stepwise:
         self.go.acquire()
 
     def step(self) -> None:
+        """Do the next step, if there is one: a reader that hits has only the first."""
+        if self.ended:
+            return
         self.go.release()
         assert self.done.acquire(timeout=10)
         if self.error:
@@ -286,13 +305,13 @@ def test_no_interleaving_leaves_an_old_value(r, start, missing):
         key, row = str(number), [1]
 
         def read(pause, key=key, row=row):
-            def load(_):
+            def load(_, row=row):
                 pause()  # between looking and loading
                 version = row[0]
                 pause()  # between loading and storing
                 return version, None if missing and version == 1 else version
 
-            CacheAside(r, "p", load).get(key)
+            CacheAside(r, "p", load).get(key)  # noqa: B023  called while this turn lasts
 
         def write(pause, key=key, row=row):
             row[0] = 2
@@ -304,8 +323,7 @@ def test_no_interleaving_leaves_an_old_value(r, start, missing):
         actors = [Stepwise(read), Stepwise(read), Stepwise(write)]
         left, announced, steps = [3, 3, 2], False, [[], [], []]
         for place, actor in enumerate(order):
-            if left[actor] and actors[actor].thread.is_alive():
-                actors[actor].step()
+            actors[actor].step()
             steps[actor].append(place)
             left[actor] -= 1
             announced = announced or (actor == 2 and left[2] == 0)

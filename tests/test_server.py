@@ -315,6 +315,7 @@ def test_ctrl_c_does_not_reach_the_server():
         assert process.stdout.readline() == "ready\n"
         os.killpg(process.pid, signal.SIGINT)
         assert process.stdout.readline() == "interrupted\n"
+        time.sleep(0.5)  # a server that was told to shut down takes a tenth of a second
         process.stdin.write("look\n")
         process.stdin.flush()
         assert process.stdout.readline() == "True\n"

@@ -31,8 +31,9 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 class CacheAside:
     """Read through a cache in front of a slower source, and invalidate on update.
 
-    `load(key)` returns `(version, value)`: a number that rises with every update, and anything
-    JSON can hold, or None where there is no such thing. None is cached too, for `missing_ttl_s`.
+    `load(key)` returns `(version, value)`: a whole number below 2**53 (Lua's numbers are doubles)
+    that rises with every update, and anything JSON can hold, or None where there is no such thing.
+    None is cached too, for `missing_ttl_s`.
 
     Contract: once `invalidate(key, version)` has returned, `get(key)` never again returns a value
     older than `version`, however reads, loads and writes interleave, as long as a load takes less
