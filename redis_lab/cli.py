@@ -29,27 +29,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 out = Console()
+INTERRUPTED = 130
 
 
 def main() -> None:
     """Run a command; a LabError becomes one line and exit code 1, Ctrl-C exit code 130."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except LabError as error:
         Console(stderr=True).print(
             f"redis-lab: {error}", style="red", highlight=False, markup=False
         )
         sys.exit(1)
-    except typer.Exit as leaving:
-        sys.exit(leaving.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        Console(stderr=True).print("\nStopped. What was measured so far is kept.")
-        sys.exit(130)
+        code = INTERRUPTED
     except Exception as error:
         if hasattr(error, "show"):  # click's own usage errors know how to show themselves
             error.show()
             sys.exit(getattr(error, "exit_code", 2))
         raise
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code, older ones into Abort
+        Console(stderr=True).print("\nStopped. What was measured so far is kept.")
+    sys.exit(code)
 
 
 def table(title: str, heads: list[str], rows: list[list[str]]) -> None:

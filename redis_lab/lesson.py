@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from .bench import effort_name
+import redis
+
+from .bench import Comparison, effort_name
 from .errors import LabError
-from .plots import png, write
-from .results import Result, save
+from .plots import FIGURES, png, write
+from .results import Result, of, save
 
 
 class ClaimFailed(AssertionError):
@@ -51,9 +53,9 @@ class Revealed:
         self.rows = [
             (
                 name.replace("_", " "),
-                figure(guess),
-                figure(measured.get(name)),
-                figure(theory.get(name)),
+                number(guess),
+                number(measured.get(name)),
+                number(theory.get(name)),
                 how_far(guess, measured.get(name)),
             )
             for name, guess in guesses.items()
@@ -72,7 +74,7 @@ class Revealed:
         return f"<table><tr>{head}</tr>{rows}</table>"
 
 
-def figure(value: float | None) -> str:
+def number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
@@ -82,8 +84,8 @@ def how_far(guess: float, measured: float | None) -> str:
     factor = guess / measured
     if 1 / 1.25 <= factor <= 1.25:
         return "close"
-    times = max(factor, 1 / factor)
-    return f"{times:.2g} times too {'high' if factor > 1 else 'low'}"
+    times = float(f"{max(factor, 1 / factor):.2g}")
+    return f"{number(times)} times too {'high' if factor > 1 else 'low'}"
 
 
 def predict(**guesses: float) -> Prediction:
@@ -132,6 +134,26 @@ def source(thing: type | Callable) -> object:
     from IPython.display import Markdown
 
     return Markdown(f"```python\n{inspect.getsource(thing).rstrip()}\n```")
+
+
+def figure(
+    experiment: str,
+    measured: Comparison | Sequence[Mapping],
+    *,
+    client: redis.Redis | None = None,
+    **more: object,
+) -> object:
+    """Save what an experiment measured and its plot, and show the plot.
+
+    How it is drawn stands in `plots.FIGURES`; `more` goes into the result's environment.
+
+    Raises: LabError for an experiment that has no figure.
+    """
+    if experiment not in FIGURES:
+        raise LabError(f"plots.FIGURES does not say how to draw {experiment!r}.")
+    wanted = dict(FIGURES[experiment])
+    title = str(wanted.pop("title"))
+    return figure_of(of(experiment, measured, title=title, figure=wanted, client=client, **more))
 
 
 def figure_of(result: Result) -> object:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -164,7 +165,7 @@ def lines(
     ends = {}
     for index, (axes, value) in enumerate(zip(grid.flat, values, strict=False)):
         axes.set(xscale=xscale, yscale=yscale)
-        part = table if value is None else table[table[panels] == value]
+        part = (table if value is None else table[table[panels] == value]).dropna(subset=[y])
         arms = [(k, name, part[part[by] == name].sort_values(x)) for k, name in enumerate(names)]
         ends[axes] = [one_line(axes, k, n, arm, x, y, theory) for k, n, arm in arms if len(arm)]
         for text, where in (mark or {}).items():
@@ -256,6 +257,75 @@ def human_us(value: float) -> str:
 
 KINDS = {"lines": lines, "ladder": ladder}
 
+# How each experiment of the workbook is drawn. A result keeps its own copy of this.
+FIGURES: dict[str, dict[str, object]] = {
+    "start_here": {
+        "title": "What a question costs",
+        "kind": "ladder",
+        "x": "p50_us",
+        "xlabel": "time for one answer (µs, log scale)",
+    },
+    "strings_size": {
+        "title": "What the size of a value costs",
+        "kind": "lines",
+        "x": "bytes",
+        "y": "p50_us",
+        "by": "what",
+        "theory": "theory_us",
+        "theory_label": "fixed + bytes × price of a byte",
+        "xlabel": "size of the value (bytes)",
+        "ylabel": "time for one command (µs)",
+    },
+    "strings_incr": {
+        "title": "Counting a hundred views",
+        "kind": "ladder",
+        "x": "p50_us",
+        "xlabel": "time for all hundred (µs, log scale)",
+    },
+    "pipelines": {
+        "title": "What one GET costs in a batch of n",
+        "kind": "lines",
+        "x": "depth",
+        "y": "per_unit_us",
+        "panels": "rtt_ms",
+        "panel_title": "{} ms added",
+        "theory": "theory_us",
+        "theory_label": "RTT ÷ n + service",
+        "xlabel": "commands in one batch",
+        "ylabel": "time for each GET (µs)",
+    },
+    "cache_aside": {
+        "title": "When does a cache help?",
+        "kind": "lines",
+        "x": "query_us",
+        "y": "per_unit_us",
+        "panels": "rtt_ms",
+        "panel_title": "Redis {} ms away",
+        "theory": "theory_us",
+        "theory_label": "h · hit + (1 − h) · (miss + query + fill)",
+        "xlabel": "what the query costs without a cache (µs)",
+        "ylabel": "average answer (µs)",
+    },
+    "warm_up": {
+        "title": "A cold cache warms up",
+        "kind": "lines",
+        "x": "requests",
+        "y": "hit_ratio",
+        "xscale": "linear",
+        "yscale": "linear",
+        "theory": "theory",
+        "theory_label": "Σ p (1 − (1 − p)^t)",
+        "xlabel": "requests since the cold start",
+        "ylabel": "hit ratio (of 500 requests)",
+    },
+    "harness_cost": {
+        "title": "What it costs to time one call",
+        "kind": "ladder",
+        "x": "p50_us",
+        "xlabel": "time for one measured call (µs, log scale)",
+    },
+}
+
 
 def draw(result: Result) -> Figure:
     """The figure of a result, with its title and the machine it was measured on.
@@ -273,15 +343,14 @@ def draw(result: Result) -> Figure:
         FigureCanvasAgg(figure)
         try:
             KINDS[kind](figure, result.table, **wanted)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise LabError(f"{result.experiment} cannot be drawn as {kind}: {error}.") from error
-        height = figure.get_size_inches()[1]
+        width, height = figure.get_size_inches()
         figure.suptitle(
             result.title, x=0.01, y=1 - 0.08 / height, ha="left", fontsize=11, fontweight="bold"
         )
-        figure.text(
-            0.01, 1 - 0.40 / height, caption(result.environment), fontsize=6.5, color="0.35"
-        )
+        told = textwrap.fill(caption(result.environment), int(19 * width))
+        figure.text(0.01, 1 - 0.30 / height, told, va="top", fontsize=6.5, color="0.35")
     return figure
 
 

@@ -131,7 +131,9 @@ def about_server(client: redis.Redis) -> dict[str, object]:
     if where.get("host") in ("127.0.0.1", "localhost", "::1"):
         transport += " loopback"
     ours = running()
-    if not isinstance(ours, NativeServer) or where.get("port") not in (None, ours.port):
+    if not isinstance(ours, NativeServer) or (
+        where["path"] != ours.socket if where.get("path") else where.get("port") != ours.port
+    ):
         ours = None
     return {
         "server": "Valkey" if "valkey_version" in info else "Redis",
@@ -237,7 +239,9 @@ def load(path: Path | str) -> Result:
         return Result(**content)
     except FileNotFoundError as error:
         raise LabError(f"There is no result {path}. Make it with: make plots.") from error
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise LabError(f"{path} could not be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise LabError(f"{path.name} is not a result of the lab ({error}).") from error
 
 
@@ -257,6 +261,10 @@ MEASURED = {
 }
 
 
+def in_blocks(row: Mapping) -> bool:
+    return len(row.get("block_medians_us") or ()) > 1
+
+
 def compare(old: Result, new: Result) -> pd.DataFrame:
     """Two runs side by side: medians, their ratio with a 95 % interval, and what it allows to say.
 
@@ -265,11 +273,11 @@ def compare(old: Result, new: Result) -> pd.DataFrame:
 
     Raises: LabError when the two have nothing in common.
     """
-    before = {key_of(row): row for row in old.rows if row.get("block_medians_us")}
+    before = {key_of(row): row for row in old.rows if in_blocks(row)}
     rows = []
     for row in new.rows:
         was = before.get(key_of(row))
-        if was is None or not row.get("block_medians_us"):
+        if was is None or not in_blocks(row):
             continue
         a, b = np.array(was["block_medians_us"]), np.array(row["block_medians_us"])
         interval = stats.bootstrap(

@@ -614,16 +614,19 @@ def default() -> Server:
 def connect(*, quiet: bool = False, **options: object) -> redis.Redis:
     """A client of the lab's server; prints one line that says which server and why.
 
-    Replies are text unless `decode_responses=False`; other `options` go to redis-py.
+    Replies are text unless `decode_responses=False`; other `options` go to redis-py. A `quiet`
+    client is a further one: `%%redis` and `check` go on using the one that announced itself.
 
     Raises: LabError when there is no server, or the user's own one is not fit to work in.
     """
     global _current
     chosen = default()
-    _current = chosen.client(**options)
+    client = chosen.client(**options)
+    if not quiet or _current is None:
+        _current = client
     if not quiet:
         print(f"{chosen} · {_why}" if _why else chosen)
-    return _current
+    return client
 
 
 def running() -> Server | None:
@@ -632,7 +635,7 @@ def running() -> Server | None:
 
 
 def current() -> redis.Redis | None:
-    """The client that `connect()` gave last."""
+    """The client that `connect()` announced last."""
     return _current
 
 

@@ -361,10 +361,10 @@ class Shop:
         return self.one("SELECT * FROM products WHERE id = ?", (product_id,))
 
     def product_page(self, product_id: int) -> dict | None:
-        """A product with its category, its reviews summed up, and the three latest of them."""
+        """A product with its category, its reviews summed up, and the latest three."""
         found = self.one(
-            "SELECT p.*, c.name AS category FROM products p JOIN categories c ON c.id = category_id "
-            "WHERE p.id = ?",
+            "SELECT p.*, c.name AS category FROM products p "
+            "JOIN categories c ON c.id = category_id WHERE p.id = ?",
             (product_id,),
         )
         if found is None:

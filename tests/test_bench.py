@@ -101,15 +101,22 @@ def test_every_sample_is_one_call_and_blocks_have_one_shape():
 def test_slow_arms_get_fewer_turns_but_never_too_few(monkeypatch):
     monkeypatch.setenv("REDIS_LAB_EFFORT", "full")
     found = compare({"slow": lambda: time.sleep(0.004)}, floor=False, seconds=0.02)
-    assert bench.FEWEST_BLOCKS <= len(found["slow"]) < bench.EFFORTS["full"].blocks
+    work = bench.EFFORTS["full"]
+    assert work.fewest_blocks <= len(found["slow"]) < work.blocks
     found = compare({"slower": lambda: time.sleep(0.02)}, floor=False, seconds=0.001)
-    assert found["slower"].shape == (bench.FEWEST_BLOCKS, 1)
+    assert found["slower"].shape == (work.fewest_blocks, 1)
 
 
 def test_collector_is_off_inside_and_back_afterwards():
-    states = []
-    compare({"a": lambda: states.append((gc.isenabled(), gc.get_freeze_count() > 0))}, floor=False)
-    assert states[-1] == (False, True)
+    states, frozen = [], []
+
+    def call() -> None:
+        states.append(gc.isenabled())
+        if not states[-1] and not frozen:  # counting what is frozen takes a while
+            frozen.append(gc.get_freeze_count())
+
+    compare({"a": call}, floor=False)
+    assert not states[-1] and frozen[0] > 0
     assert gc.isenabled() and gc.get_freeze_count() == 0
 
 
@@ -147,9 +154,7 @@ def test_harness_cost_is_measured_and_shown():
 # ---------------------------------------------------------------- percentiles and histograms
 
 
-@pytest.mark.parametrize(
-    ("q", "enough"), [(90, 1000), (95, 2000), (99, 10_000), (99.9, 100_000)]
-)
+@pytest.mark.parametrize(("q", "enough"), [(90, 1000), (95, 2000), (99, 10_000), (99.9, 100_000)])
 def test_percentile_needs_a_hundred_samples_beyond_it(q, enough):
     samples = np.random.default_rng(0).lognormal(10, 1, (10, enough // 10)).astype(np.int64)
     found = of_samples(enough=samples, few=samples[:, 1:])
@@ -298,7 +303,9 @@ def test_a_key_that_goes_away_meanwhile_voids_the_run(r):
 
     def call() -> object:
         if next(countdown) == 40:
-            with redis.Redis.from_url(f"redis://127.0.0.1:{r.get_connection_kwargs()['port']}") as o:
+            with redis.Redis.from_url(
+                f"redis://127.0.0.1:{r.get_connection_kwargs()['port']}"
+            ) as o:
                 o.delete("k:1")
         return r.get("k:1")
 
@@ -381,8 +388,6 @@ def test_arms_that_make_no_sense():
         compare({})
     with pytest.raises(LabError, match="not callable"):
         compare({"GET": "value"})
-    with pytest.raises(LabError, match="at least one arm|at least"):
-        compare({}, floor=True)
 
 
 def test_effort_is_one_of_two_words(monkeypatch):
@@ -472,7 +477,9 @@ def test_three_ways_give_the_same_replies(r):
     arms = bench.three_arms(r, get, 20, server="x")
     replies = [arm.call() for arm in arms.values()]
     assert replies[0] == replies[1] == replies[2] == [str(i) for i in range(20)]
-    assert all(arm.units == 20 and arm.columns == {"depth": 20, "server": "x"} for arm in arms.values())
+    assert all(
+        arm.units == 20 and arm.columns == {"depth": 20, "server": "x"} for arm in arms.values()
+    )
     with pytest.raises(LabError):
         bench.three_arms(r, get, 0)
 

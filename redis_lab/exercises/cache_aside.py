@@ -59,7 +59,7 @@ def needed(answer: Callable[[float, float, float], float | None]) -> str:
         if got is None or abs(got - right) > 1e-6:
             raise NotYet(
                 f"query {query:,} µs, hit {hit} µs, miss {miss:,} µs: {right:.1%} is needed, "
-                f"you say {'None' if got is None else f'{got:.1%}'}. Set h · hit + (1 − h) · miss equal "
-                "to the query and solve for h."
+                f"you say {'None' if got is None else f'{got:.1%}'}. "
+                "Set h · hit + (1 − h) · miss equal to the query and solve for h."
             )
     return "right: the dearer the query, the fewer hits a cache needs to pay"

@@ -1,0 +1,124 @@
+"""What turns a notebook into a lesson."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+from IPython.display import Image, Markdown
+
+from redis_lab import lesson, results
+from redis_lab.errors import LabError
+from redis_lab.results import Result
+
+
+def test_a_prediction_is_laid_beside_measurement_and_theory():
+    guess = lesson.predict(here=2, far_away=100)
+    assert repr(guess) == "noted: here 2, far_away 100"
+    shown = guess.reveal(here=2.2, far_away=1000, theory={"here": 2})
+    assert shown.rows == [
+        ("here", "2", "2.2", "2", "close"),
+        ("far away", "100", "1,000", "–", "10 times too low"),
+    ]
+    text = repr(shown)
+    assert all(head in text for head in shown.HEADS)
+    html = shown._repr_html_()
+    assert html.count("<tr>") == 3 and "10 times too low" in html
+
+
+def test_what_was_not_measured_is_a_dash():
+    shown = lesson.predict(a=2, b=0, c=-1).reveal(b=5, c=5)
+    assert [row[2] for row in shown.rows] == ["–", "5", "5"]
+    assert [row[4] for row in shown.rows] == ["–", "–", "–"]
+
+
+@pytest.mark.parametrize(
+    ("guess", "measured", "says"),
+    [
+        (10, 10, "close"),
+        (10, 12, "close"),
+        (10, 8.1, "close"),
+        (10, 5, "2 times too high"),
+        (5, 10, "2 times too low"),
+        (1, 2512, "2,500 times too low"),
+    ],
+)
+def test_how_far_off_a_guess_was(guess, measured, says):
+    assert lesson.how_far(guess, measured) == says
+
+
+@pytest.mark.parametrize("guess", ["ten", None, float("nan"), float("inf"), [1]])
+def test_a_guess_is_a_finite_number(guess):
+    with pytest.raises(LabError, match="must be a number"):
+        lesson.predict(x=guess)
+
+
+def test_predictions_that_make_no_sense():
+    with pytest.raises(LabError, match="Predict something"):
+        lesson.predict()
+    guess = lesson.predict(x=1)
+    with pytest.raises(LabError, match="y"):
+        guess.reveal(y=2)
+    with pytest.raises(LabError, match="z"):
+        guess.reveal(x=1, theory={"z": 2})
+
+
+def test_a_claim_is_ticked_or_fails(capsys):
+    lesson.claim("two is more than one", 2 > 1)
+    assert capsys.readouterr().out == "✓ two is more than one\n"
+    with pytest.raises(lesson.ClaimFailed, match="✗ one is more than two"):
+        lesson.claim("one is more than two", 1 > 2)
+    assert issubclass(lesson.ClaimFailed, AssertionError)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_right_answer_is_praised(capsys):
+    lesson.check("start_here.on_average", lambda query, get: get + 0.1 * query)
+    assert capsys.readouterr().out.startswith("✓ right")
+
+
+def test_a_wrong_answer_gets_a_hint_and_does_not_raise(capsys):
+    lesson.check("start_here.on_average", lambda query, get: 0.9 * get + 0.1 * query)
+    said = capsys.readouterr().out
+    assert said.startswith("✗ not yet: ") and said.count("\n") == 1
+
+
+def test_an_answer_that_raises_is_told_what_it_raised(capsys):
+    lesson.check("start_here.on_average", lambda query, get: query / 0)
+    assert capsys.readouterr().out == (
+        "✗ not yet: your code raised ZeroDivisionError: division by zero\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["nowhere.x", "start_here.nothing", "start_here", "", "."])
+def test_an_exercise_that_does_not_exist(name):
+    with pytest.raises(LabError, match="no exercise"):
+        lesson.check(name, None)
+
+
+def test_the_source_shown_is_the_source_that_runs():
+    shown = lesson.source(lesson.claim)
+    assert isinstance(shown, Markdown)
+    assert shown.data == f"```python\n{inspect.getsource(lesson.claim).rstrip()}\n```"
+
+
+def test_a_figure_is_saved_and_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("REDIS_LAB_DATA", str(tmp_path))
+    monkeypatch.setenv("REDIS_LAB_EFFORT", "quick")
+    figure = {"kind": "ladder", "x": "p50_us", "xlabel": "latency (µs)"}
+    result = Result(
+        "shown", "Shown", [{"arm": "a", "p50_us": 2.0}, {"arm": "b", "p50_us": 9}], figure
+    )
+    image = lesson.figure_of(result)
+    assert isinstance(image, Image) and image.alt == "Shown (quick effort)"
+    assert (tmp_path / "local" / "shown.png").read_bytes() == image.data
+    assert results.load(tmp_path / "local" / "shown.json") == result
+    json.loads((tmp_path / "local" / "shown.json").read_text())
+
+
+def test_a_figure_that_cannot_be_drawn_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setenv("REDIS_LAB_DATA", str(tmp_path))
+    monkeypatch.setenv("REDIS_LAB_EFFORT", "quick")
+    with pytest.raises(LabError, match="no figure kind"):
+        lesson.figure_of(Result("bad", "Bad", [{"arm": "a"}], {"kind": "pie"}))
