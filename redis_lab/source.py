@@ -402,11 +402,12 @@ class Shop:
     def dashboard(self) -> dict:
         """The year on one page: revenue by category, and orders and customers by month."""
         return {
+            # One pass over the lines; by way of their index it would take twice as long.
             "revenue_cents": self.rows(
-                "SELECT c.name, cents FROM categories c JOIN (SELECT category_id, "
-                "sum(l.quantity * l.price_cents) AS cents FROM order_lines l "
-                "JOIN products p ON p.id = l.product_id GROUP BY category_id) "
-                "ON category_id = c.id ORDER BY c.id"
+                "SELECT c.name, sum(cents) AS cents FROM (SELECT product_id, "
+                "sum(quantity * price_cents) AS cents FROM order_lines NOT INDEXED "
+                "GROUP BY product_id) JOIN products p ON p.id = product_id "
+                "JOIN categories c ON c.id = p.category_id GROUP BY c.id ORDER BY c.id"
             ),
             "months": self.rows(
                 "SELECT strftime('%Y-%m', at, 'unixepoch') AS month, count(*) AS orders, "
