@@ -6,7 +6,7 @@ VENV ?= .venv
 help:
 	@echo "make lab      open the lessons in JupyterLab, a Redis already running"
 	@echo "make plots    measure on this machine and draw the plots"
-	@echo "                ONLY=pipelining   one experiment    REDRAW=1   draw without measuring"
+	@echo "                ONLY=pipelines   one experiment    REDRAW=1   draw without measuring"
 	@echo "make test     unit tests, then every notebook, its outputs compared strictly"
 	@echo "                UNIT=1            unit tests only"
 	@echo "make clean    remove what the others have made"
@@ -23,7 +23,7 @@ plots: setup
 	@"$(VENV)/bin/redis-lab" plots $(ONLY) $(if $(REDRAW),--redraw)
 
 test: setup
-	"$(VENV)/bin/python" -m pytest
+	"$(VENV)/bin/python" -m pytest -n 2 --dist loadgroup
 ifndef UNIT
 	"$(VENV)/bin/redis-lab" validate
 endif

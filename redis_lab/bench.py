@@ -5,8 +5,9 @@ What each precaution prevents:
 
 - The arms take turns in short blocks, in random order, and ratios are taken between blocks of the
   same turn. (The machine drifts; measured one after the other, the slower arm can win.)
-- Samples go as int64 nanoseconds into an array that exists already; percentiles and histograms
-  are made afterwards. (Filling a histogram costs more than the clock.)
+- Samples go as whole nanoseconds into a list that exists already, after each block into an int64
+  array; percentiles and histograms are made at the end. (Filling a histogram costs more than the
+  clock.)
 - The garbage collector is frozen and off while measuring.
 - Intervals come from resampling whole blocks. (Neighbouring samples resemble each other; taken
   one by one they would promise too much.)
@@ -59,7 +60,7 @@ class Effort:
     resamples: int
 
 
-EFFORTS = {"quick": Effort(0.06, 6, 3, 100), "full": Effort(1.0, 30, 8, 500)}
+EFFORTS = {"quick": Effort(0.04, 5, 3, 100), "full": Effort(1.0, 30, 8, 500)}
 
 
 def effort_name() -> str:
@@ -99,8 +100,11 @@ class Void(LabError):
     """The run broke one of its own invariants, so its numbers mean nothing."""
 
 
-def timed(call: Callable[[], object], out: memoryview, clock: Callable = perf_counter_ns) -> None:
-    """Fill `out` with the nanoseconds that each call took. The whole harness is this loop."""
+def timed(call: Callable[[], object], out: list[int], clock: Callable = perf_counter_ns) -> None:
+    """Fill `out` with the nanoseconds that each call took. The whole harness is this loop.
+
+    `out` is a list made beforehand: storing into it is cheaper than into any array.
+    """
     for i in range(len(out)):
         start = clock()
         call()
@@ -123,7 +127,7 @@ def quiet_collector() -> Iterator[None]:
 
 def harness_ns(calls: int = 20_000) -> float:
     """What the loop itself adds to a block for each call, in nanoseconds (the fastest of five)."""
-    out = memoryview(np.zeros(calls, dtype=np.int64))
+    out = [0] * calls
     walls = []
     for _ in range(5):
         start = perf_counter_ns()
@@ -261,11 +265,12 @@ def run_blocks(watched: list[Watched], samples: list, seed: int, label: str) -> 
     with quiet_collector():
         for block in tqdm(range(blocks), desc=label, leave=False, delay=1.0):
             for index in random.permutation(len(watched)):
-                each, out = watched[index], memoryview(samples[index][block])
+                each, taken = watched[index], [0] * samples[index].shape[1]
                 start = perf_counter_ns()
-                timed(each.arm.call, out)
+                timed(each.arm.call, taken)
                 walls[index].append(perf_counter_ns() - start)
-                each.calls += len(out)
+                samples[index][block] = taken
+                each.calls += len(taken)
             for each in watched:
                 if each.client is not None and block == blocks - 1:
                     each.call_once()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -128,4 +129,18 @@ def validate(paths: list[Path], cell_timeout_s: int = CELL_TIMEOUT_S) -> int:
         *map(str, paths),
     ]
     environment = {"REDIS_LAB_EFFORT": "quick"} | os.environ
-    return subprocess.run(command, cwd=root, env=environment).returncode
+    before = set(helpers())
+    code = subprocess.run(command, cwd=root, env=environment).returncode
+    _, left = psutil.wait_procs([p for p in helpers() if p not in before], timeout=3)
+    if left:
+        raise LabError(f"{len(left)} processes outlived their notebooks: {left}")
+    return code
+
+
+def helpers() -> list[psutil.Process]:
+    """The processes that servers and links of the lab run in."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(part.endswith(("_keeper.py", "_relay.py")) for part in process.info["cmdline"] or [])
+    ]

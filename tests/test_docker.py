@@ -24,6 +24,9 @@ from processes import environment, run, script, within
 
 docker = pytest.importorskip("docker")
 
+# One Docker engine for all of them.
+pytestmark = pytest.mark.xdist_group("docker")
+
 IMAGE = "redis-lab-test:made-here"
 BRIDGE = Path("/sys/class/net/docker0")
 
@@ -141,7 +144,7 @@ def engine():
 
 
 def containers(engine) -> list:
-    return engine.containers.list(all=True, filters={"ancestor": IMAGE})
+    return engine.containers.list(all=True, filters={"ancestor": IMAGE}, ignore_removed=True)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,123 @@
+"""What does it cost to time one call? Ours beside a bare loop, pyperf and pytest-benchmark.
+
+    python tests/harness_cost.py            # data/local; REDIS_LAB_EFFORT=full: data/results
+
+Each arm records one sample a call, thousands of calls in a row, around the same call: once a
+function that does nothing, once a real GET. The arms take turns in one run. What is compared is
+the wall time of the whole measuring, per call, so that everything a harness does counts; pyperf's
+fixed work for a run is in it too, spread over its samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+from collections.abc import Callable
+from time import perf_counter, perf_counter_ns
+from types import SimpleNamespace
+
+import pyperf
+from pytest_benchmark.fixture import BenchmarkFixture
+
+import redis_lab as lab
+from redis_lab import bench, results
+
+SIZES = {"quick": {"nothing": 2_000, "GET": 200}, "full": {"nothing": 20_000, "GET": 2_000}}
+
+
+def nothing() -> None:
+    pass
+
+
+def bare_loop(call: Callable, samples: int) -> None:
+    """What one would write by hand."""
+    taken = []
+    for _ in range(samples):
+        start = perf_counter_ns()
+        call()
+        taken.append(perf_counter_ns() - start)
+
+
+def ours(call: Callable, samples: int) -> None:
+    bench.timed(call, [0] * samples)
+
+
+def by_pyperf(call: Callable, samples: int) -> None:
+    """A pyperf worker, in this process: one loop, one value a call, no warm-up."""
+    pyperf.Runner._created.clear()  # it insists on one a process
+    runner = pyperf.Runner(values=samples, warmups=0, loops=1, processes=1)
+    runner.parse_args(["--worker", "-l1", f"-n{samples}", "-w0"])
+    with contextlib.redirect_stdout(io.StringIO()):
+        measured = runner.bench_func("call", call)
+    assert measured.get_nvalue() == samples
+
+
+def by_pytest_benchmark(call: Callable, samples: int) -> None:
+    """Its fixture, pedantic: `samples` rounds of one iteration."""
+    kept = []
+    fixture = BenchmarkFixture(
+        SimpleNamespace(name="call", nodeid="call", _nodeid="call"),
+        disable_gc=False,
+        timer=SimpleNamespace(target=perf_counter),
+        min_rounds=1,
+        min_time=0,
+        max_time=1,
+        precision=None,
+        confidence=None,
+        warmup=False,
+        warmup_iterations=0,
+        calibration_precision=10,
+        add_stats=kept.append,
+        logger=logging.getLogger("benchmark"),
+        warner=print,
+        disabled=False,
+        cprofile=False,
+        cprofile_loops=None,
+        cprofile_dump=None,
+    )
+    fixture.pedantic(call, rounds=samples, iterations=1)
+    assert len(kept[0].stats.data) == samples
+
+
+HARNESSES = {
+    "bare loop": bare_loop,
+    "redis_lab": ours,
+    "pytest-benchmark": by_pytest_benchmark,
+    "pyperf": by_pyperf,
+}
+
+
+def main() -> None:
+    rows = []
+    with lab.server() as private, private.client() as r:
+        r.set("key", "value")
+        for what, call in {"nothing": nothing, "GET": lambda: r.get("key")}.items():
+            samples = SIZES[bench.effort_name()][what]
+            arms = {
+                f"{name}, {what}": bench.Arm(
+                    lambda harness=harness, n=samples, call=call: harness(call, n),
+                    units=samples,
+                    columns={"harness": name, "what": what},
+                )
+                for name, harness in HARNESSES.items()
+            }
+            compared = bench.compare(arms, seconds=5.0 * (bench.effort_name() == "full") + 0.1)
+            print(compared)
+            rows += compared.rows
+        for row in rows:
+            row["p50_us"], row["p50_low_us"], row["p50_high_us"] = (
+                row[f"per_unit{end}_us"] for end in ("", "_low", "_high")
+            )
+        wanted = dict(lab.plots.FIGURES["harness_cost"])
+        result = results.of(
+            "harness_cost", rows, title=wanted.pop("title"), figure=wanted, client=r,
+            samples=SIZES[bench.effort_name()],
+        )  # fmt: skip
+    results.save(result)
+    lab.plots.write(result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""What our harness costs, beside others: run small here, committed as measured in full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from redis_lab import results
+
+HERE = Path(__file__).parent
+COMMITTED = HERE.parent / "data" / "results" / "harness_cost.json"
+
+
+def medians(result: results.Result, what: str) -> dict[str, float]:
+    return {row["harness"]: row["p50_us"] for row in result.rows if row["what"] == what}
+
+
+def test_ours_is_near_a_bare_loop_and_below_the_others(tmp_path) -> None:
+    environment = os.environ | {"REDIS_LAB_EFFORT": "quick", "REDIS_LAB_DATA": str(tmp_path)}
+    subprocess.run([sys.executable, HERE / "harness_cost.py"], env=environment, check=True)
+    cost = medians(results.load(tmp_path / "local" / "harness_cost.json"), "nothing")
+    assert cost["redis_lab"] < 1.5 * cost["bare loop"]
+    assert cost["redis_lab"] < cost["pytest-benchmark"] < cost["pyperf"]
+
+
+@pytest.mark.parametrize("what", ["nothing", "GET"])
+def test_the_committed_measurement_bears_out_what_is_said(what: str) -> None:
+    cost = medians(results.load(COMMITTED), what)
+    assert cost["redis_lab"] <= 1.1 * cost["bare loop"]
+    assert cost["redis_lab"] < min(cost["pytest-benchmark"], cost["pyperf"])
