@@ -7,14 +7,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nbformat
 import psutil
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 
 from .errors import LabError
 from .results import write_whole
+
+if TYPE_CHECKING:  # slow to import, and most commands do without
+    import nbformat
 
 CELL_TIMEOUT_S = 300
 
@@ -58,6 +59,10 @@ def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNod
 
     Raises: LabError that quotes the cell that failed.
     """
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
@@ -90,6 +95,8 @@ def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNod
 
 def write(path: Path, notebook: nbformat.NotebookNode) -> None:
     """Write an executed notebook back, whole or not at all, without what varies by machine."""
+    import nbformat
+
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

@@ -1,0 +1,320 @@
+"""The real console script, run as a user runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import redis
+
+from processes import environment, gone, within
+from redis_lab import bench, plots, results
+from redis_lab.results import Result
+from redis_lab.server import KINDS, docker_version
+
+SCRIPT = Path(sys.executable).with_name("redis-lab")
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+SECRET = "Pa55-w0rd"
+FIGURE = {"kind": "ladder", "x": "p50_us", "xlabel": "latency (µs)"}
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def lab(data, tmp_path):
+    """Run `redis-lab` to its end, far from the checkout's own data."""
+
+    def run(*words: object, **env: str) -> subprocess.CompletedProcess:
+        changes = {"REDIS_LAB_DATA": str(data), "COLUMNS": "200", "NO_COLOR": "1", **env}
+        said = subprocess.run(
+            [SCRIPT, *map(str, words)],
+            env=environment(**changes),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+        assert "Traceback" not in said.stderr, said.stderr
+        return said
+
+    return run
+
+
+def one_line_of_trouble(said: subprocess.CompletedProcess) -> str:
+    assert said.returncode == 1, said.stdout + said.stderr
+    lines = said.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("redis-lab: "), said.stderr
+    return lines[0]
+
+
+def test_help_lists_every_command(lab):
+    said = lab("--help")
+    assert said.returncode == 0
+    for command in ("doctor", "lab", "plots", "compare", "validate", "serve", "handout"):
+        assert re.search(rf"\b{command}\b", said.stdout)
+
+
+def test_a_misspelt_command_is_a_usage_error(lab):
+    said = lab("docter")
+    assert said.returncode == 2 and "docter" in said.stderr
+
+
+# ---------------------------------------------------------------- doctor
+
+
+def test_doctor_names_all_kinds_of_servers(lab):
+    said = lab("doctor")
+    assert said.returncode == 0, said.stderr
+    for kind in KINDS:
+        assert re.search(rf"^{kind}\b", said.stdout, re.MULTILINE)
+    assert said.stdout.count("chosen: ") == 1
+    for fact in ("Python", "redis-py", "dataset", "free disk", "processor", "load", "effort"):
+        assert fact in said.stdout
+
+
+@pytest.mark.skipif(docker_version() is not None, reason="a Docker engine answers here")
+def test_doctor_with_a_server_that_is_not_here(lab):
+    said = lab("doctor", REDIS_LAB_SERVER="docker")
+    assert "no Docker engine answers" in one_line_of_trouble(said)
+    assert "This machine" in said.stdout, "the rest is told all the same"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [f"redis://ann:{SECRET}@127.0.0.1:1/0", f"redis://:{SECRET}@localhost:1", "redis://h:1/0"],
+)
+def test_the_password_in_the_url_is_never_printed(lab, url):
+    said = lab("doctor", REDIS_URL=url)
+    assert said.returncode == 0
+    assert SECRET not in said.stdout + said.stderr
+    assert "***" in said.stdout or SECRET not in url
+
+
+# ---------------------------------------------------------------- serve
+
+
+@contextlib.contextmanager
+def serving(*words: str):
+    """`redis-lab serve` in the foreground of nobody; yields the process and the URL it printed."""
+    child = subprocess.Popen(
+        [SCRIPT, "serve", *words],
+        env=environment(NO_COLOR="1", COLUMNS="200"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines: queue.Queue[str] = queue.Queue()
+    reader = threading.Thread(target=lambda: [lines.put(line) for line in child.stdout])
+    reader.start()
+    try:
+        while not (found := re.search(r"redis://\S+", lines.get(timeout=30))):
+            pass
+        yield child, found.group()
+    finally:
+        child.kill()
+        child.wait()
+        reader.join()
+        child.stdout.close()
+        child.stderr.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_serve_answers_and_stops_cleanly(how):
+    with serving("--port", "0") as (child, url):
+        with redis.Redis.from_url(url) as client:
+            assert client.ping()
+            pid = client.info("server")["process_id"]
+        child.send_signal(how)
+        began = time.monotonic()
+        child.wait(10)
+        assert time.monotonic() - began < 2
+        assert child.returncode == 0
+        assert child.stderr.read() == ""
+        assert within(2, lambda: gone(pid))
+
+
+def test_serve_says_so_when_the_server_ends_by_itself():
+    with serving("--port", "0") as (child, url):
+        with redis.Redis.from_url(url) as client:
+            pid = client.info("server")["process_id"]
+        os.kill(pid, signal.SIGKILL)
+        assert child.wait(10) == 1
+        assert "ended by itself" in child.stderr.read()
+
+
+def test_serve_on_a_taken_port(lab):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"Port {port} is in use" in one_line_of_trouble(lab("serve", "--port", port))
+
+
+# ---------------------------------------------------------------- compare and plots
+
+
+def measured(experiment: str, **medians: float) -> Result:
+    rows = [
+        {"arm": a, "p50_us": m, "block_medians_us": [m * k for k in (0.99, 1, 1.01, 1.02)]}
+        for a, m in medians.items()
+    ]
+    return Result(experiment, f"About {experiment}", rows, dict(FIGURE), {"cores": 2})
+
+
+def test_compare_says_which_differences_are_real(lab, tmp_path):
+    one = results.save(measured("e", steady=10, slowed=10), tmp_path / "one")
+    two = results.save(measured("e", steady=10, slowed=30), tmp_path / "two")
+    said = lab("compare", one, two)
+    assert said.returncode == 0, said.stderr
+    steady, slowed = (
+        next(line for line in said.stdout.splitlines() if line.startswith(arm))
+        for arm in ("steady", "slowed")
+    )
+    assert "no difference seen" in steady and "× the time" in slowed
+
+
+def test_compare_with_what_is_not_there(lab, tmp_path):
+    one = results.save(measured("e", a=1), tmp_path)
+    assert "There is no result" in one_line_of_trouble(lab("compare", one, tmp_path / "no.json"))
+    assert "could not be read" in one_line_of_trouble(lab("compare", tmp_path, one))
+    (tmp_path / "bad.json").write_text("{")
+    assert "not a result" in one_line_of_trouble(lab("compare", "bad.json", one))
+    other = results.save(measured("e", b=1), tmp_path / "other")
+    assert "in common" in one_line_of_trouble(lab("compare", one, other))
+
+
+def test_plots_are_drawn_again_without_measuring(lab, data):
+    for name in ("pipelines", "warm_up"):
+        results.save(measured(name, a=1, b=20), data / "results")
+    said = lab("plots", "--redraw")
+    assert said.returncode == 0, said.stderr
+    assert "pipelines" in said.stdout and "warm_up" in said.stdout
+    found = {path.name: path.read_bytes() for path in (data / "plots").iterdir()}
+    assert set(found) == {"pipelines.png", "warm_up.png"}
+    assert found["pipelines.png"] == plots.png(results.load(data / "results/pipelines.json"))
+    (data / "plots/warm_up.png").unlink()
+    assert lab("plots", "pipelines", "--redraw").returncode == 0
+    assert [path.name for path in (data / "plots").iterdir()] == ["pipelines.png"]
+
+
+def test_plots_with_nothing_to_draw_or_no_such_effort(lab):
+    assert "no result" in one_line_of_trouble(lab("plots", "--redraw"))
+    trouble = one_line_of_trouble(lab("plots", "--redraw", "--effort", "heroic"))
+    assert all(word in trouble for word in ("heroic", *bench.EFFORTS))
+
+
+# ---------------------------------------------------------------- notebooks
+
+needs_notebooks = pytest.mark.skipif(
+    not list(NOTEBOOKS.rglob("*.ipynb")), reason="no notebooks yet"
+)
+
+
+@needs_notebooks
+@pytest.mark.parametrize("command", ["plots", "validate"])
+def test_an_unknown_notebook_lists_those_there_are(lab, command):
+    said = lab(command, "no-such-notebook")
+    assert said.returncode == 1
+    assert "00_start_here" in said.stderr and "no-such-notebook" in said.stderr
+
+
+@needs_notebooks
+def test_handout_leaves_out_solutions_and_outputs(lab, tmp_path):
+    before = {path: path.read_bytes() for path in NOTEBOOKS.rglob("*.ipynb")}
+    said = lab("handout", tmp_path / "copies")
+    assert said.returncode == 0, said.stderr
+    copies = {path.name: path for path in (tmp_path / "copies").rglob("*.ipynb")}
+    solutions = 0
+    for path in before:
+        if path.parent.name.startswith("."):
+            continue
+        original, copy = nbformat.read(path, 4), nbformat.read(copies[path.name], 4)
+        tagged = [c for c in original.cells if "solution" in c.metadata.get("tags", [])]
+        solutions += len(tagged)
+        assert len(copy.cells) == len(original.cells) - len(tagged)
+        assert not any("solution" in c.metadata.get("tags", []) for c in copy.cells)
+        assert not any(c.get("outputs") for c in copy.cells)
+    assert solutions > 0
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert "is there already" in one_line_of_trouble(lab("handout", tmp_path / "copies"))
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout with one notebook of its own, which the console script is made to find."""
+    root = tmp_path / "checkout"
+    package = Path(bench.__file__).parent
+    shutil.copytree(package, root / "redis_lab", ignore=shutil.ignore_patterns("__pycache__"))
+    sanitize = root / "tests" / "nbval_sanitize.cfg"
+    sanitize.parent.mkdir()
+    shutil.copy(Path(__file__).with_name("nbval_sanitize.cfg"), sanitize)
+    (root / "notebooks").mkdir()
+
+    def write(*sources: str, output: str = "") -> dict[str, str]:
+        cells = [nbformat.v4.new_code_cell(source, execution_count=1) for source in sources]
+        if output:
+            cells[-1].outputs = [nbformat.v4.new_output("stream", name="stdout", text=output)]
+        book = nbformat.v4.new_notebook(cells=cells)
+        book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+        nbformat.write(book, root / "notebooks" / "00_own.ipynb")
+        return {"PYTHONPATH": str(root)}
+
+    return write
+
+
+def test_validate_tells_of_an_output_that_differs(lab, checkout):
+    assert lab("validate", **checkout("print('same')", output="same\n")).returncode == 0
+    said = lab("validate", **checkout("print('now')", output="then\n"))
+    assert said.returncode == 1 and "now" in said.stdout
+
+
+def test_plots_quote_the_cell_that_fails(lab, checkout, data):
+    said = lab("plots", "own", "--effort", "quick", **checkout("x = 1", "1 / 0"))
+    assert said.returncode == 1
+    assert "00_own, cell 1: ZeroDivisionError: division by zero" in said.stderr
+    assert "1 / 0" in said.stderr
+
+
+def test_plots_run_a_notebook_and_report_its_results(lab, checkout, data):
+    source = (
+        "from redis_lab import results\n"
+        "r = results.of('own', [{'arm': 'a', 'p50_us': 1.0}], title='Own', figure={})\n"
+        "results.save(r)"
+    )
+    said = lab("plots", "own", "--effort", "quick", **checkout(source))
+    assert said.returncode == 0, said.stderr
+    assert (data / "local/own.json").exists() and re.search(r"^own\b", said.stdout, re.MULTILINE)
+
+
+def test_ctrl_c_while_measuring_is_said_and_not_a_traceback(checkout, data, tmp_path):
+    env = checkout(f"import pathlib, time; pathlib.Path({str(tmp_path / 'on')!r}).touch()\n"
+                   "time.sleep(60)")  # fmt: skip
+    child = subprocess.Popen(
+        [SCRIPT, "plots", "own", "--effort", "quick"],
+        env=environment(REDIS_LAB_DATA=str(data), NO_COLOR="1", **env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert within(60, (tmp_path / "on").exists)
+        child.send_signal(signal.SIGINT)
+        _, trouble = child.communicate(timeout=30)
+    finally:
+        child.kill()
+    assert child.returncode == 130, trouble
+    assert "Stopped" in trouble and "Traceback" not in trouble
