@@ -1,33 +1,41 @@
 """A small laboratory for learning Redis by measuring it. See README.md."""
 
-from . import bench, lesson, magic, patterns, plots, results, source, workload
+from __future__ import annotations
+
+import importlib
+
+from . import magic
 from .errors import LabError
-from .lesson import check, claim, predict
 from .link import link
 from .server import Cluster, Server, clean_up, cluster, connect, server
 from .wire import wire
+
+# Loaded when first used: a worker process that only counts need not wait for matplotlib.
+MODULES = ("bench", "lesson", "patterns", "plots", "results", "source", "workload")
+OF_LESSON = ("check", "claim", "predict")
 
 __all__ = [
     "Cluster",
     "LabError",
     "Server",
-    "bench",
-    "check",
-    "claim",
     "clean_up",
     "cluster",
     "connect",
-    "lesson",
     "link",
     "magic",
-    "patterns",
-    "plots",
-    "predict",
-    "results",
     "server",
-    "source",
     "wire",
-    "workload",
+    *MODULES,
+    *OF_LESSON,
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in OF_LESSON:
+        return getattr(importlib.import_module(f"{__name__}.lesson"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 magic.register()

@@ -18,8 +18,11 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from . import notebooks, plots, results
+import redis_lab as package
+
+from . import notebooks
 from .errors import LabError
+from .files import data_folder, write_whole
 from .server import KINDS, choose, probe, redact
 from .server import server as start_server
 
@@ -85,7 +88,7 @@ def doctor() -> None:
         rows.append([kind, found, state])
     table("Servers, in order of preference", ["kind", "found", ""], rows)
     benchmark = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
-    data = results.data_folder()
+    data = data_folder()
     disk = shutil.disk_usage(data if data.is_dir() else Path.home())
     made = existing("default", SEED)
     load = psutil.getloadavg()[0]
@@ -95,7 +98,7 @@ def doctor() -> None:
         ["redis-benchmark", "on PATH" if benchmark else "not on PATH (lessons go on without it)"],
         ["dataset", f"made, {made.stat().st_size / 1e6:.0f} MB" if made else "made on first use"],
         ["free disk", f"{disk.free / 1e9:.1f} GB" + (" (low)" if disk.free < 1e9 else "")],
-        ["processor", f"{results.cpu_model()}, {psutil.cpu_count()} cores"],
+        ["processor", f"{package.results.cpu_model()}, {psutil.cpu_count()} cores"],
         ["load", f"{load:.2f}" + (" (busy: measurements will be noisy)" if load > 1 else "")],
         ["effort", os.environ.get("REDIS_LAB_EFFORT", "quick")],
     ]
@@ -135,13 +138,13 @@ def plots_command(
 ) -> None:
     """Execute the notebooks and write data/results/*.json and data/plots/*.png."""
     os.environ["REDIS_LAB_EFFORT"] = effort
-    folder = results.results_folder()
+    folder = package.results.results_folder()
     if redraw:
         drawn = sorted(path for path in folder.glob("*.json") if only in path.stem)
         if not drawn:
             raise LabError(f"There is no result {only!r} to draw again; measure it: make plots.")
         for path in tqdm(drawn, desc="drawing"):
-            plots.write(results.load(path))
+            package.plots.write(package.results.load(path))
         return report(drawn)
     began = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
     harness_cost = bool(only) and only in "harness_cost"
@@ -166,8 +169,8 @@ def report(paths: list[Path]) -> None:
     root = Path.cwd()
     rows = []
     for path in paths:
-        result = results.load(path)
-        plot = plots.plots_folder() / f"{result.experiment}.png"
+        result = package.results.load(path)
+        plot = package.plots.plots_folder() / f"{result.experiment}.png"
         where = plot.relative_to(root) if plot.is_relative_to(root) else plot
         rows.append([result.experiment, result.title, str(len(result.rows)), str(where)])
     table("\nMeasured", ["experiment", "what", "points", "plot"], rows)
@@ -190,10 +193,10 @@ def compare(
     second: Annotated[Path, typer.Argument(help="Another run, such as data/local/pipelines.json.")],
 ) -> None:
     """Lay two runs of an experiment side by side and say which differences are real."""
-    one, two = results.load(first), results.load(second)
-    frame = results.compare(one, two)
+    one, two = package.results.load(first), package.results.load(second)
+    frame = package.results.compare(one, two)
     for name, result in (("first", one), ("second", two)):
-        out.print(f"{name}: {plots.caption(result.environment)}", highlight=False)
+        out.print(f"{name}: {package.plots.caption(result.environment)}", highlight=False)
     table("", list(frame.columns), [[str(cell) for cell in row] for row in frame.to_numpy()])
 
 
@@ -237,5 +240,5 @@ def handout(
         raise LabError(f"{to} is there already; name a new folder.")
     for path in notebooks.find():
         copy = to / path.relative_to(notebooks.folder())
-        results.write_whole(copy, notebooks.without_solutions(path).encode())
+        write_whole(copy, notebooks.without_solutions(path).encode())
         out.print(str(copy), highlight=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING
 import psutil
 
 from .errors import LabError
-from .results import write_whole
+from .files import write_whole
 
 if TYPE_CHECKING:  # slow to import, and most commands do without
     import nbformat
 
 CELL_TIMEOUT_S = 300
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # IPython colours its tracebacks
 
 
 def folder() -> Path:
@@ -68,7 +70,7 @@ def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNod
         notebook,
         timeout=CELL_TIMEOUT_S,
         kernel_name="python3",
-        extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
+        extra_arguments=["--IPKernelApp.log_level=50"],  # Ctrl-C makes it log a traceback
         resources={"metadata": {"path": str(path.parent)}},
     )
     before = os.environ.get("REDIS_LAB_EFFORT")
@@ -79,7 +81,7 @@ def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNod
                 try:
                     client.execute_cell(cell, index)
                 except CellExecutionError as error:
-                    last = str(error).strip().splitlines()[-1]
+                    last = COLOURS.sub("", str(error)).strip().splitlines()[-1]
                     head = "\n    ".join(cell.source.splitlines()[:4])
                     raise LabError(f"{path.stem}, cell {index}: {last}\n    {head}") from error
                 if cell.cell_type == "code":

@@ -12,11 +12,9 @@ import datetime
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,15 +27,11 @@ from scipy import stats
 
 from .bench import Comparison, effort_name, verdict
 from .errors import LabError
+from .files import data_folder, write_whole
 from .server import DEFAULTS, NativeServer, running
 
 FORMAT = 1
 RESAMPLES = 500
-
-
-def data_folder() -> Path:
-    """`data/` of the checkout, or what REDIS_LAB_DATA names."""
-    return Path(os.environ.get("REDIS_LAB_DATA") or Path(__file__).resolve().parents[1] / "data")
 
 
 def results_folder() -> Path:
@@ -202,35 +196,11 @@ def save(result: Result, folder: Path | None = None) -> Path:
     return path
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file in one step, so that Ctrl-C or a full disk leaves the old one as it was.
-
-    Raises: LabError that says what is wrong.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        if temporary:
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise LabError(
-                f"{path.name} could not be written: {error.strerror}. Free some disk space or "
-                "point REDIS_LAB_DATA at a folder that can be written; what was there is untouched."
-            ) from error
-        raise
-
-
 def load(path: Path | str) -> Result:
     """Read a result. Raises: LabError for a file that is absent, damaged or of another format."""
     path = Path(path)
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())  # whatever the locale, it is UTF-8
         if content["format"] != FORMAT:
             raise LabError(
                 f"{path.name} has format {content['format']}, this version of the lab reads "

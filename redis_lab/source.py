@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import LabError
+from .files import data_folder
 
 SCHEMA_VERSION = 1
 SEED = 20250101
@@ -187,17 +188,6 @@ def write(file: Path, scale: str, seed: int) -> None:
                 zip(range(1, len(plain[0]) + 1), *plain, strict=True),
             )
         database.executescript(INDEXES + "ANALYZE;")  # which commits first
-
-
-def data_folder() -> Path:
-    """REDIS_LAB_DATA; else the checkout's data/; else a folder of the user's cache."""
-    named = os.environ.get("REDIS_LAB_DATA")
-    checkout = Path(__file__).resolve().parents[1] / "data"
-    if named:
-        return Path(named)
-    if checkout.is_dir() and os.access(checkout, os.W_OK):
-        return checkout
-    return Path.home() / ".cache" / "redis-lab"
 
 
 def file_of(scale: str, seed: int) -> Path:

@@ -18,8 +18,8 @@ from pathlib import Path
 import nbformat
 import pytest
 import redis
-
 from processes import environment, gone, within
+
 from redis_lab import bench, plots, results
 from redis_lab.results import Result
 from redis_lab.server import KINDS, docker_version

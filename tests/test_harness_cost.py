@@ -27,6 +27,7 @@ def test_ours_is_near_a_bare_loop_and_below_the_others(tmp_path) -> None:
     assert cost["redis_lab"] < cost["pytest-benchmark"] < cost["pyperf"]
 
 
+@pytest.mark.skipif(not COMMITTED.exists(), reason="not measured yet: make plots")
 @pytest.mark.parametrize("what", ["nothing", "GET"])
 def test_the_committed_measurement_bears_out_what_is_said(what: str) -> None:
     cost = medians(results.load(COMMITTED), what)
