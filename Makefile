@@ -23,7 +23,7 @@ plots: setup
 	@"$(VENV)/bin/redis-lab" plots $(ONLY) $(if $(REDRAW),--redraw)
 
 test: setup
-	"$(VENV)/bin/python" -m pytest -n 2 --dist loadgroup
+	"$(VENV)/bin/python" -m pytest -n 2
 ifndef UNIT
 	"$(VENV)/bin/redis-lab" validate
 endif

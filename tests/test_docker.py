@@ -6,6 +6,7 @@ No image is pulled: one is made of the `redis-server` on PATH and the libraries 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import re
@@ -23,9 +24,6 @@ import redis
 from processes import environment, run, script, within
 
 docker = pytest.importorskip("docker")
-
-# One Docker engine for all of them.
-pytestmark = pytest.mark.xdist_group("docker")
 
 IMAGE = "redis-lab-test:made-here"
 BRIDGE = Path("/sys/class/net/docker0")
@@ -49,6 +47,14 @@ def engine_of(env: dict[str, str]) -> docker.DockerClient | None:
     except Exception:
         return None
     return engine
+
+
+@contextlib.contextmanager
+def one_at_a_time():
+    """Two engines would give their containers the same addresses: other workers wait here."""
+    with open(Path(tempfile.gettempdir()) / "redis-lab-test-docker.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager
@@ -123,6 +129,7 @@ def make_image(engine: docker.DockerClient) -> None:
 def engine():
     """A Docker engine that has the image; `engine.env` is what makes the lab use it."""
     with contextlib.ExitStack() as stack:
+        stack.enter_context(one_at_a_time())
         chosen = {k: v for k, v in os.environ.items() if k.startswith("DOCKER_")}
         if engine_of(chosen) is None:
             chosen = {"DOCKER_HOST": stack.enter_context(own_engine())}
