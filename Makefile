@@ -1,5 +1,6 @@
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 
 .PHONY: help setup lab plots test clean
 
@@ -8,7 +9,7 @@ help:
 	@echo "make plots    measure on this machine and draw the plots"
 	@echo "                ONLY=pipelines   one experiment    REDRAW=1   draw without measuring"
 	@echo "make test     unit tests, then every notebook, its outputs compared strictly"
-	@echo "                UNIT=1            unit tests only"
+	@echo "                UNIT=1            unit tests only     JOBS=1     one at a time"
 	@echo "make clean    remove what the others have made"
 	@echo
 	@echo "Each sets itself up on first use in $(VENV). Another Python: make PYTHON=python3.12 lab"
@@ -23,7 +24,7 @@ plots: setup
 	@"$(VENV)/bin/redis-lab" plots $(ONLY) $(if $(REDRAW),--redraw)
 
 test: setup
-	"$(VENV)/bin/python" -m pytest -n 2
+	"$(VENV)/bin/python" -m pytest -n $(JOBS)
 ifndef UNIT
 	"$(VENV)/bin/redis-lab" validate
 endif
