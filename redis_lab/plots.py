@@ -147,13 +147,10 @@ def lines(
     yscale: str = "log",
     theory: str | None = None,
     theory_label: str = "theory",
-    mark: Mapping[str, float] | None = None,
     columns: int = 2,
 ) -> None:
     """Small multiples of `y` against `x`, a line for each value of `by`, a panel for each of
     `panels`, shared axes, 95 % bands from the interval columns, thin theory lines.
-
-    `mark` draws labelled vertical lines at given values of x.
     """
     values = [None] if panels is None else sorted(table[panels].unique())
     across = min(columns, len(values))
@@ -168,9 +165,6 @@ def lines(
         part = (table if value is None else table[table[panels] == value]).dropna(subset=[y])
         arms = [(k, name, part[part[by] == name].sort_values(x)) for k, name in enumerate(names)]
         ends[axes] = [one_line(axes, k, n, arm, x, y, theory) for k, n, arm in arms if len(arm)]
-        for text, where in (mark or {}).items():
-            axes.axvline(where, color="0.4", lw=0.8, ls=":")
-            axes.annotate(f" {text}", (where, 1), xycoords=axes.get_xaxis_transform(), fontsize=7.5)
         if value is not None:
             title = value if isinstance(value, str) else f"{value:g}"
             axes.set_title(panel_title.format(title))
@@ -216,9 +210,7 @@ def one_line(
     return last[x], last[y], str(name), colour
 
 
-def ladder(
-    figure: Figure, table: pd.DataFrame, *, x: str, xlabel: str, by: str = "arm", note: str = ""
-) -> None:
+def ladder(figure: Figure, table: pd.DataFrame, *, x: str, xlabel: str, by: str = "arm") -> None:
     """One row for each arm: its value on a log axis with its interval, and the number itself."""
     figure.set_size_inches(7.4, 1.6 + 0.34 * len(table))
     axes = figure.subplots()
@@ -243,8 +235,6 @@ def ladder(
     axes.xaxis.set_major_formatter(FuncFormatter(short))
     left, right = axes.get_xlim()
     axes.set_xlim(left, right * (right / left) ** 0.14)
-    if note:
-        axes.set_title(note, fontsize=8, color="0.3")
 
 
 def human_us(value: float) -> str:

@@ -7,19 +7,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import psutil
-
-import redis_lab
-
-# The package's own __init__ imports pandas and matplotlib, seconds that a script about servers
-# does without.
-LIGHT = f"""
-import sys, types
-sys.modules["redis_lab"] = types.ModuleType("redis_lab")
-sys.modules["redis_lab"].__path__ = [{str(Path(redis_lab.__file__).parent)!r}]
-"""
 
 
 def within(limit_s: float, condition) -> bool:
@@ -47,7 +36,7 @@ def environment(**changes: str | None) -> dict[str, str]:
 
 
 def script(body: str) -> list[str]:
-    return [sys.executable, "-c", LIGHT + textwrap.dedent(body)]
+    return [sys.executable, "-c", textwrap.dedent(body)]
 
 
 def run(body: str, **env: str | None) -> subprocess.CompletedProcess:

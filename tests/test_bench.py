@@ -19,23 +19,15 @@ from redis_lab.errors import LabError
 from redis_lab.server import server
 
 
-@pytest.fixture(scope="module")
-def private():
-    with server() as running:
-        yield running
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setenv("REDIS_LAB_EFFORT", "quick")
 
 
 @pytest.fixture
-def r(private):
-    with private.client() as client:
-        client.flushall()
-        client.mset({f"k:{i}": i for i in range(200)})
-        yield client
+def r(r):
+    r.mset({f"k:{i}": i for i in range(200)})
+    return r
 
 
 needs_benchmark = pytest.mark.skipif(
@@ -333,11 +325,11 @@ def test_commands_that_vary_void_the_run_unless_said(r):
     compare({"a": Arm(call, steady=False)}, client=r)
 
 
-def test_a_second_client_on_the_server_voids_the_run(r, private):
+def test_a_second_client_on_the_server_voids_the_run(r, lab):
     stop = threading.Event()
 
     def hammer() -> None:
-        with private.client() as other:
+        with lab.client() as other:
             while not stop.is_set():
                 other.incr("hammered")
 
@@ -428,20 +420,20 @@ def test_bare_ping_with_a_password_and_with_a_user():
             pass
 
 
-def test_bare_ping_on_a_unix_socket(private):
-    with redis.Redis.from_url(private.unix_url) as client, bench.bare_ping(client) as ping:
+def test_bare_ping_on_a_unix_socket(lab):
+    with redis.Redis.from_url(lab.unix_url) as client, bench.bare_ping(client) as ping:
         assert ping() == b"+PONG\r\n"
 
 
-def test_bare_ping_leaves_tls_alone(private):
-    with redis.Redis(port=private.port, ssl=True) as client, bench.bare_ping(client) as ping:
+def test_bare_ping_leaves_tls_alone(lab):
+    with redis.Redis(port=lab.port, ssl=True) as client, bench.bare_ping(client) as ping:
         assert ping is None
 
 
 @needs_benchmark
 @pytest.mark.parametrize("transport", ["TCP", "Unix socket"])
-def test_redis_benchmark_agrees_in_order_of_magnitude(r, private, transport):
-    url = private.unix_url if transport == "Unix socket" else private.url
+def test_redis_benchmark_agrees_in_order_of_magnitude(r, lab, transport):
+    url = lab.unix_url if transport == "Unix socket" else lab.url
     with redis.Redis.from_url(url) as client:
         theirs = bench.redis_benchmark(client, "GET", "k:1", requests=5000)
         ours = compare({"GET": lambda: client.get("k:1")}, client=client)

@@ -21,9 +21,7 @@ from processes import environment, run, script
 
 from redis_lab.errors import LabError
 from redis_lab.guest import Guest
-from redis_lab.server import binary_on_path, embedded_binary, free_port, server
-
-KINDS = [k for k, found in (("path", binary_on_path()), ("embedded", embedded_binary())) if found]
+from redis_lab.server import binary_on_path, free_port, server
 
 # A visit prints the LabError that it meets; any other exception is a traceback on stderr.
 VISIT = """
@@ -39,10 +37,9 @@ print("connected")
 """
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def host(request):
-    with server(kind=request.param) as started:
-        yield started
+@pytest.fixture(scope="module")
+def host(each_kind):
+    return each_kind
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import redis
 import trustme
+from processes import within
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -25,19 +26,6 @@ from redis_lab.link import link
 from redis_lab.server import UserServer, cluster, server
 
 NOW = {"retry": Retry(NoBackoff(), 0)}
-
-
-@pytest.fixture(scope="module")
-def lab():
-    with server() as started:
-        yield started
-
-
-@pytest.fixture
-def r(lab):
-    with lab.client() as client:
-        client.flushall()
-        yield client
 
 
 def seconds(call, *args) -> float:
@@ -49,15 +37,6 @@ def seconds(call, *args) -> float:
 def p50_ms(client: redis.Redis, calls: int) -> float:
     client.ping()
     return statistics.median(seconds(client.ping) for _ in range(calls)) * 1000
-
-
-def within(limit_s: float, condition) -> bool:
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 # ---------------------------------------------------------------- distance

@@ -19,17 +19,9 @@ CLI = shutil.which("redis-cli")
 needs_cli = pytest.mark.skipif(not CLI, reason="redis-cli is not on PATH")
 
 
-@pytest.fixture(scope="module")
-def lab():
-    with server() as s:
-        yield s
-
-
 @pytest.fixture
-def client(lab):
-    with lab.client() as client:
-        client.flushall()
-        yield client
+def client(r):
+    return r
 
 
 def cli(lab, text: str) -> str:

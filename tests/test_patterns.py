@@ -20,24 +20,15 @@ from redis_lab.errors import LabError
 from redis_lab.patterns import cache, counter
 from redis_lab.patterns.cache import CacheAside
 from redis_lab.patterns.counter import ExpiringCounter
-from redis_lab.server import binary_on_path, cluster, embedded_binary, server
+from redis_lab.server import cluster, server
 from redis_lab.wire import wire
 
-KINDS = [k for k, found in (("path", binary_on_path()), ("embedded", embedded_binary())) if found]
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="these processes are forked")
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def lab(request):
-    with server(kind=request.param) as started:
-        yield started
-
-
-@pytest.fixture
-def r(lab):
-    with lab.client() as client:
-        client.flushall()
-        yield client
+@pytest.fixture(scope="module")
+def lab(each_kind):
+    return each_kind
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def steps() -> Result:
         {"arm": n, "p50_us": v, "p50_low_us": 0.8 * v, "p50_high_us": 1.3 * v}
         for n, v in zip(names, (0.06, 9.5, 80.0, 1_400_000.0), strict=True)
     ]
-    figure = {"kind": "ladder", "x": "p50_us", "xlabel": "latency (µs)", "note": "median of calls"}
+    figure = {"kind": "ladder", "x": "p50_us", "xlabel": "latency (µs)"}
     return made(figure, rows)
 
 
@@ -72,7 +72,7 @@ SYNTHETIC = {
     "lines": curve(),
     "lines, seven arms": curve(arms=7),
     "lines with theory": curve(theory=True),
-    "lines, marked, one panel": curve(panels=None, mark={"here": 30}),
+    "lines, one panel": curve(panels=None),
     "lines, linear": curve(xscale="linear", yscale="linear"),
     "lines, by depth": curve(x="rtt_ms", panels="depth", xlabel="round trip (ms)"),
     "ladder": steps(),

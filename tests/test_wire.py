@@ -23,10 +23,8 @@ from redis._parsers import (
 )
 
 from redis_lab import LabError
-from redis_lab.server import binary_on_path, cluster, embedded_binary, server
+from redis_lab.server import binary_on_path, cluster, server
 from redis_lab.wire import Wire, _Flow, _watched, wire
-
-KINDS = [k for k, found in (("path", binary_on_path()), ("embedded", embedded_binary())) if found]
 
 
 class Relay:
@@ -151,10 +149,9 @@ def totals(w: Wire) -> tuple[int, int, int]:
     return w.bytes_out + h.bytes_out, w.bytes_in + h.bytes_in, w.commands + h.commands
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def lab(request):
-    with server(kind=request.param) as s:
-        yield s
+@pytest.fixture(scope="module")
+def lab(each_kind):
+    return each_kind
 
 
 @pytest.fixture

@@ -1,0 +1,31 @@
+"""The servers that most tests talk to: real ones, started once a module."""
+
+from __future__ import annotations
+
+import pytest
+
+from redis_lab.server import binary_on_path, embedded_binary, server
+
+NATIVE = {"path": binary_on_path(), "embedded": embedded_binary()}
+
+
+@pytest.fixture(scope="module")
+def lab():
+    """A server of the kind that a user gets here."""
+    with server() as started:
+        yield started
+
+
+@pytest.fixture(scope="module", params=[kind for kind, binary in NATIVE.items() if binary])
+def each_kind(request: pytest.FixtureRequest):
+    """One native server after the other, of each kind that this machine has."""
+    with server(kind=request.param) as started:
+        yield started
+
+
+@pytest.fixture
+def r(lab):
+    """A client of the module's server, which is empty."""
+    with lab.client() as client:
+        client.flushall()
+        yield client
