@@ -304,7 +304,8 @@ def check_little(watched: list[Watched], samples: list, walls: list, own_ns: flo
     """Little's law for one caller: throughput x mean latency must be its concurrency, one."""
     for each, taken, wall in zip(watched, samples, walls, strict=True):
         idle = sum(wall) - int(taken.sum()) - taken.size * own_ns
-        if idle > 0.1 * sum(wall) + 2e6:
+        # A time slice or two of some other process may fall between two calls.
+        if idle > 0.1 * sum(wall) + 20e6:
             raise Void(
                 f"{each.name}: {idle / sum(wall):.0%} of the time passed between calls; "
                 "the machine was too busy to measure."

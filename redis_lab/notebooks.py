@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # slow to import, and most commands do without
     import nbformat
 
 CELL_TIMEOUT_S = 300
+MARK = "REDIS_LAB_VALIDATION"  # set for everything that a validation starts
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # IPython colours its tracebacks
 
 
@@ -137,19 +139,21 @@ def validate(paths: list[Path], cell_timeout_s: int = CELL_TIMEOUT_S) -> int:
         *("--nbval-sanitize-with", str(root / "tests" / "nbval_sanitize.cfg")),
         *map(str, paths),
     ]
-    environment = {"REDIS_LAB_EFFORT": "quick"} | os.environ
-    before = set(helpers())
+    ours = str(os.getpid())
+    environment = {"REDIS_LAB_EFFORT": "quick"} | os.environ | {MARK: ours}
     code = subprocess.run(command, cwd=root, env=environment).returncode
-    _, left = psutil.wait_procs([p for p in helpers() if p not in before], timeout=3)
+    _, left = psutil.wait_procs(helpers(ours), timeout=3)
     if left:
         raise LabError(f"{len(left)} processes outlived their notebooks: {left}")
     return code
 
 
-def helpers() -> list[psutil.Process]:
-    """The processes that servers and links of the lab run in."""
-    return [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if any(part.endswith(("_keeper.py", "_relay.py")) for part in process.info["cmdline"] or [])
-    ]
+def helpers(mark: str) -> list[psutil.Process]:
+    """The processes that servers and links of the lab run in, started by this validation."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        with contextlib.suppress(psutil.Error):
+            words = process.info["cmdline"] or []
+            if any(word.endswith(("_keeper.py", "_relay.py")) for word in words):
+                found += [process] if process.environ().get(MARK) == mark else []
+    return found

@@ -16,11 +16,13 @@ import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import redis
 from processes import environment, gone, within
 
-from redis_lab import bench, plots, results
+from redis_lab import bench, notebooks, plots, results
+from redis_lab.errors import LabError
 from redis_lab.results import Result
 from redis_lab.server import KINDS, docker_version
 
@@ -318,3 +320,29 @@ def test_ctrl_c_while_measuring_is_said_and_not_a_traceback(checkout, data, tmp_
         child.kill()
     assert child.returncode == 130, trouble
     assert "Stopped" in trouble and "Traceback" not in trouble
+
+
+LEAVES = """
+import subprocess, sys
+left = subprocess.Popen(
+    [sys.executable, "-c", "import time; time.sleep(30)", "_keeper.py"], start_new_session=True
+)
+"""
+
+
+def test_validate_notices_what_a_notebook_leaves_running(tmp_path):
+    cell = nbformat.v4.new_code_cell(LEAVES.strip(), execution_count=1)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "leaves.ipynb")
+    stranger = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(30)", "_keeper.py"]
+    )  # somebody else's validation
+    try:
+        with pytest.raises(LabError, match="1 processes outlived") as error:
+            notebooks.validate([tmp_path / "leaves.ipynb"])
+        assert str(stranger.pid) not in str(error.value)
+    finally:
+        stranger.kill()
+        stranger.wait()
+        for process in psutil.process_iter(["cmdline"]):
+            if (process.info["cmdline"] or [])[-1:] == ["_keeper.py"]:
+                process.kill()
