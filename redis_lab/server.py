@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -132,11 +133,17 @@ class Server:
     def kill(self) -> None:
         """Raises: LabError, since only a native process of the lab's own can be killed."""
         raise LabError(
-            f"A server of kind {self.kind} cannot be killed and restarted. Where there is a "
-            'native one, take that: lab.server(kind="path") or lab.server(kind="embedded").'
+            f"A server of kind {self.kind} cannot be killed, restarted or stalled. Where there is "
+            'a native one, take that: lab.server(kind="path") or lab.server(kind="embedded").'
         )
 
     restart = kill
+
+    @contextlib.contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Raises: LabError, since only a native process of the lab's own can be made to stall."""
+        self.kill()
+        yield
 
     def __enter__(self) -> Server:
         return self
@@ -282,6 +289,19 @@ class NativeServer(Server):
         self.keeper.ask("start")
         self.wait_until_ready()
         self.learn()
+
+    @contextlib.contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Inside the block the server stands still (SIGSTOP): it accepts bytes and does nothing.
+
+        Afterwards it goes on, and carries out what has reached it meanwhile.
+        """
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """Stop the server and remove its directory."""

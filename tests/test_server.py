@@ -483,3 +483,20 @@ def test_redact(url):
 @pytest.mark.parametrize("url", ["redis://host:1/0?ssl_ca_certs=/a", "unix:///s?db=1", "host:1"])
 def test_redact_leaves_what_is_no_secret(url):
     assert redact(url) == url
+
+
+def test_a_stalled_server_goes_on_with_what_reached_it(lab):
+    with lab.client(socket_timeout=0.2) as client:
+        client.set("n", 0)
+        with lab.stalled(), pytest.raises(redis.TimeoutError):
+            client.incr("n")  # sent once: from_url does not retry
+    with lab.client() as other:
+        assert other.get("n") == "1"
+
+
+def test_gone_after_owner_is_killed_while_the_server_is_stalled():
+    with owner("""
+        with s.stalled():
+            os.kill(os.getpid(), signal.SIGKILL)
+    """) as (_, pid, directory):
+        assert within(2, lambda: gone(pid) and not directory.exists())
