@@ -1,0 +1,237 @@
+"""notebooks/from_node.md: every line is run, by ioredis, @upstash/redis and redis-py.
+
+Each reply must be the one that the page shows after its arrow, and after each section the server
+must hold the same data, whichever of the three clients wrote it.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import redis
+
+from redis_lab import notebooks
+
+PAGE = notebooks.folder() / "from_node.md"
+PACKAGES = Path(__file__).parent / "node/package.json"
+BLOCK = re.compile(r"^```(js ioredis|js upstash|python)\n(.*?)^```$", flags=re.M | re.S)
+CLIENTS = ("js ioredis", "js upstash", "python")
+
+
+def sections() -> dict[str, dict[str, str]]:
+    """Heading → the block of each client."""
+    parts = PAGE.read_text().split("\n## ")[1:]
+    return {part.partition("\n")[0]: dict(BLOCK.findall(part)) for part in parts}
+
+
+SECTIONS = sections()
+CONNECT, *TOPICS = SECTIONS
+
+
+def statements(block: str) -> list[tuple[str, str | None]]:
+    """The statements of a block, each with the reply that the page shows for it, if any."""
+    found: list[list[str]] = []
+    for line in block.splitlines():
+        if found and (not line.strip() or line.startswith((" ", ")", "except"))):
+            found[-1].append(line)
+        elif line.strip():
+            found.append([line])
+    pairs = []
+    for lines in found:
+        code, _, shown = "\n".join(lines).rstrip().partition(" → ")
+        pairs.append((re.sub(r"\s*(//|#)$", "", code), shown or None))
+    return pairs
+
+
+# ---------------------------------------------------------------- the three clients
+
+
+class Forwarder(BaseHTTPRequestHandler):
+    """Hands the commands of the REST protocol on to a real Redis, and the replies back."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        r = self.server.redis
+        if self.path.strip("/") == "":
+            reply = self.one(r, body)
+        elif self.path.strip("/") == "pipeline":
+            reply = [self.one(r, command) for command in body]
+        else:  # multi-exec
+            with r.pipeline() as pipe:
+                for command in body:
+                    pipe.execute_command(*command)
+                reply = [{"result": self.plain(value)} for value in pipe.execute()]
+        text = json.dumps(reply).encode()
+        self.send_response(400 if isinstance(reply, dict) and "error" in reply else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def one(self, r: redis.Redis, command: list) -> dict:
+        try:
+            return {"result": self.plain(r.execute_command(*command))}
+        except redis.ResponseError as error:
+            return {"error": str(error)}
+
+    def plain(self, value: object) -> object:
+        if isinstance(value, list):
+            return [self.plain(item) for item in value]
+        if isinstance(value, bytes):
+            return value.decode() if value == b"OK" else base64.b64encode(value).decode()
+        return value
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def gateway(lab):
+    """The REST protocol in front of the module's server, its replies as RESP2 has them."""
+    with redis.Redis.from_url(lab.url, protocol=2) as raw:
+        raw.response_callbacks.clear()
+        httpd = ThreadingHTTPServer(("127.0.0.1", 0), Forwarder)
+        httpd.redis = raw
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+        thread.join()
+        httpd.server_close()
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory) -> Path:
+    """A folder in which node finds the two clients."""
+    if not shutil.which("node") or not shutil.which("npm"):
+        pytest.skip("node and npm are not on PATH")
+    folder = tmp_path_factory.mktemp("node")
+    shutil.copy(PACKAGES, folder)
+    said = subprocess.run(
+        ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    if said.returncode:
+        pytest.skip(f"npm could not install the clients: {said.stderr.strip()[-200:]}")
+    return folder
+
+
+def by_node(client: str, topic: str, folder: Path, env: dict[str, str]) -> list[object]:
+    """Run a section's block in node; the replies that the page shows something for."""
+    lines = [SECTIONS[CONNECT][client]]
+    for code, shown in statements(SECTIONS[topic][client]):
+        code = code.rstrip(";")
+        lines.append(f"console.log(JSON.stringify({code}));" if shown else f"{code};")
+    if client == "js ioredis":
+        lines.append("redis.disconnect();")
+    script = folder / f"{client[3:]}-{TOPICS.index(topic)}.mjs"
+    script.write_text("\n".join(lines))
+    said = subprocess.run(
+        ["node", script.name],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | env,
+    )
+    assert said.returncode == 0, said.stderr[-2000:]
+    return [json.loads(line) for line in said.stdout.splitlines()]
+
+
+def by_python(topic: str, r: redis.Redis) -> list[object]:
+    replies = []
+    scope = {"r": r, "redis": redis}
+    for code, shown in statements(SECTIONS[topic]["python"]):
+        if shown:
+            replies.append(eval(code, scope))
+        else:
+            exec(code, scope)
+    return replies
+
+
+def content(r: redis.Redis) -> dict[str, tuple]:
+    """Everything on the server: type, value and whether a clock runs. Texts that are JSON count
+    as what they say, since spaces are the client's affair."""
+    read = {
+        "string": lambda key: json_or_text(r.get(key)),
+        "hash": r.hgetall,
+        "list": lambda key: r.lrange(key, 0, -1),
+        "zset": lambda key: r.zrange(key, 0, -1, withscores=True),
+    }
+    return {key: (r.type(key), read[r.type(key)](key), r.ttl(key) > 0) for key in r.scan_iter("*")}
+
+
+def json_or_text(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+# ---------------------------------------------------------------- the tests
+
+
+def test_the_page_shows_all_three_everywhere():
+    for heading, blocks in SECTIONS.items():
+        assert set(blocks) == set(CLIENTS), heading
+        assert heading == CONNECT or all(
+            any(shown for _, shown in statements(block)) for block in blocks.values()
+        )
+
+
+def test_the_everyday_calls_are_there():
+    text = PAGE.read_text()
+    for call in (
+        *('"EX", 60', "ex: 60", "ex=60", "incr(", "hset(", "hgetall(", "zadd(", "zrevrange("),
+        *("lpush(", "brpop(", "publish(", "subscribe(", "pipeline(", "exec(", "multi(", "eval("),
+        "session:",
+    ):
+        assert call in text, call
+
+
+def test_the_links_lead_to_lessons():
+    links = re.findall(r"→ \[.+?\]\((.+?)\)", PAGE.read_text())
+    assert len(set(links)) >= 8
+    assert all((PAGE.parent / link).exists() for link in links)
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_python(topic, r):
+    wanted = [shown for _, shown in statements(SECTIONS[topic]["python"]) if shown]
+    replies = by_python(topic, r)
+    assert [repr(reply) for reply in replies] == [repr(ast.literal_eval(w)) for w in wanted]
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+@pytest.mark.parametrize("client", CLIENTS[:2])
+def test_node(client, topic, r, lab, gateway, packages):
+    env = {"REDIS_URL": lab.url, "UPSTASH_REDIS_REST_URL": gateway}
+    env["UPSTASH_REDIS_REST_TOKEN"] = "any"
+    wanted = [json.loads(s) for _, s in statements(SECTIONS[topic][client]) if s]
+    assert by_node(client, topic, packages, env) == wanted
+    written = content(r)
+    r.flushall()
+    by_python(topic, r)
+    assert written == content(r), "the clients leave different data behind"
+
+
+def test_connecting_as_the_page_says(lab, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", lab.url)
+    scope: dict = {}
+    exec(SECTIONS[CONNECT]["python"], scope)
+    with scope["r"] as client:
+        client.set("here", "text")
+        assert client.get("here") == "text"
