@@ -10,7 +10,7 @@ import io
 import itertools
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -147,10 +147,15 @@ def lines(
     yscale: str = "log",
     theory: str | None = None,
     theory_label: str = "theory",
+    bands: Sequence[Sequence[str]] = (),
+    bands_label: str = "",
     columns: int = 2,
 ) -> None:
     """Small multiples of `y` against `x`, a line for each value of `by`, a panel for each of
     `panels`, shared axes, 95 % bands from the interval columns, thin theory lines.
+
+    `bands` are pairs of columns, each filled lightly from the lower to the upper. An arm with
+    several rows at one `x` is drawn as points, unjoined.
     """
     values = [None] if panels is None else sorted(table[panels].unique())
     across = min(columns, len(values))
@@ -163,6 +168,9 @@ def lines(
     for index, (axes, value) in enumerate(zip(grid.flat, values, strict=False)):
         axes.set(xscale=xscale, yscale=yscale)
         part = (table if value is None else table[table[panels] == value]).dropna(subset=[y])
+        for low, high in bands:
+            edge = part.dropna(subset=[low, high]).drop_duplicates(x).sort_values(x)
+            axes.fill_between(edge[x], edge[low], edge[high], color="0.5", alpha=0.18, lw=0)
         arms = [(k, name, part[part[by] == name].sort_values(x)) for k, name in enumerate(names)]
         ends[axes] = [one_line(axes, k, n, arm, x, y, theory) for k, n, arm in arms if len(arm)]
         if value is not None:
@@ -174,7 +182,7 @@ def lines(
             axis.set_major_formatter(FuncFormatter(short))
             if scale == "log":
                 axis.set_minor_formatter(NullFormatter())
-        if yscale == "linear":
+        if yscale == "linear" and table[y].min() >= 0:
             axes.set_ylim(bottom=0)
     for axes in list(grid.flat)[len(values) :]:
         axes.set_visible(False)
@@ -182,6 +190,7 @@ def lines(
         label_ends(axes, labelled)
     told = [f"thin line: {theory_label}"] if theory else []
     told += ["bars: 95 % interval"] if bounds(y)[0] in table else []
+    told += [bands_label] if bands_label else []
     figure.text(0.99, 0.008, "   ".join(told), fontsize=7.5, ha="right", color="0.3")
 
 
@@ -198,7 +207,7 @@ def one_line(
         line[x],
         line[y],
         color=colour,
-        ls="" if explained else DASHES[style],
+        ls="" if explained or line[x].duplicated().any() else DASHES[style],
         lw=1.1,
         marker=MARKERS[style],
         markersize=4.5 if len(line) <= 20 else 2.5,
@@ -237,6 +246,83 @@ def ladder(figure: Figure, table: pd.DataFrame, *, x: str, xlabel: str, by: str 
     axes.set_xlim(left, right * (right / left) ** 0.14)
 
 
+def dots(
+    figure: Figure, table: pd.DataFrame, *, panels: Sequence[Mapping], by: str = "arm"
+) -> None:
+    """One row for each arm, a panel for each quantity, all on log axes.
+
+    A panel is {"title": …, "xlabel": …, "points": {name: column, …}}. With two points a line joins
+    them; the first is drawn filled, the second as a ring.
+    """
+    figure.set_size_inches(1.6 + 2.7 * len(panels), 1.9 + 0.3 * len(table))
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    leave_room(figure, left=0.3 + text_inches(table[by]), right=0.2)
+    figure.subplots_adjust(wspace=0.12, top=1 - 1.0 / figure.get_size_inches()[1])
+    places, key = np.arange(len(table))[::-1], None
+    for axes, panel in zip(grid, panels, strict=True):
+        columns = list(panel["points"].values())
+        axes.hlines(places, table[columns].min(axis=1), table[columns].max(axis=1), color="0.7")
+        for column, name, filled in zip(columns, panel["points"], (True, False), strict=False):
+            low, high = bounds(column)
+            if low in table:
+                axes.hlines(places, table[low], table[high], color=COLOURS[0], lw=5, alpha=0.35)
+            face = COLOURS[0] if filled else "white"
+            axes.plot(table[column], places, "o", color=COLOURS[0], mfc=face, label=name)
+        axes.set(xscale="log", xlabel=panel["xlabel"], ylim=(-0.6, len(table) - 0.4))
+        axes.set_title(panel["title"])
+        axes.xaxis.set_major_formatter(FuncFormatter(short))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.grid(axis="y", visible=False)
+        if len(columns) > 1:
+            key = axes.get_legend_handles_labels()
+    if key is not None:
+        figure.legend(*key, frameon=False, fontsize=8, loc="upper right", ncols=2)
+    grid[0].set_yticks(places, [str(name) for name in table[by]])
+
+
+def timeline(
+    figure: Figure, table: pd.DataFrame, *, x: str, lane: str, event: str, xlabel: str
+) -> None:
+    """Who did what when: a lane for each actor, in the table's order, a mark for each row.
+
+    Each kind of event, in order of time, has its shape, its colour and its height in the lane, so
+    that what happens at one moment does not hide; the legend beside it counts them.
+    """
+    marks = table.dropna(subset=[x])
+    lanes = list(dict.fromkeys(marks[lane]))
+    kinds = list(dict.fromkeys(marks.sort_values(x, kind="stable")[event]))
+    place = {name: len(lanes) - 1 - k for k, name in enumerate(lanes)}
+    counted = marks[event].value_counts()
+    labels = [f"{counted[kind]:,} {kind}" for kind in kinds]
+    height = max(1.6 + 0.62 * len(lanes), 1.75 + 0.2 * len(kinds))
+    figure.set_size_inches(7.4, height)
+    axes = figure.subplots()
+    leave_room(figure, left=0.3 + text_inches(lanes), right=0.5 + text_inches(labels))
+    step = 0.7 / max(len(kinds), 2)
+    for k, (kind, label) in enumerate(zip(kinds, labels, strict=True)):
+        part = marks[marks[event] == kind]
+        axes.plot(
+            part[x],
+            part[lane].map(place) + ((len(kinds) - 1) / 2 - k) * step,
+            ls="",
+            color=COLOURS[k % len(COLOURS)],
+            marker=MARKERS[k % len(MARKERS)],
+            markersize=6 if len(part) <= 30 else 3,
+            label=label,
+            clip_on=False,
+            zorder=3,
+        )
+    first, last = min(0.0, marks[x].min()), marks[x].max()
+    axes.set(xlabel=xlabel, xlim=(first, last + 0.03 * (last - first or 1)))
+    axes.set(ylim=(-0.55, len(lanes) - 0.45))
+    axes.set_yticks(list(place.values()), [str(name) for name in lanes])
+    axes.grid(axis="y", visible=False)
+    for border in range(len(lanes) - 1):
+        axes.axhline(border + 0.5, color="0.85", lw=0.6)
+    axes.xaxis.set_major_formatter(FuncFormatter(short))
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
+
+
 def human_us(value: float) -> str:
     """Microseconds as people say them: 0.09 µs, 120 µs, 3.4 ms, 1.2 s."""
     for limit, unit in ((1e6, "s"), (1e3, "ms"), (1.0, "µs")):
@@ -245,7 +331,7 @@ def human_us(value: float) -> str:
     raise AssertionError
 
 
-KINDS = {"lines": lines, "ladder": ladder}
+KINDS = {"lines": lines, "ladder": ladder, "dots": dots, "timeline": timeline}
 
 # How each experiment of the workbook is drawn. A result keeps its own copy of this.
 FIGURES: dict[str, dict[str, object]] = {
@@ -271,6 +357,27 @@ FIGURES: dict[str, dict[str, object]] = {
         "kind": "ladder",
         "x": "p50_us",
         "xlabel": "time for all hundred (µs, log scale)",
+    },
+    "structures": {
+        "title": "Remembering a visitor, in ten structures",
+        "kind": "dots",
+        "panels": [
+            {
+                "title": "memory",
+                "xlabel": "bytes for each visitor",
+                "points": {"bytes": "bytes_each"},
+            },
+            {
+                "title": "add one",
+                "xlabel": "time for each command (µs)",
+                "points": {"one by one": "add_one_us", "pipelined": "add_pipelined_us"},
+            },
+            {
+                "title": "ask for one",
+                "xlabel": "time for each command (µs)",
+                "points": {"one by one": "ask_one_us", "pipelined": "ask_pipelined_us"},
+            },
+        ],
     },
     "pipelines": {
         "title": "What one GET costs in a batch of n",
@@ -307,6 +414,132 @@ FIGURES: dict[str, dict[str, object]] = {
         "theory_label": "Σ p (1 − (1 − p)^t)",
         "xlabel": "requests since the cold start",
         "ylabel": "hit ratio (of 500 requests)",
+    },
+    "geo": {
+        "title": "Who is within 50 km?",
+        "kind": "lines",
+        "x": "places",
+        "y": "p50_us",
+        "by": "what",
+        "theory": "theory_us",
+        "theory_label": "trip + found × price",
+        "xlabel": "places between Portugal and Finland",
+        "ylabel": "time for one search (µs)",
+    },
+    "geo_pipelined": {
+        "title": "The nearest point for each of a hundred customers",
+        "kind": "ladder",
+        "x": "p50_us",
+        "xlabel": "time for all hundred (µs, log scale)",
+    },
+    "streams": {
+        "title": "What one entry costs in a batch of n",
+        "kind": "lines",
+        "x": "batch",
+        "y": "per_unit_us",
+        "by": "what",
+        "theory": "theory_us",
+        "theory_label": "trips ÷ n + service",
+        "xlabel": "entries in one batch",
+        "ylabel": "time for each entry (µs)",
+    },
+    "streams_crash": {
+        "title": "A worker is killed, and what becomes of its work",
+        "kind": "timeline",
+        "x": "seconds",
+        "lane": "worker",
+        "event": "event",
+        "xlabel": "time since the orders arrived (s)",
+    },
+    "sets": {
+        "title": "How many do two sets share?",
+        "kind": "lines",
+        "x": "n",
+        "y": "p50_us",
+        "by": "what",
+        "panels": "panel",
+        "theory": "theory_us",
+        "theory_label": "trip + members of the smaller set × price of a lookup",
+        "xlabel": "n",
+        "ylabel": "time for one answer (µs)",
+    },
+    "sets_pipelined": {
+        "title": "Which of a hundred customers bought the lamp?",
+        "kind": "ladder",
+        "x": "p50_us",
+        "xlabel": "time for all hundred (µs, log scale)",
+    },
+    "hyperloglog_error": {
+        "title": "How far off is a HyperLogLog?",
+        "kind": "lines",
+        "x": "visitors",
+        "y": "error_percent",
+        "yscale": "linear",
+        "bands": [["sigma_low", "sigma_high"], ["two_sigma_low", "two_sigma_high"]],
+        "bands_label": "grey: ±0.81 % and ±1.62 %",
+        "xlabel": "distinct visitors",
+        "ylabel": "error of the count (%)",
+    },
+    "hyperloglog_memory": {
+        "title": "What it takes to count distinct visitors",
+        "kind": "lines",
+        "x": "visitors",
+        "y": "bytes",
+        "theory": "theory",
+        "theory_label": "12,304 bytes; visitors ÷ 8",
+        "xlabel": "distinct visitors",
+        "ylabel": "memory (bytes)",
+    },
+    "bitmaps": {
+        "title": "How many different users came in January?",
+        "kind": "ladder",
+        "x": "p50_us",
+        "xlabel": "time for one answer (µs, log scale)",
+    },
+    "lists": {
+        "title": "What the length of a list costs",
+        "kind": "lines",
+        "x": "length",
+        "y": "per_unit_us",
+        "by": "what",
+        "panels": "list",
+        "theory": "theory_us",
+        "theory_label": "trip + steps × price of a step",
+        "xlabel": "elements in the list",
+        "ylabel": "time for one command (µs)",
+    },
+    "lists_pipelined": {
+        "title": "Fifty jobs in, fifty jobs out",
+        "kind": "ladder",
+        "x": "p50_us",
+        "xlabel": "time for all hundred commands (µs, log scale)",
+    },
+    "hashes_memory": {
+        "title": "The memory of an object with n fields",
+        "kind": "lines",
+        "x": "fields",
+        "y": "bytes_each",
+        "yscale": "linear",
+        "theory": "theory",
+        "theory_label": "the JSON text; the bytes of a listpack",
+        "xlabel": "fields of the object",
+        "ylabel": "memory for each field (bytes)",
+    },
+    "hashes": {
+        "title": "JSON string or hash?",
+        "kind": "lines",
+        "x": "fields",
+        "y": "per_unit_us",
+        "by": "what",
+        "panels": "job",
+        "xlabel": "fields of the object",
+        "ylabel": "time for each (µs)",
+    },
+    "idempotency": {
+        "title": "What a request with a key costs",
+        "kind": "ladder",
+        "x": "p50_us",
+        "xlabel": "time in Redis for one request (µs, log scale)",
     },
     "harness_cost": {
         "title": "What it costs to time one call",

@@ -68,12 +68,68 @@ def steps() -> Result:
     return made(figure, rows)
 
 
+def rings() -> Result:
+    names = ("string", "sorted set", "HyperLogLog and bitmaps", "pub/sub")
+    rows = [
+        {
+            "arm": n,
+            "bytes": b,
+            "one_us": v,
+            "one_low_us": 0.9 * v,
+            "one_high_us": 2 * v,
+            "many_us": m,
+        }
+        for n, b, v, m in zip(
+            names, (56.9, 76.5, 0.2, None), (80, 99, 120, 77.0), (6, 8, 9, None), strict=True
+        )
+    ]
+    panels = [
+        {"title": "memory", "xlabel": "bytes for each", "points": {"bytes": "bytes"}},
+        {
+            "title": "add one",
+            "xlabel": "time for each (µs)",
+            "points": {"one by one": "one_us", "pipelined": "many_us"},
+        },
+    ]
+    return made({"kind": "dots", "panels": panels}, rows)
+
+
+def scattered() -> Result:
+    """Several points at one place, below and above nought, with bands behind them."""
+    rows = [
+        {"arm": "five sets", "n": n, "error": e / 3, "low": -0.8, "high": 0.8}
+        for n, e in itertools.product((10, 100, 1000), (-4, -2, 0, 1, 3))
+    ]
+    rows += [{"arm": "exact", "n": n, "error": 0.0} for n in (10, 100, 1000)]
+    figure = {"kind": "lines", "x": "n", "y": "error", "yscale": "linear"}
+    figure |= {"bands": [["low", "high"]], "bands_label": "grey: ±0.8 %"}
+    return made(figure | {"xlabel": "visitors", "ylabel": "error (%)"}, rows)
+
+
+def crash(workers: tuple[str, ...] = ("ada", "bob", "carol")) -> Result:
+    """Busy lanes, and many events of several kinds at one moment."""
+    rows = [
+        {"worker": worker, "seconds": k / 100, "event": "packed"}
+        for worker, k in itertools.product(workers, range(1, 41))
+    ]
+    rows += [{"worker": workers[0], "seconds": 0.7, "event": "claimed"} for _ in range(10)]
+    rows += [{"worker": workers[-1], "seconds": 0.41, "event": "killed"}]
+    rows += [{"worker": workers[0], "seconds": 0.7, "event": "packed again"}]
+    figure = {"kind": "timeline", "x": "seconds", "lane": "worker", "event": "event"}
+    return made(figure | {"xlabel": "time since the start (s)"}, rows)
+
+
 SYNTHETIC = {
+    "timeline": crash(),
+    "timeline, one lane": crash(("a worker with a rather long name",)),
+    "timeline, ten lanes": crash(tuple(f"worker {k}" for k in range(10))),
+    "dots": rings(),
     "lines": curve(),
     "lines, seven arms": curve(arms=7),
     "lines with theory": curve(theory=True),
     "lines, one panel": curve(panels=None),
     "lines, linear": curve(xscale="linear", yscale="linear"),
+    "lines, scattered over a band": scattered(),
     "lines, by depth": curve(x="rtt_ms", panels="depth", xlabel="round trip (ms)"),
     "ladder": steps(),
 }
@@ -108,6 +164,12 @@ def test_axes_are_labelled_with_units(result):
     shown = [axes for axes in figure.axes if axes.get_visible()]
     x_labels = {axes.get_xlabel() for axes in shown} - {""}
     y_labels = {axes.get_ylabel() for axes in shown} - {""}
+    if wanted["kind"] == "dots":
+        assert x_labels == {panel["xlabel"] for panel in wanted["panels"]}
+        for panel in wanted["panels"]:
+            timed = any(column.endswith("_us") for column in panel["points"].values())
+            assert not timed or "µs" in panel["xlabel"]
+        return
     assert x_labels == {wanted["xlabel"]}
     if wanted["kind"] == "lines":
         assert y_labels == {wanted["ylabel"]}
@@ -180,6 +242,49 @@ def test_a_lone_label_stands_beside_the_end_of_its_line():
     assert abs((box.y0 + box.y1) / 2 - end[1]) < 4 and box.x0 > end[0]
 
 
+def test_points_at_one_place_are_not_joined_and_a_band_lies_behind_them():
+    (axes,) = drawn(scattered()).axes
+    points, line = axes.lines
+    assert points.get_linestyle() == "None" != line.get_linestyle()
+    (band,) = axes.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (-0.8, 0.8)
+    assert band.zorder < points.zorder and axes.get_ylim()[0] < -1.3
+
+
+def test_a_timeline_has_a_lane_for_each_actor_and_starts_at_nought():
+    figure = drawn(crash(("carol", "ada", "bob")))
+    (axes,) = figure.axes
+    names = (label.get_text() for label in axes.get_yticklabels())
+    lanes = dict(zip(names, axes.get_yticks(), strict=True))
+    assert sorted(lanes, key=lanes.get, reverse=True) == ["carol", "ada", "bob"]
+    assert axes.get_xlim()[0] == 0 and axes.get_xscale() == "linear"
+    (killed,) = (line for line in axes.lines if "killed" in line.get_label())
+    assert abs(killed.get_ydata()[0] - lanes["bob"]) < 0.5
+
+
+def test_kinds_of_events_are_told_apart_by_shape_colour_and_height():
+    (axes,) = drawn(crash()).axes
+    kinds = [line for line in axes.lines if line.get_label()[0].isdigit()]
+    looks = [(line.get_marker(), line.get_color()) for line in kinds]
+    assert all(len(set(look)) == len(kinds) for look in zip(*looks, strict=True))
+    heights = [round(line.get_ydata()[0] % 1, 3) for line in kinds]
+    assert len(set(heights)) == len(kinds)
+
+
+@pytest.mark.parametrize("name", [name for name in SYNTHETIC if "timeline" in name])
+def test_the_legend_of_a_timeline_counts_and_stands_beside_the_data(name):
+    figure = drawn(SYNTHETIC[name])
+    (axes,) = figure.axes
+    legend, renderer = axes.get_legend(), figure.canvas.get_renderer()
+    told = [text.get_text().split(" ", 1)[1] for text in legend.get_texts()]
+    assert told == ["packed", "killed", "claimed", "packed again"]
+    assert [text.get_text() for text in legend.get_texts()][1:3] == ["1 killed", "10 claimed"]
+    box = legend.get_window_extent(renderer)
+    assert box.x0 > axes.get_window_extent(renderer).x1
+    assert inside(box, *figure.canvas.get_width_height())
+
+
 def test_the_same_result_gives_the_same_bytes(result):
     assert plots.png(result) == plots.png(result)
 
@@ -216,6 +321,11 @@ def test_points_that_were_not_measured_leave_a_gap():
         ({"kind": "ladder", "x": "p50_us"}, "xlabel"),
         ({"kind": "ladder", "x": "p50_us", "xlabel": "µs", "colour": "red"}, "colour"),
         ({"kind": "lines", "x": "p50_us", "y": "no", "xlabel": "", "ylabel": ""}, "no"),
+        ({"kind": "timeline", "x": "p50_us", "lane": "arm", "xlabel": "µs"}, "event"),
+        (
+            {"kind": "timeline", "x": "p50_us", "lane": "arm", "event": "absent", "xlabel": ""},
+            "absent",
+        ),
         (
             {
                 "kind": "lines",
