@@ -598,6 +598,20 @@ FIGURES: dict[str, dict[str, object]] = {
         "xlabel": "events published",
         "ylabel": "events that have arrived",
     },
+    "locks_beside": {
+        "title": "Taking a lock and giving it back",
+        "kind": "ladder",
+        "x": "p50_us",
+        "xlabel": "time for both (µs, log scale)",
+    },
+    "locks_paused": {
+        "title": "A holder is stopped, and wakes up after its lease",
+        "kind": "timeline",
+        "x": "seconds",
+        "lane": "who",
+        "event": "event",
+        "xlabel": "time since Ada got the lock (s)",
+    },
     "harness_cost": {
         "title": "What it costs to time one call",
         "kind": "ladder",
