@@ -1,4 +1,4 @@
-"""Cache-aside without stale reads. Built up in notebooks/patterns/cache_aside.ipynb."""
+"""Cache-aside without stale reads. Built up in notebooks/patterns/02_cache_aside.ipynb."""
 
 from __future__ import annotations
 
