@@ -1,0 +1,453 @@
+"""Locks: one holder at a time, the late one refused, whatever stops or dies when."""
+
+from __future__ import annotations
+
+import asyncio
+import doctest
+import os
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+
+import psutil
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from processes import environment, script, within
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+from redis_lab.errors import LabError
+from redis_lab.exercises import locks as exercises
+from redis_lab.lesson import NotYet
+from redis_lab.patterns.lock import Lease, Lock
+from redis_lab.server import cluster
+from redis_lab.wire import wire
+
+
+@pytest.fixture(scope="module")
+def lab(each_kind):
+    return each_kind
+
+
+@pytest.fixture
+def lock(r):
+    return Lock(r, "lock", lease_s=10)
+
+
+def test_one_holder(lock, r):
+    mine = lock.try_acquire("a")
+    assert isinstance(mine, Lease) and mine.fence > 2**50
+    assert lock.try_acquire("a") is None
+    assert lock.try_acquire("b") is not None  # another name, another lock
+    assert lock.renew(mine) and lock.release(mine)
+    assert not lock.renew(mine) and not lock.release(mine)
+    assert lock.try_acquire("a").fence > mine.fence
+
+
+def test_every_key_has_a_ttl_and_one_slot(lock, r):
+    lock.try_acquire("a")
+    assert sorted(r.scan_iter()) == ["lock:{a}", "lock:{a}:fence"]
+    assert 9000 < r.pttl("lock:{a}") <= 10_000
+    assert r.ttl("lock:{a}:fence") > 86_000
+
+
+def test_one_round_trip_each(lock, r):
+    warm = lock.try_acquire("warm")
+    lock.renew(warm), lock.release(warm)
+    with wire(r) as w:
+        mine = lock.try_acquire("a")
+    assert (w.round_trips, w.commands) == (1, 1)
+    for call in (lock.renew, lock.release):
+        with wire(r) as w:
+            call(mine)
+        assert (w.round_trips, w.commands) == (1, 1)
+
+
+def test_an_old_holder_can_neither_renew_nor_release(lock, r):
+    short = Lock(r, "lock", lease_s=0.05)
+    old = short.try_acquire("a")
+    time.sleep(0.08)
+    new = lock.try_acquire("a")
+    assert new.fence > old.fence
+    assert not short.renew(old) and not short.release(old)
+    assert lock.renew(new)
+
+
+def test_renewing_keeps_it(r):
+    short = Lock(r, "lock", lease_s=0.4)
+    mine = short.try_acquire("a")
+    for _ in range(6):
+        time.sleep(0.1)
+        assert short.renew(mine) and short.try_acquire("a") is None
+    assert short.release(mine)
+
+
+def test_the_fence_rises_though_the_clock_goes_back(lock, r):
+    first = lock.try_acquire("a")
+    ahead = first.fence + 10**12
+    r.set("lock:{a}:fence", ahead, ex=60)  # as if the server's clock had been that far ahead
+    lock.release(first)
+    assert [take(lock) for _ in range(3)] == [ahead + 1, ahead + 2, ahead + 3]
+
+
+def take(lock: Lock) -> int:
+    lease = lock.try_acquire("a")
+    lock.release(lease)
+    return lease.fence
+
+
+def test_waiting(r):
+    short = Lock(r, "lock", lease_s=0.2)
+    short.try_acquire("a")
+    start = time.monotonic()
+    assert short.acquire("a", wait_s=0.05) is None
+    assert 0.05 <= time.monotonic() - start < 0.2
+    assert short.acquire("a", wait_s=5) is not None
+    assert short.acquire("a", wait_s=0) is None
+
+
+def test_holding(lock, r):
+    with lock.holding("a", wait_s=1) as mine:
+        assert lock.try_acquire("a") is None
+        with pytest.raises(LabError, match="a is locked"), lock.holding("a", wait_s=0):
+            pass
+    assert not r.exists("lock:{a}") and not lock.renew(mine)
+    with pytest.raises(ZeroDivisionError), lock.holding("a", wait_s=1):
+        _ = 1 / 0
+    assert not r.exists("lock:{a}")
+
+
+def test_holding_says_that_it_was_too_long(r):
+    short = Lock(r, "lock", lease_s=0.03)
+    with pytest.raises(LabError, match="longer than its lease"), short.holding("a", wait_s=1):
+        time.sleep(0.06)
+
+
+def test_a_killed_holder_blocks_for_its_lease_at_most(lab, r):
+    body = f"""
+        import os, signal, redis
+        from redis_lab.patterns.lock import Lock
+        Lock(redis.Redis.from_url({lab.url!r}), "lock", lease_s=0.5).try_acquire("a")
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    assert subprocess.run(script(body), env=environment()).returncode == -9
+    start = time.monotonic()
+    assert Lock(r, "lock", lease_s=10).acquire("a", wait_s=5) is not None
+    assert time.monotonic() - start < 2
+
+
+COUNTER = """
+    import os, signal, sqlite3, redis
+    from redis_lab.patterns.lock import Lock
+    lock = Lock(redis.Redis.from_url({url!r}), "lock", lease_s={lease_s})
+    database = sqlite3.connect({file!r}, isolation_level=None, timeout=30)
+    times, stops = {times}, {stops}
+    while times:
+        lease = lock.acquire("counter", wait_s=30)
+        shown = {{"fence": lease.fence}}
+        rows = database.execute(
+            "UPDATE counter SET fence = :fence WHERE fence <= :fence RETURNING n", shown
+        ).fetchall()
+        if times in stops:
+            stops.remove(times)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        changed = rows and database.execute(
+            "UPDATE counter SET n = :n WHERE fence = :fence", shown | {{"n": rows[0][0] + 1}}
+        ).rowcount
+        if changed:
+            times -= 1
+        else:
+            print("refused")
+        lock.release(lease)
+"""
+
+
+@pytest.fixture
+def counter(tmp_path):
+    file = str(tmp_path / "counter.sqlite")
+    database = sqlite3.connect(file, isolation_level=None, timeout=30)
+    database.execute("PRAGMA journal_mode=wal")
+    database.execute("CREATE TABLE counter (n INTEGER, fence INTEGER)")
+    database.execute("INSERT INTO counter VALUES (0, 0)")
+    yield file, lambda: database.execute("SELECT n FROM counter").fetchone()[0]
+    database.close()
+
+
+def count(lab, file: str, processes: int, **more: object) -> list[subprocess.Popen]:
+    body = COUNTER.format(url=lab.url, file=file, **more)
+    pipe = {"stdout": subprocess.PIPE, "text": True, "env": environment()}
+    return [subprocess.Popen(script(body), **pipe) for _ in range(processes)]
+
+
+def test_eight_processes_lose_nothing_and_nobody_is_refused(lab, r, counter):
+    file, read = counter
+    crowd = count(lab, file, 8, lease_s=30, times=20, stops=[])
+    told = [process.communicate(timeout=60)[0] for process in crowd]
+    assert read() == 160 and told == [""] * 8
+
+
+def test_stopped_holders_are_refused_and_nothing_is_lost(lab, r, counter):
+    file, read = counter
+    crowd = count(lab, file, 3, lease_s=0.1, times=8, stops=[7, 4])
+    wakes = 0
+
+    def all_done() -> bool:
+        nonlocal wakes
+        for process in crowd:
+            if process.poll() is None and psutil.Process(process.pid).status() == "stopped":
+                time.sleep(0.2)
+                os.kill(process.pid, signal.SIGCONT)
+                wakes += 1
+        return all(process.poll() is not None for process in crowd)
+
+    assert within(60, all_done)
+    refused = sum(process.communicate()[0].count("refused") for process in crowd)
+    assert read() == 24 and wakes >= 6 and refused > 0
+
+
+def test_asking_again_after_a_lost_reply_finds_ones_own_lock(lab, r):
+    patient = lab.client(socket_timeout=0.2, retry=Retry(ConstantBackoff(0.05), 10))
+    lock, theirs = Lock(patient, "lock", lease_s=60), patient.lock("theirs", timeout=60)
+    lock.release(lock.try_acquire("warm"))
+
+    def during_a_stall(call):
+        got = []
+        with lab.stalled():
+            thread = threading.Thread(target=lambda: got.append(call()))
+            thread.start()
+            time.sleep(0.5)
+        thread.join()
+        return got[0]
+
+    mine = during_a_stall(lambda: lock.try_acquire("a"))
+    assert isinstance(mine, Lease) and lock.renew(mine)
+    assert during_a_stall(lambda: theirs.acquire(blocking=False)) is False  # and yet:
+    assert r.exists("theirs")
+    patient.close()
+
+
+def test_a_restart_in_the_middle(lab, r):
+    lock = Lock(r, "lock", lease_s=60)
+    mine = lock.try_acquire("a")
+    r.script_flush()
+    assert lock.try_acquire("a") is None
+    assert lock.renew(mine)
+    lab.restart()  # keeps nothing: the lock, its fence, scripts and connections are gone
+    other = lock.try_acquire("a")
+    assert other.fence > mine.fence
+    assert not lock.renew(mine) and not lock.release(mine)
+    assert lock.release(other)
+
+
+def test_asyncio(lab):
+    async def many() -> list:
+        async with redis.asyncio.Redis.from_url(lab.url) as client:  # replies as bytes
+            await client.flushall()
+            lock = Lock(client, "lock", lease_s=10)
+            got = await asyncio.gather(*(lock.try_acquire("a") for _ in range(20)))
+            (mine,) = [lease for lease in got if lease is not None]
+            return [await lock.renew(mine), await lock.release(mine), await lock.release(mine)]
+
+    assert asyncio.run(many()) == [True, True, False]
+
+
+def test_replies_as_bytes(lab, r):
+    with lab.client(decode_responses=False) as raw:
+        lock = Lock(raw, "lock", lease_s=10)
+        mine = lock.try_acquire("a")
+        assert isinstance(mine.fence, int) and lock.try_acquire("a") is None and lock.release(mine)
+
+
+def test_on_a_cluster():
+    with cluster() as nodes, nodes.client() as client:
+        lock = Lock(client, "lock", lease_s=10)
+        leases = [lock.try_acquire(f"k{k}") for k in range(20)]
+        assert all(leases) and not any(lock.try_acquire(f"k{k}") for k in range(20))
+        assert all(lock.renew(lease) and lock.release(lease) for lease in leases)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"prefix": "", "lease_s": 1},
+        {"prefix": "p", "lease_s": 0},
+        {"prefix": "p", "lease_s": -1},
+        {"prefix": "p", "lease_s": 1, "poll_s": 0},
+    ],
+)
+def test_arguments_that_make_no_sense(r, arguments):
+    with pytest.raises(LabError, match="Lock needs a prefix"):
+        Lock(r, **arguments)
+
+
+@pytest.mark.parametrize("name", ["", "a}b"])
+def test_names_that_make_no_sense(lock, name):
+    with pytest.raises(LabError, match="needs a name"):
+        lock.try_acquire(name)
+
+
+def test_the_docstring(r):
+    found = doctest.DocTestFinder().find(Lock, globs={"Lock": Lock, "r": r})
+    ran = [doctest.DocTestRunner().run(test) for test in found if test.examples]
+    assert ran and not any(result.failed for result in ran)
+
+
+NAMES = st.sampled_from(["a", "b"])
+
+
+class Machine(RuleBasedStateMachine):
+    """Against a model: who holds what, and the greatest fence that anybody was given."""
+
+    server = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.r = Machine.server.client()
+        self.r.flushall()
+        self.lock = Lock(self.r, "m", lease_s=30)
+        self.holder: dict[str, Lease] = {}
+        self.greatest: dict[str, int] = {}
+        self.leases: list[Lease] = []
+
+    @rule(name=NAMES)
+    def try_acquire(self, name: str) -> None:
+        lease = self.lock.try_acquire(name)
+        assert (lease is None) is (name in self.holder)
+        if lease is not None:
+            assert lease.fence > self.greatest.get(name, 0)
+            self.holder[name], self.greatest[name] = lease, lease.fence
+            self.leases.append(lease)
+
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        if self.leases:
+            lease = data.draw(st.sampled_from(self.leases))
+            assert self.lock.renew(lease) is (self.holder.get(lease.name) == lease)
+
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        if self.leases:
+            lease = data.draw(st.sampled_from(self.leases))
+            held = self.holder.get(lease.name) == lease
+            assert self.lock.release(lease) is held
+            if held:
+                del self.holder[lease.name]
+
+    @rule(name=NAMES)
+    def the_lease_runs_out(self, name: str) -> None:
+        self.r.pexpire(f"m:{{{name}}}", 0)
+        self.holder.pop(name, None)
+
+    @rule()
+    def the_server_forgets(self) -> None:
+        self.r.flushall()
+        self.holder.clear()
+
+    @invariant()
+    def keys_expire(self) -> None:
+        keys = list(self.r.scan_iter("*"))
+        assert all(self.r.pttl(key) > 0 for key in keys)
+        assert sum(not key.endswith(":fence") for key in keys) == len(self.holder)
+
+    def teardown(self) -> None:
+        self.r.close()
+
+
+def test_against_a_model(lab):
+    Machine.server = lab
+    quick = settings(
+        max_examples=30,
+        stateful_step_count=25,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(Machine, settings=quick)
+
+
+# ---------------------------------------------------------------- exercises
+
+
+@pytest.fixture
+def learner(r, monkeypatch):
+    monkeypatch.setattr(exercises, "current", lambda: r)
+    yield
+    assert not list(r.scan_iter("check:*"))
+
+
+COMPARE_AND_DELETE = (
+    "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end return redis.call('DEL', KEYS[1])"
+)
+
+
+def in_a_transaction(r, key, token):
+    with r.pipeline() as pipe:
+        pipe.watch(key)
+        if pipe.get(key) != token:
+            return False
+        pipe.multi()
+        pipe.delete(key)
+        return pipe.execute() == [1]
+
+
+def test_release_is_accepted(learner):
+    said = exercises.release(lambda r, key, token: r.eval(COMPARE_AND_DELETE, 1, key, token))
+    assert "one round trip" in said
+    registered = lambda r, key, token: r.register_script(COMPARE_AND_DELETE)([key], [token])  # noqa: E731
+    assert "one round trip" in exercises.release(registered)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (lambda r, key, token: None, "still there"),
+        (lambda r, key, token: r.delete(key) == 1, "Bob's lock"),
+        (lambda r, key, token: r.get(key) == token and r.delete(key) == 1, "between your GET"),
+        (lambda r, key, token: r.eval(COMPARE_AND_DELETE, 1, key, token) >= 0, "the answer is not"),
+        (in_a_transaction, "round trips"),
+    ],
+)
+def test_release_explains_what_is_wrong(learner, wrong, hint):
+    with pytest.raises(NotYet, match=hint):
+        exercises.release(wrong)
+
+
+def updating(where: str, *, keep: bool = True, tell: bool = True):
+    kept = ", fence = :fence" if keep else ""
+
+    def write(database, fence, text):
+        sql = f"UPDATE report SET text = :text{kept} {where}"
+        return database.execute(sql, {"text": text, "fence": fence}).rowcount == 1 or not tell
+
+    return write
+
+
+def look_then_write(database, fence, text):
+    if database.execute("SELECT fence FROM report").fetchone()[0] > fence:
+        return False
+    database.execute("UPDATE report SET text = ?, fence = ?", (text, fence))
+    return True
+
+
+def test_fenced_is_accepted():
+    assert exercises.fenced(updating("WHERE fence <= :fence")).startswith("right")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (lambda database, fence, text: True, "one is not there"),
+        (updating(""), "fence 4 was let in"),
+        (updating("WHERE fence <= :fence", keep=False), "fence 4 was let in"),
+        (updating("WHERE fence < :fence"), "Use <="),
+        (look_then_write, "as its WHERE"),
+        (updating("WHERE fence <= :fence", tell=False), "rowcount"),
+    ],
+)
+def test_fenced_explains_what_is_wrong(wrong, hint):
+    with pytest.raises(NotYet, match=hint):
+        exercises.fenced(wrong)
