@@ -1,0 +1,524 @@
+"""Sessions: two clocks, no revival, no id that survives, and all of a user's ended in one step."""
+
+from __future__ import annotations
+
+import asyncio
+import doctest
+import json
+import subprocess
+import threading
+import time
+
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from processes import environment, script
+
+from redis_lab.errors import LabError
+from redis_lab.exercises import sessions as exercises
+from redis_lab.lesson import NotYet
+from redis_lab.patterns import session as module
+from redis_lab.patterns.session import Session, Sessions
+from redis_lab.server import cluster
+from redis_lab.wire import wire
+
+
+@pytest.fixture(scope="module")
+def lab(each_kind):
+    return each_kind
+
+
+@pytest.fixture
+def sessions(r):
+    return Sessions(r, "s", idle_s=60, absolute_s=600)
+
+
+def test_the_docstring(r):
+    result = doctest.testmod(module, extraglobs={"r": r})
+    assert result.attempted > 0 and not result.failed
+
+
+@pytest.mark.parametrize("value", [None, 0, "", False, [], {"a": [1, None, "ü"]}, 1.5, "x" * 10**5])
+@pytest.mark.parametrize("decode", [True, False])
+def test_data_survive(lab, value, decode):
+    with lab.client(decode_responses=decode) as client:
+        sessions = Sessions(client, "s", idle_s=60, absolute_s=600)
+        id = sessions.start("ada", {"a": value})
+        assert sessions.save(id, {"b": value})
+        assert sessions.load(id) == Session(id, "ada", {"a": value, "b": value})
+        assert list(sessions.all_of("ada")) == [module.hashed(id)]
+        assert sessions.revoke_all("ada") == 1
+
+
+def test_ids_are_new_and_only_their_hash_is_stored(r, sessions):
+    ids = {sessions.start("ada", {"n": n}) for n in range(200)}
+    assert len(ids) == 200
+    stored = [*r.scan_iter("*"), *r.zrange("s:{ada}", 0, -1)]
+    stored += [str(r.hgetall(key)) for key in r.scan_iter("s:{ada}:*")]
+    assert not [id for id in ids if any(id.split(".")[1] in text for text in stored)]
+
+
+def test_the_id_never_crosses_the_wire(lab):
+    with lab.client() as client, lab.client().monitor() as monitor:
+        sessions = Sessions(client, "s", idle_s=60, absolute_s=600)
+        id = sessions.start("ada", {"a": 1})
+        sessions.load(id), sessions.save(id, {"a": 2}), sessions.end(id)
+        client.echo("over")
+        seen = []
+        while "over" not in (line := monitor.next_command()["command"]):
+            seen.append(line)
+    assert len(seen) > 4 and not [line for line in seen if id.split(".")[1] in line]
+
+
+@pytest.mark.parametrize(
+    "id",
+    ["", ".", "ada", "ada.", ".x", "}{", "ada.{b}", "ö", "\udc80", "a" * 10**5, "ada." + "x" * 22],
+)
+def test_foreign_ids_open_nothing_and_make_nothing(r, sessions, id):
+    assert sessions.load(id) is None
+    assert not sessions.save(id, {"a": 1}) and not sessions.end(id)
+    assert not list(r.scan_iter("*"))
+
+
+def test_round_trips(r, sessions):
+    visit = sessions.load(sessions.start())
+    calls = {
+        lambda: sessions.start("ada"): 1,
+        lambda: sessions.load(visit.id): 1,
+        lambda: sessions.save(visit.id, {"a": 1}): 1,
+        lambda: sessions.all_of("ada"): 1,
+        lambda: sessions.login(visit, "ada"): 2,
+        lambda: sessions.end(visit.id): 1,
+        lambda: sessions.revoke_all("ada"): 1,
+    }
+    for call, trips in calls.items():
+        call()
+        with wire(r) as w:
+            call()
+        assert w.round_trips == w.commands == trips
+
+
+def test_login_rotates_and_keeps_what_is_ones_own(sessions):
+    visit = sessions.load(sessions.start(data={"cart": [1]}))
+    ada = sessions.load(sessions.login(visit, "ada"))
+    assert ada.user == "ada" and ada.data == {"cart": [1]} and ada.id != visit.id
+    assert sessions.load(visit.id) is None
+    again = sessions.load(sessions.login(ada, "ada"))
+    assert again.data == {"cart": [1]} and sessions.load(ada.id) is None
+    bob = sessions.load(sessions.login(again, "bob"))
+    assert (bob.user, bob.data) == ("bob", {}) and sessions.load(again.id) is None
+    assert sessions.all_of("ada") == {}
+    assert sessions.load(sessions.login(None, "carl")).data == {}
+
+
+def test_a_crash_between_the_steps_of_a_login_leaves_no_id_with_rights(r, sessions, monkeypatch):
+    visit = sessions.load(sessions.start(data={"cart": [1]}))
+
+    def crash(id: str) -> bool:
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(sessions, "end", crash)
+    with pytest.raises(RuntimeError):
+        sessions.login(visit, "ada")
+    assert sessions.load(visit.id) == visit
+    assert len(sessions.all_of("ada")) == sessions.revoke_all("ada") == 1
+
+
+def test_users_ids_do_not_meet(sessions):
+    ada, other = sessions.start("ada"), sessions.start("ada.b")
+    swapped = f"ada.b.{ada.split('.')[1]}"
+    assert sessions.load(swapped) is None
+    assert sessions.revoke_all("ada") == 1
+    assert sessions.load(other).user == "ada.b"
+
+
+def test_two_clocks_in_real_time(r):
+    short = Sessions(r, "s", idle_s=0.2, absolute_s=0.6)
+    used, alone, began = short.start("ada"), short.start("bob"), time.monotonic()
+    while short.load(used) and time.monotonic() - began < 5:
+        time.sleep(0.02)
+    assert 0.55 < time.monotonic() - began < 1.5
+    assert short.load(alone) is None and not short.save(used, {"a": 1})
+    time.sleep(0.02)
+    assert not list(r.scan_iter("*"))
+
+
+def test_no_call_prolongs_the_absolute_clock(r, sessions):
+    id = sessions.start("ada")
+    key, index = sessions.keys(id)
+    ends = int(r.hget(key, "_ends"))
+    longer = Sessions(r, "s", idle_s=10**6, absolute_s=10**6)
+    assert longer.load(id) and longer.save(id, {"a": 1})
+    assert r.pexpiretime(key) == ends
+    longer.start("ada")
+    assert 10**9 - 5000 < r.pttl(index) <= 10**9
+    sessions.start("ada")  # a shorter one does not shorten the index
+    assert r.pttl(index) > 10**8
+
+
+def test_the_index_forgets_what_has_ended(r, sessions):
+    ids = [sessions.start("ada") for _ in range(3)]
+    r.delete(sessions.keys(ids[0])[0])
+    assert set(sessions.all_of("ada")) == set(map(module.hashed, ids[1:]))
+    assert r.zcard("s:{ada}") == 2
+    r.zadd("s:{ada}", {module.hashed(ids[1]): 1})
+    sessions.start("ada")
+    assert r.zscore("s:{ada}", module.hashed(ids[1])) is None
+
+
+def test_a_write_in_a_race_with_logout_and_expiry_never_revives(lab, r, sessions):
+    over, ids = threading.Event(), [sessions.start("ada")]
+
+    def writer() -> None:
+        with lab.client() as own:
+            mine = Sessions(own, "s", idle_s=60, absolute_s=600)
+            while not over.is_set():
+                mine.save(ids[0], {"a": 1})
+                mine.load(ids[0])
+
+    threads = [threading.Thread(target=writer) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for k in range(200):
+            ids[0] = id = sessions.start("ada")
+            key = sessions.keys(id)[0]
+            if k % 2:
+                sessions.revoke_all("ada")
+            else:
+                r.pexpireat(key, 1)
+            assert not r.exists(key) and sessions.load(id) is None
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    sessions.revoke_all("ada")
+    assert not list(r.scan_iter("*"))
+
+
+SHOP = """
+    import random, redis
+    from redis_lab.patterns.session import Sessions
+    sessions = Sessions(redis.Redis.from_url({url!r}), "k", idle_s=60, absolute_s=600)
+    luck = random.Random({seed})
+    while True:
+        user = luck.choice(["ada", "bob"])
+        visit = sessions.load(sessions.start(data={{"cart": [1]}}))
+        id = sessions.login(visit, user)
+        sessions.save(id, {{"cart": [1, 2]}})
+        if luck.random() < 0.4:
+            sessions.end(id)
+        if luck.random() < 0.01:
+            sessions.revoke_all(user)
+        print("a turn", flush=True)
+"""
+
+
+def test_killed_processes_leave_no_session_outside_the_index(lab, r):
+    crowd = [
+        subprocess.Popen(
+            script(SHOP.format(url=lab.url, seed=k)),
+            env=environment(),
+            stdout=subprocess.PIPE,
+        )
+        for k in range(4)
+    ]
+    for k, process in enumerate(crowd):
+        process.stdout.readline()
+        time.sleep(0.02 + 0.007 * k)
+        process.kill()
+        process.communicate()
+    sessions = Sessions(r, "k", idle_s=60, absolute_s=600)
+    keys = list(r.scan_iter("*", count=1000))
+    assert len(keys) > 3 and all(r.ttl(key) > 0 for key in keys)
+    for user in ("ada", "bob"):
+        alive = set(r.scan_iter(f"k:{{{user}}}:*", count=1000))
+        assert alive == {f"k:{{{user}}}:{hash}" for hash in r.zrange(f"k:{{{user}}}", 0, -1)}
+        assert sessions.revoke_all(user) == len(alive)
+        assert not list(r.scan_iter(f"k:{{{user}}}*", count=1000))
+
+
+def test_script_flush_and_restart(lab, r):
+    with lab.client() as client:
+        sessions = Sessions(client, "s", idle_s=60, absolute_s=600)
+        id = sessions.start("ada", {"a": 1})
+        client.script_flush()
+        assert sessions.load(id).data == {"a": 1}
+        lab.restart()  # keeps nothing
+        assert sessions.load(id) is None and not sessions.save(id, {"a": 2})
+        assert sessions.load(sessions.start("ada")).user == "ada"
+
+
+def test_asyncio(lab):
+    async def all_calls() -> None:
+        async with redis.asyncio.Redis.from_url(lab.url) as client:  # replies as bytes
+            await client.flushall()
+            sessions = Sessions(client, "s", idle_s=60, absolute_s=600)
+            visit = await sessions.load(await sessions.start(data={"cart": ["ü"]}))
+            ada = await sessions.load(await sessions.login(visit, "ada"))
+            assert (ada.user, ada.data) == ("ada", {"cart": ["ü"]})
+            assert await sessions.load(visit.id) is None
+            assert await sessions.save(ada.id, {"a": 1})
+            other = await sessions.login(None, "ada")
+            assert len(await sessions.all_of("ada")) == 2
+            assert await sessions.revoke_all("ada", keep=other) == 1
+            assert not await sessions.save(ada.id, {"a": 2})
+            assert await sessions.end(other) and not await sessions.end(other)
+
+    asyncio.run(all_calls())
+
+
+def test_on_a_cluster():
+    with cluster() as nodes, nodes.client() as client:
+        sessions = Sessions(client, "s", idle_s=60, absolute_s=600)
+        visits = [sessions.load(sessions.start(data={"n": n})) for n in range(20)]
+        assert len({client.keyslot(sessions.keys(visit.id)[0]) for visit in visits}) > 10
+        for n, visit in enumerate(visits):
+            user = f"u{n % 5}"
+            assert sessions.load(sessions.login(visit, user)).data == {"n": n}
+        for n in range(5):
+            assert len(sessions.all_of(f"u{n}")) == sessions.revoke_all(f"u{n}") == 4
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"prefix": ""},
+        {"prefix": "a{b}"},
+        {"idle_s": 0},
+        {"idle_s": 700},
+        {"absolute_s": -1},
+    ],
+)
+def test_arguments_that_make_no_sense(r, bad):
+    with pytest.raises(LabError, match="needs a prefix"):
+        Sessions(r, **{"prefix": "s", "idle_s": 60, "absolute_s": 600, **bad})
+
+
+@pytest.mark.parametrize("user", ["}", "a b", "ö", "a;b", "x" * 65, "a{b"])
+def test_users_that_do_not_fit(r, sessions, user):
+    for call in (sessions.start, sessions.revoke_all, sessions.all_of):
+        with pytest.raises(LabError, match="letters, digits"):
+            call(user)
+    for empty in (sessions.revoke_all, sessions.all_of, lambda user: sessions.login(None, user)):
+        with pytest.raises(LabError, match="letters, digits"):
+            empty("")
+    assert not list(r.scan_iter("*"))
+
+
+@pytest.mark.parametrize("data", [{"_born": 1}, {"": 1}, {1: 1}])
+def test_names_that_do_not_fit(sessions, data):
+    id = sessions.start("ada")
+    with pytest.raises(LabError, match="Names of fields"):
+        sessions.save(id, data)
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), b"x", float("nan")])
+def test_only_json(sessions, value):
+    with pytest.raises(LabError, match="only what JSON can"):
+        sessions.start("ada", {"a": value})
+    with pytest.raises(LabError, match="at least one field"):
+        sessions.save(sessions.start("ada"), {})
+
+
+USERS = st.sampled_from(["", "ada", "bob"])
+
+
+class Machine(RuleBasedStateMachine):
+    """Against a model: which ids open what. An id that ended never opens anything again."""
+
+    server = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.r = Machine.server.client()
+        self.r.flushall()
+        self.sessions = Sessions(self.r, "m", idle_s=60, absolute_s=600)
+        self.model: dict[str, Session] = {}
+        self.ids: list[str] = []
+
+    def begun(self, id: str, user: str, data: dict) -> None:
+        assert id not in self.ids
+        self.ids.append(id)
+        self.model[id] = Session(id, user, data)
+
+    def any_id(self, data: st.DataObject) -> str:
+        return data.draw(st.sampled_from(self.ids)) if self.ids else ".none"
+
+    @rule(user=USERS, n=st.integers())
+    def start(self, user: str, n: int) -> None:
+        self.begun(self.sessions.start(user, {"n": n}), user, {"n": n})
+
+    @rule(data=st.data())
+    def load(self, data: st.DataObject) -> None:
+        id = self.any_id(data)
+        assert self.sessions.load(id) == self.model.get(id)
+
+    @rule(data=st.data(), name=st.sampled_from("nab"), value=st.one_of(st.none(), st.text()))
+    def save(self, data: st.DataObject, name: str, value: object) -> None:
+        id = self.any_id(data)
+        assert self.sessions.save(id, {name: value}) is (id in self.model)
+        if id in self.model:
+            self.model[id].data[name] = value
+
+    @rule(data=st.data(), user=st.sampled_from(["ada", "bob"]))
+    def login(self, data: st.DataObject, user: str) -> None:
+        old = self.sessions.load(self.any_id(data))
+        new = self.sessions.login(old, user)
+        keep = old and old.user in ("", user)
+        self.begun(new, user, dict(old.data) if keep else {})
+        if old:
+            del self.model[old.id]
+
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        id = self.any_id(data)
+        assert self.sessions.end(id) is (self.model.pop(id, None) is not None)
+
+    @rule(data=st.data())
+    def its_time_runs_out(self, data: st.DataObject) -> None:
+        id = self.any_id(data)
+        self.r.pexpireat(self.sessions.keys(id)[0], 1)
+        self.model.pop(id, None)
+
+    @rule(user=st.sampled_from(["ada", "bob"]), data=st.data(), keeps=st.booleans())
+    def revoke_all(self, user: str, data: st.DataObject, keeps: bool) -> None:
+        keep = self.any_id(data) if keeps else ""
+        gone = [id for id, each in self.model.items() if each.user == user and id != keep]
+        assert self.sessions.revoke_all(user, keep) == len(gone)
+        for id in gone:
+            del self.model[id]
+
+    @invariant()
+    def what_is_there_is_what_should_be(self) -> None:
+        alive = {self.sessions.keys(id)[0] for id in self.model}
+        hashes = {key for key in self.r.scan_iter("*", count=1000) if self.r.type(key) == "hash"}
+        assert hashes == alive
+        for user in ("ada", "bob"):
+            mine = {module.hashed(i) for i, each in self.model.items() if each.user == user}
+            assert mine <= set(self.r.zrange(f"m:{{{user}}}", 0, -1))
+
+    @invariant()
+    def nothing_outlives_its_clocks(self) -> None:
+        for key in self.r.scan_iter("*", count=1000):
+            ends = self.r.pexpiretime(key)
+            assert self.r.pttl(key) > 0
+            if self.r.type(key) == "hash":
+                born, at_most = map(int, self.r.hmget(key, "_born", "_ends"))
+                assert at_most == born + 600_000 and ends <= at_most
+                assert self.r.pttl(key) <= 60_000
+
+    def teardown(self) -> None:
+        self.r.close()
+
+
+def test_against_a_model(lab):
+    Machine.server = lab
+    quick = settings(
+        max_examples=20,
+        stateful_step_count=20,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(Machine, settings=quick)
+
+
+# ---------------------------------------------------------------- exercises
+
+
+@pytest.fixture
+def learner(r, monkeypatch):
+    monkeypatch.setattr(exercises, "current", lambda: r)
+    yield r
+    assert not list(r.scan_iter("check:*"))
+
+
+def saving(check="EXISTS", write=True, expire=1800, reply="1", gone="0"):
+    body = f"if redis.call('{check}', KEYS[1]) == 0 then return {gone} end\n" if check else ""
+    body += "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])\n" if write else ""
+    body += f"redis.call('EXPIRE', KEYS[1], {expire})\n" if expire else ""
+    return lambda r, key, field, value: bool(r.eval(body + f"return {reply}", 1, key, field, value))
+
+
+def look_then_write(r, key, field, value):
+    if not r.exists(key):
+        return False
+    r.hset(key, field, value)
+    r.expire(key, 1800)
+    return True
+
+
+def watched(r, key, field, value):
+    with r.pipeline() as pipe:
+        pipe.watch(key)
+        if not pipe.exists(key):
+            return False
+        pipe.multi()
+        pipe.hset(key, field, value)
+        pipe.expire(key, 1800)
+        try:
+            pipe.execute()
+        except redis.WatchError:
+            return False
+        return True
+
+
+def test_save_is_accepted(learner):
+    assert exercises.save(saving()).startswith("right: 200 sessions")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (saving(write=False), "new cart is not in it"),
+        (saving(expire=0), "sign of life"),
+        (saving(expire=60), "sign of life"),
+        (saving(check=""), "for another half an hour"),
+        (saving(reply="0"), "say True"),
+        (saving(gone="1"), "say True"),
+        (look_then_write, "room for a logout"),
+        (watched, "right, in [0-9]+ round trips"),
+    ],
+)
+def test_save_explains_what_is_wrong(learner, wrong, hint):
+    with pytest.raises(NotYet, match=hint):
+        exercises.save(wrong)
+
+
+def logging_in(r, id, user, *, new=None, keep=True, end=True, ex=1800, mind=True, name=True):
+    data = json.loads(r.get(f"check:{id}") or "{}") if keep else {}
+    if mind and data.get("user", user) != user:
+        data = {}
+    new = module.secrets.token_urlsafe(16) if new is None else new(id)
+    r.set(f"check:{new}", json.dumps(data | ({"user": user} if name else {})), ex=ex)
+    if end:
+        r.delete(f"check:{id}")
+    return new
+
+
+def test_login_is_accepted(learner):
+    assert exercises.login(logging_in).startswith("right")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ({"new": lambda id: id, "end": False}, "planted it"),
+        ({"name": False}, "not logged in"),
+        ({"keep": False}, "cart was lost"),
+        ({"end": False}, "must end at login"),
+        ({"ex": None}, "no time to live"),
+        ({"new": lambda id: id + "2"}, "must not be guessed"),
+        ({"mind": False}, "Bob's cart"),
+    ],
+)
+def test_login_explains_what_is_wrong(learner, wrong, hint):
+    with pytest.raises(NotYet, match=hint):
+        exercises.login(lambda r, id, user: logging_in(r, id, user, **wrong))
+
+
+def test_login_wants_an_id(learner):
+    with pytest.raises(NotYet, match="goes into the cookie"):
+        exercises.login(lambda r, id, user: None)
