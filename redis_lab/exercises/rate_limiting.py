@@ -1,0 +1,144 @@
+"""Exercises of notebooks/patterns/06_rate_limiting.ipynb."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import redis
+
+from redis_lab.lesson import NotYet
+from redis_lab.server import current
+from redis_lab.wire import wire
+
+LIMIT, WINDOW_MS = 5, 1000
+NOON_MS = 1_767_268_800_000
+CALLERS = 8
+
+
+def log(answer: Callable[[redis.Redis, str, int], bool]) -> str:
+    r = current()
+    keys = [f"check:log:{part}" for part in ("eager", "patient", "many", "same", "cost")]
+    eager, patient, many, same, cost = keys
+    together = threading.Barrier(CALLERS, timeout=30)
+
+    troubles: list[Exception] = []
+
+    def caller(place: int) -> int:
+        let = 0
+        try:
+            for turn in range(5):
+                together.wait()
+                # two seconds apart, so that every turn has room for five
+                let += bool(answer(r, many, NOON_MS + 2 * turn * WINDOW_MS + place))
+        except threading.BrokenBarrierError:
+            pass  # another caller is in trouble
+        except Exception as trouble:
+            troubles.append(trouble)
+            together.abort()
+        return let
+
+    try:
+        r.delete(*keys)
+        let = [t for t in range(0, 10_000, 100) if answer(r, eager, NOON_MS + t)]
+        slow = sum(bool(answer(r, patient, NOON_MS + t)) for t in range(0, 10_000, 250))
+        at_once = sum(bool(answer(r, same, NOON_MS)) for _ in range(2 * LIMIT))
+        ttl = r.pttl(eager)
+        with wire(r) as counted:
+            answer(r, cost, NOON_MS)
+        with ThreadPoolExecutor(CALLERS) as pool:
+            crowd = sum(pool.map(caller, range(CALLERS)))
+    finally:
+        r.delete(*keys)
+    if troubles:
+        raise troubles[0]
+    most = max((sum(t - WINDOW_MS < u <= t for u in let) for t in let), default=0)
+    if most > LIMIT:
+        raise NotYet(f"{most} were let through within one second; the limit is {LIMIT}.")
+    if len(let) <= LIMIT:
+        raise NotYet(
+            f"an eager client asked ten times a second for ten seconds, and {len(let)} of its 100 "
+            "requests were let through. It could have had fifty. What it was refused is in the log "
+            "as well, and keeps it full."
+        )
+    if len(let) < 50:
+        raise NotYet(f"the eager client could have had 50 of its 100 requests, and got {len(let)}.")
+    if slow < 40:
+        raise NotYet(f"a client that asked four times a second was refused {40 - slow} times.")
+    if at_once != LIMIT:
+        raise NotYet(
+            f"ten requests in the same millisecond: {at_once} were let through, not {LIMIT}. "
+            "Members of a sorted set are unique, so two requests need two members."
+        )
+    if crowd != 5 * LIMIT:
+        raise NotYet(
+            f"{CALLERS} callers at once, five times: {crowd} were let through, not {5 * LIMIT}. "
+            "Between the look at the log and the entry another caller looks. A script is one step."
+        )
+    if ttl < 0:
+        raise NotYet("right, but the key has no time to live: a client who leaves is kept forever.")
+    if counted.round_trips > 1:
+        raise NotYet(f"right, in {counted.round_trips} round trips. One is enough.")
+    return (
+        f"right: {len(let)} of the eager client's 100, never more than {most} in a second, "
+        f"and {crowd // 5} of {CALLERS} callers at once"
+    )
+
+
+def retry_after(answer: Callable[[redis.Redis, str, int], int]) -> str:
+    r = current()
+    key = "check:wait"
+    now = NOON_MS + 5000
+
+    def ask(*ages: int) -> int:
+        r.delete(key)
+        if ages:
+            r.zadd(key, {f"{age}:{k}": now - age for k, age in enumerate(ages)})
+        return answer(r, key, now)
+
+    try:
+        full = ask(900, 800, 700, 200, 100)
+        stale = ask(4000, 3000, 900, 800, 700, 200, 100)
+        room = ask(900, 800, 100)
+        opened = ask(5000, 4000, 3000, 2000, 1000, 100)
+        nobody = ask()
+        over = ask(900, 600, 500, 400, 300, 200, 100)
+        r.delete(key)
+        r.zadd(key, {str(k): now - 10 * k for k in range(1, 6)})
+        with wire(r) as counted:
+            answer(r, key, now)
+    finally:
+        r.delete(key)
+    if nobody is None or nobody != 0:
+        raise NotYet(f"nobody has asked yet, so the wait is 0, not {nobody}.")
+    if room != 0 or opened != 0:
+        wait = room or opened
+        raise NotYet(f"there is room, so the wait is 0, not {wait}. Never negative, either.")
+    if full == WINDOW_MS:
+        raise NotYet(
+            f"{WINDOW_MS} ms is safe and too long. Requests came 900, 800, 700, 200 and 100 ms "
+            "ago: in 100 ms the first of them is a second old, and there is room for one."
+        )
+    if full != 100:
+        raise NotYet(
+            "requests came 900, 800, 700, 200 and 100 ms ago: there is room for one in 100 ms, "
+            f"not in {full}."
+        )
+    if stale != 100:
+        raise NotYet(
+            "right where the log is tidy. But entries older than a second may still be in it, and "
+            f"count for nothing: with two of them you say {stale} instead of 100. "
+            "Count from the newest."
+        )
+    if over != 500:
+        raise NotYet(
+            "seven within a second, as when the limit was lowered: the wait is until the fifth "
+            f"from the end is a second old, 500 ms, not {over}."
+        )
+    if counted.round_trips > 1 or counted.bytes_in > 80:
+        raise NotYet(
+            f"right, with {counted.bytes_in} bytes in {counted.round_trips} round trips. "
+            "One entry of the log is all you need."
+        )
+    return "right: 100 ms, from one entry of the log, whatever else is in it"

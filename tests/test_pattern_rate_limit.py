@@ -1,0 +1,565 @@
+"""Rate limiting: exact vectors, a model each, and never over the limit."""
+
+from __future__ import annotations
+
+import asyncio
+import doctest
+import itertools
+import math
+import subprocess
+import time
+import uuid
+from collections import Counter
+from fractions import Fraction
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from limits import RateLimitItemPerMinute
+from limits.storage import RedisStorage
+from limits.strategies import FixedWindowRateLimiter
+from processes import environment, script, within
+
+from redis_lab.errors import LabError
+from redis_lab.exercises import rate_limiting as exercises
+from redis_lab.lesson import NotYet
+from redis_lab.patterns import rate_limit
+from redis_lab.patterns.rate_limit import (
+    Decision,
+    FixedWindow,
+    Gcra,
+    Limiter,
+    SlidingCounter,
+    SlidingLog,
+)
+from redis_lab.server import cluster, server
+from redis_lab.wire import wire
+
+KINDS = (FixedWindow, SlidingLog, SlidingCounter, Gcra)
+SECOND = 1_000_000
+# The keys' time to live runs on the real clock, so replays use long windows: an hour.
+WINDOW = 3600
+START = 472_222 * WINDOW  # the beginning of a window
+LONG_S = 1_000_000  # a window that ends in none of these tests
+
+
+@pytest.fixture(scope="module")
+def lab(each_kind):
+    return each_kind
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+def at(limiter: Limiter, second: float, cost: int = 1, name: str = "ada") -> Decision:
+    return limiter.replay(name, round((START + second) * SECOND), cost)
+
+
+# ---------------------------------------------------------------- exact vectors
+
+# (second, cost, allowed, remaining, retry after), limit 4 an hour
+VECTORS = {
+    FixedWindow: [
+        (3590, 4, True, 0, 0),
+        (3599, 1, False, 0, 1),
+        (3600, 3, True, 1, 0),
+        (3610, 2, False, 1, 3590),
+        (3610, 1, True, 0, 0),
+        (7200, 4, True, 0, 0),
+    ],
+    SlidingLog: [
+        (3590, 3, True, 1, 0),
+        (3600, 1, True, 0, 0),
+        (3600, 1, False, 0, 3590),
+        (3600, 4, False, 0, 3600),
+        (7189, 1, False, 0, 1),
+        (7190, 4, False, 3, 10),
+        (7190, 3, True, 0, 0),
+        (7200, 1, True, 0, 0),
+    ],
+    SlidingCounter: [
+        (3590, 4, True, 0, 0),
+        (3600, 1, False, 0, 900),
+        (4500, 1, True, 0, 0),
+        (5400, 1, True, 0, 0),
+        (5400, 4, False, 0, 1800 + 3600),
+        (7199, 1, True, 0, 0),
+        (7200, 2, False, 1, 1200),
+        (8400, 2, True, 0, 0),
+        (14_400, 4, True, 0, 0),
+    ],
+    Gcra: [
+        (0, 4, True, 0, 0),
+        (0, 1, False, 0, 900),
+        (450, 1, False, 0, 450),
+        (900, 1, True, 0, 0),
+        (2700, 1, True, 1, 0),
+        (2700, 4, False, 1, 2700),
+        (5400, 4, True, 0, 0),
+    ],
+}
+
+
+def test_vectors(r, kind):
+    limiter = kind(r, "v", limit=4, window_s=WINDOW)
+    for second, cost, allowed, remaining, wait in VECTORS[kind]:
+        said = at(limiter, second, cost)
+        assert said == Decision(allowed, remaining, wait), (second, cost)
+        assert 0 < r.ttl("v:ada") <= 2 * WINDOW
+
+
+def test_a_burst_of_one_spaces_them(r):
+    limiter = Gcra(r, "g", limit=60, window_s=WINDOW, burst=1)
+    allowed = [second for second in range(300) if at(limiter, second).allowed]
+    assert allowed == [0, 60, 120, 180, 240]
+
+
+def test_the_rush_at_the_boundary(r):
+    """Ten times a minute, from second 48 on somebody asks every second."""
+    worst, total = {}, {}
+    for kind in KINDS:
+        limiter = kind(r, "rush", limit=10, window_s=60)
+        let = [k for k in range(48, 600) if at(limiter, k + 0.4, name=kind.__name__).allowed]
+        worst[kind] = max(sum(k - 60 < other <= k for other in let) for k in let)
+        total[kind] = len(let)
+    assert worst == {FixedWindow: 20, SlidingLog: 10, SlidingCounter: 17, Gcra: 19}
+    assert all(83 <= count <= 103 for count in total.values())
+
+
+# ---------------------------------------------------------------- against a model
+
+
+class Model:
+    """Which of some requests are let through, said in another way than the scripts say it."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.let: list[int] = []  # when, one entry for each unit of cost
+        self.tokens, self.seen = Fraction(limit), 0
+
+    def fixed_window(self, now: int) -> int:
+        return self.limit - Counter(t // WINDOW for t in self.let)[now // WINDOW]
+
+    def sliding_log(self, now: int) -> int:
+        return self.limit - sum(t > now - WINDOW for t in self.let)
+
+    def sliding_counter(self, now: int) -> int:
+        used = Counter(t // WINDOW for t in self.let)
+        share = Fraction(WINDOW - now % WINDOW, WINDOW)
+        return math.floor(self.limit - used[now // WINDOW] - used[now // WINDOW - 1] * share)
+
+    def gcra(self, now: int) -> int:
+        """As a bucket of tokens."""
+        refilled = self.tokens + Fraction((now - self.seen) * self.limit, WINDOW)
+        self.tokens, self.seen = min(Fraction(self.limit), refilled), now
+        return math.floor(self.tokens)
+
+    def take(self, now: int, cost: int) -> None:
+        self.let += [now] * cost
+        self.tokens -= cost
+
+
+FREE = {
+    FixedWindow: Model.fixed_window,
+    SlidingLog: Model.sliding_log,
+    SlidingCounter: Model.sliding_counter,
+    Gcra: Model.gcra,
+}
+# the most that may be let through in any span as long as a window
+MOST = {FixedWindow: 2, SlidingLog: 1, SlidingCounter: 2, Gcra: 2}
+LIMITS = (1, 2, 3, 4, 5, 6, 10)  # a whole number of seconds each
+ARRIVALS = st.lists(
+    st.tuples(st.sampled_from([0, 1, 7, 60, 599, 900, 1800, 3599, 3600, 9000]), st.integers(1, 4)),
+    max_size=30,
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_against_a_model(lab, kind):
+    with lab.client() as client:
+        names = itertools.count()
+
+        @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(arrivals=ARRIVALS, limit=st.sampled_from(LIMITS), first=st.integers(0, WINDOW - 2))
+        def run(arrivals: list, limit: int, first: int) -> None:
+            limiter = kind(client, f"m:{kind.__name__}", limit=limit, window_s=WINDOW)
+            model, name, now = Model(limit), str(next(names)), START + first
+            for gap, cost in arrivals:
+                now += gap
+                now -= now % WINDOW == WINDOW - 1  # leave the key a second to live
+                cost = min(cost, limit)
+                said = limiter.replay(name, now * SECOND, cost)
+                free = max(0, FREE[kind](model, now))
+                assert said.allowed is (cost <= free)
+                assert said.remaining == free - cost * said.allowed
+                if said.allowed:
+                    assert said.retry_after_s == 0
+                    model.take(now, cost)
+            spans = [sum(now - WINDOW < t <= now for t in model.let) for now in model.let]
+            assert max(spans, default=0) <= MOST[kind] * limit
+
+        run()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_retry_after_is_exact(lab, kind):
+    """A microsecond earlier it is still too early."""
+    with lab.client() as client:
+        names = itertools.count()
+
+        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(arrivals=ARRIVALS, limit=st.integers(1, 12), cost=st.integers(1, 12))
+        def run(arrivals: list, limit: int, cost: int) -> None:
+            limiter = kind(client, f"w:{kind.__name__}", limit=limit, window_s=WINDOW)
+            name, now, cost = str(next(names)), START * SECOND, min(cost, limit)
+            for gap, each in arrivals:
+                now += gap * SECOND
+                now -= SECOND * (now // SECOND % WINDOW == WINDOW - 1)
+                limiter.replay(name, now, min(each, limit))
+            said = limiter.replay(name, now, cost)
+            if said.allowed:
+                return
+            later = now + round(said.retry_after_s * SECOND)
+            assert not limiter.replay(name, later - 1, cost).allowed
+            assert limiter.replay(name, later, cost).allowed
+
+        run()
+
+
+# ---------------------------------------------------------------- many at once, and crashes
+
+WORKER = """
+    import sys, redis
+    from redis_lab.patterns import rate_limit
+    r = redis.Redis.from_url({url!r})
+    for line in sys.stdin:
+        kind, limit, window_s, times = line.split()
+        limiter = getattr(rate_limit, kind)(
+            r, kind, limit=int(limit), window_s=float(window_s)
+        )
+        print(sum(limiter.allow("ada").allowed for _ in range(int(times))), flush=True)
+"""
+
+
+def crowd(lab, count: int) -> list[subprocess.Popen]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    command = script(WORKER.format(url=lab.url))
+    started = [subprocess.Popen(command, env=environment(), **pipes) for _ in range(count)]
+    let_through(started, FixedWindow, 1, LONG_S, 1)  # now all of them are awake
+    return started
+
+
+def let_through(processes: list, kind: type[Limiter], limit: int, window_s: float, times: int):
+    """How many were let through when every process asked so many times, all at once."""
+    for process in processes:
+        process.stdin.write(f"{kind.__name__} {limit} {window_s} {times}\n")
+    return sum(int(process.stdout.readline()) for process in processes)
+
+
+def test_eight_processes_get_the_limit_and_no_more(lab, r):
+    processes = crowd(lab, 8)
+    r.flushall()
+    assert [let_through(processes, kind, 100, LONG_S, 25) for kind in KINDS] == [100] * 4
+    # in real time: in t seconds a log lets at most limit · (t / window + 1) through
+    r.flushall()
+    begin = time.monotonic()
+    let = let_through(processes, SlidingLog, 10, 0.01, 100)
+    assert 10 < let <= 10 * ((time.monotonic() - begin) / 0.01 + 1)
+    for process in processes:
+        process.communicate()
+
+
+def test_killed_processes_leave_keys_that_expire(lab, r):
+    processes = crowd(lab, 4)
+    r.flushall()
+    for process, kind in zip(processes, KINDS, strict=True):
+        process.stdin.write(f"{kind.__name__} 1000 {LONG_S} {10**9}\n")
+    keys = {f"{kind.__name__}:ada" for kind in KINDS}
+    assert within(10, lambda: set(r.scan_iter()) == keys)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    assert all(0 < r.ttl(key) <= 2 * LONG_S for key in keys)
+
+
+def test_a_restart_in_the_middle():
+    with server() as own, own.client() as client:
+        for kind in KINDS:
+            limiter = kind(client, "p", limit=2, window_s=LONG_S)
+            assert limiter.allow(kind.__name__).remaining == 1
+            client.script_flush()
+            assert limiter.allow(kind.__name__).remaining == 0
+            assert not limiter.allow(kind.__name__).allowed
+            own.restart()  # scripts, connections and counts are gone
+            assert limiter.allow(kind.__name__).remaining == 1
+
+
+def test_a_clock_that_goes_back_lets_no_more_through(r, kind):
+    limiter = kind(r, "p", limit=3, window_s=WINDOW)
+    assert at(limiter, 2 * WINDOW + 1800, cost=3).allowed
+    for second in (2 * WINDOW + 1800, 2 * WINDOW, 1800, -WINDOW):
+        said = at(limiter, second)
+        assert not said.allowed and said.remaining == 0 and said.retry_after_s > 0
+        assert 0 < r.ttl("p:ada") <= 2 * WINDOW
+
+
+# ---------------------------------------------------------------- Redis is away
+
+
+def test_away(kind):
+    with server() as own, own.client() as client, own.client(socket_timeout=0.3) as hasty:
+        choices = {
+            when: kind(client, "p", limit=2, window_s=60, when_away=when)
+            for when in ("raise", "open", "closed")
+        }
+        slow = kind(hasty, "p", limit=2, window_s=60, when_away="open")
+        assert slow.allow("a").away is False
+        with own.stalled():
+            begin = time.monotonic()
+            assert slow.allow("b") == Decision(True, 0, 0.0, away=True)
+            assert time.monotonic() - begin < 3
+        own.kill()
+        assert choices["open"].allow("a") == Decision(True, 0, 0.0, away=True)
+        assert choices["closed"].allow("a") == Decision(False, 0, 1.0, away=True)
+        with pytest.raises(redis.ConnectionError):
+            choices["raise"].allow("a")
+        own.restart()
+        assert choices["open"].allow("a") == Decision(True, 1, 0.0)
+
+
+def test_open_is_for_an_absent_server_only(r, kind):
+    """Not for a wrong password, nor for a key of another kind."""
+    with server(password="right") as own, own.client() as client:
+        client.config_set("requirepass", "changed")
+        client.connection_pool.disconnect()
+        with pytest.raises(redis.AuthenticationError):
+            kind(client, "p", limit=2, window_s=60, when_away="open").allow("a")
+    r.sadd("p:a", 1)
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        kind(r, "p", limit=2, window_s=60, when_away="open").allow("a")
+
+
+def test_asyncio(lab, kind):
+    async def ask() -> list:
+        async with redis.asyncio.Redis.from_url(lab.url) as client:  # replies as bytes
+            await client.flushall()
+            limiter = kind(client, "a", limit=5, window_s=LONG_S)
+            return await asyncio.gather(*(limiter.allow("ada") for _ in range(20)))
+
+    async def ask_nobody(when: str) -> Decision:
+        async with redis.asyncio.Redis.from_url("redis://127.0.0.1:1/0") as client:
+            return await kind(client, "a", limit=5, window_s=60, when_away=when).allow("ada")
+
+    assert sum(said.allowed for said in asyncio.run(ask())) == 5
+    assert asyncio.run(ask_nobody("open")).allowed
+    assert not asyncio.run(ask_nobody("closed")).allowed
+    with pytest.raises(redis.ConnectionError):
+        asyncio.run(ask_nobody("raise"))
+
+
+def test_on_a_cluster():
+    with cluster() as nodes, nodes.client() as client:
+        for kind in KINDS:
+            limiter = kind(client, kind.__name__, limit=2, window_s=LONG_S)
+            for name in range(10):
+                said = [limiter.allow(str(name)).allowed for _ in range(3)]
+                assert said == [True, True, False]
+
+
+# ---------------------------------------------------------------- cost and arguments
+
+
+def test_one_round_trip(r, kind):
+    limiter = kind(r, "p", limit=2, window_s=LONG_S)
+    limiter.allow("warm")
+    for _ in range(4):
+        with wire(r) as w:
+            limiter.allow("a")
+        assert (w.round_trips, w.commands) == (1, 1)
+
+
+def test_memory_does_not_grow_with_the_limit_but_for_the_log(r):
+    size = {}
+    for kind, limit in itertools.product(KINDS, (10, 10_000)):
+        limiter = kind(r, "size", limit=limit, window_s=LONG_S / 10)
+        limiter.allow(f"{kind.__name__}:{limit}", cost=limit)
+        size[kind, limit] = r.memory_usage(f"size:{kind.__name__}:{limit}", samples=0)
+    for kind in KINDS:
+        grew = size[kind, 10_000] / size[kind, 10]
+        assert grew > 100 if kind is SlidingLog else grew < 1.5
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"prefix": ""},
+        {"limit": 0},
+        {"limit": 1.5},
+        {"window_s": 0},
+        {"window_s": 0.0001},
+        {"limit": 10**7, "window_s": 1},
+    ],
+)
+def test_arguments_that_make_no_sense(r, kind, bad):
+    with pytest.raises(LabError, match="needs a prefix, a whole limit"):
+        kind(r, **({"prefix": "p", "limit": 10, "window_s": 60} | bad))
+
+
+def test_other_arguments(r, kind):
+    limiter = kind(r, "p", limit=3, window_s=60)
+    for name, cost in (("", 1), ("a", 0), ("a", 4), ("a", 1.5)):
+        with pytest.raises(LabError, match="whole cost from 1 to 3"):
+            limiter.allow(name, cost)
+    with pytest.raises(LabError, match="raise, open, closed"):
+        kind(r, "p", limit=1, window_s=60, when_away="ajar")
+    with pytest.raises(LabError, match="below 2\\*\\*53"):
+        kind(r, "p", limit=10**6, window_s=86_400)
+    for burst in (0, 1.5, 10**12):
+        with pytest.raises(LabError, match="burst"):
+            Gcra(r, "p", limit=1, window_s=60, burst=burst)
+
+
+def test_the_docstrings(r):
+    result = doctest.testmod(rate_limit, extraglobs={"r": r})
+    assert result.attempted >= 8 and result.failed == 0
+
+
+# ---------------------------------------------------------------- what the lesson says of others
+
+
+def test_limits_raises_when_redis_is_away():
+    with server() as own, own.client() as client:
+        storage = RedisStorage("redis://", connection_pool=client.connection_pool)
+        theirs = FixedWindowRateLimiter(storage)
+        assert theirs.hit(RateLimitItemPerMinute(10), "ada")
+        own.kill()
+        with pytest.raises(redis.ConnectionError):
+            theirs.hit(RateLimitItemPerMinute(10), "ada")
+
+
+def test_redis_py_tries_eleven_times_unless_it_is_made_from_a_url(lab):
+    usual = redis.Redis(host="127.0.0.1")
+    assert usual.get_retry().get_retries() == 10
+    assert redis.Redis.from_url(lab.url).get_retry() is None
+
+
+# ---------------------------------------------------------------- exercises
+
+
+@pytest.fixture
+def learner(r, monkeypatch):
+    monkeypatch.setattr(exercises, "current", lambda: r)
+    yield
+    assert not list(r.scan_iter("check:*"))
+
+
+LOG_SCRIPT = """
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1] - 1000)
+local used = redis.call('ZCARD', KEYS[1])
+if used >= tonumber(ARGV[2]) then return 0 end
+redis.call('ZADD', KEYS[1], ARGV[1], ARGV[3] == '1' and ARGV[1] .. ':' .. used or ARGV[1])
+if ARGV[4] == '1' then redis.call('PEXPIRE', KEYS[1], 1000) end
+return 1
+"""
+
+
+def logged(limit=5, unique=True, expire=True, looks=0):
+    def allows(r, key, now):
+        for _ in range(looks):
+            r.zcard(key)
+        return r.eval(LOG_SCRIPT, 1, key, now, limit, int(unique), int(expire)) == 1
+
+    return allows
+
+
+def writes_first(r, key, now):
+    with r.pipeline() as pipe:
+        pipe.zremrangebyscore(key, "-inf", now - 1000)
+        pipe.zadd(key, {str(now): now})
+        pipe.zcard(key)
+        pipe.pexpire(key, 1000)
+        return pipe.execute()[2] <= 5
+
+
+def looks_first(r, key, now):
+    r.zremrangebyscore(key, "-inf", now - 1000)
+    used = r.zcard(key)
+    if used >= 5:
+        return False
+    time.sleep(0.001)
+    r.zadd(key, {uuid.uuid4().hex: now})
+    r.pexpire(key, 1000)
+    return True
+
+
+def test_log_is_accepted(learner):
+    assert "50 of the eager client's 100" in exercises.log(logged())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (writes_first, "keeps it full"),
+        (looks_first, "another caller looks"),
+        (logged(limit=6), "within one second"),
+        (logged(limit=4), "could have had"),
+        (logged(unique=False), "two members"),
+        (logged(expire=False), "no time to live"),
+        (logged(looks=1), "2 round trips"),
+        (lambda r, key, now: True, "within one second"),
+        (lambda r, key, now: False, "0 of its 100"),
+    ],
+)
+def test_log_explains_what_is_wrong(learner, wrong, hint):
+    with pytest.raises(NotYet, match=hint):
+        exercises.log(wrong)
+
+
+def waiting(start=-5, end=-5, at_least=0, empty=0):
+    def wait(r, key, now):
+        found = r.zrange(key, start, end, withscores=True)
+        return max(at_least, int(found[0][1]) + 1000 - now) if found else empty
+
+    return wait
+
+
+def counts_all(r, key, now):
+    found = r.zrange(key, "-inf", "+inf", byscore=True, withscores=True)
+    return max(0, int(found[-5][1]) + 1000 - now) if len(found) >= 5 else 0
+
+
+def first_that_counts(r, key, now):
+    found = r.zrange(key, f"({now - 1000}", "+inf", byscore=True, withscores=True)
+    return int(found[0][1]) + 1000 - now if len(found) >= 5 else 0
+
+
+def oldest_if_full(r, key, now):
+    found = r.zrange(key, 0, -1, withscores=True)
+    recent = sum(score > now - 1000 for _, score in found)
+    return int(found[0][1]) + 1000 - now if recent >= 5 else 0
+
+
+def test_retry_after_is_accepted(learner):
+    assert exercises.retry_after(waiting()).startswith("right")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (waiting(0, 0), "there is room"),
+        (waiting(at_least=-9999), "Never negative"),
+        (waiting(empty=1000), "nobody has asked|there is room"),
+        (lambda r, key, now: 1000 * (r.zcount(key, now - 999, now) >= 5), "safe and too long"),
+        (waiting(-4, -4), "there is room"),
+        (oldest_if_full, "from the newest"),
+        (first_that_counts, "seven within a second"),
+        (counts_all, "One entry"),
+        (lambda r, key, now: None, "nobody has asked"),
+    ],
+)
+def test_retry_after_explains_what_is_wrong(learner, wrong, hint):
+    with pytest.raises(NotYet, match=hint):
+        exercises.retry_after(wrong)
