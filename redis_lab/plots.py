@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .bench import effort_name
 from .errors import LabError
@@ -227,12 +227,14 @@ def ladder(figure: Figure, table: pd.DataFrame, *, x: str, xlabel: str, by: str 
     low, high = bounds(x)
     places = np.arange(len(table))[::-1]
     for place, (_, row) in zip(places, table.iterrows(), strict=True):
+        end = row[x]
         if low in row and pd.notna(row[low]):
             axes.hlines(place, row[low], row[high], color=COLOURS[0], lw=5, alpha=0.35)
+            end = max(end, row[high])
         axes.plot(row[x], place, "o", color=COLOURS[0])
         axes.annotate(
             human_us(row[x]),
-            (row[x], place),
+            (end, place),
             xytext=(8, 0),
             textcoords="offset points",
             va="center",
@@ -242,8 +244,12 @@ def ladder(figure: Figure, table: pd.DataFrame, *, x: str, xlabel: str, by: str 
     axes.set_yticks(places, [str(name) for name in table[by]])
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_formatter(FuncFormatter(short))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     left, right = axes.get_xlim()
-    axes.set_xlim(left, right * (right / left) ** 0.14)
+    right *= (right / left) ** 0.14
+    axes.set_xlim(left, right)
+    if right < 30 * left:  # hardly a power of ten in sight
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
 def dots(
