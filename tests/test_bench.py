@@ -360,7 +360,9 @@ def test_time_between_calls_voids_the_run():
     own = 50.0
     honest = [[1_005_000] * 10]
     bench.check_little(watched, samples, honest, own)
-    stolen = [[1_005_000] * 9 + [1_005_000 + 20_000_000]]  # 20 ms that no call explains
+    interrupted = [[1_005_000] * 9 + [1_005_000 + 10_000_000]]  # a time slice of another process
+    bench.check_little(watched, samples, interrupted, own)
+    stolen = [[1_005_000] * 9 + [1_005_000 + 40_000_000]]  # 40 ms that no call explains
     with pytest.raises(Void, match="between calls"):
         bench.check_little(watched, samples, stolen, own)
 
