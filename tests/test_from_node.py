@@ -82,7 +82,9 @@ class Forwarder(BaseHTTPRequestHandler):
         try:
             return {"result": self.plain(r.execute_command(*command))}
         except redis.ResponseError as error:
-            return {"error": str(error)}
+            # redis-py takes the code of the errors that it has a class for off their text
+            code = "NOSCRIPT " if isinstance(error, redis.exceptions.NoScriptError) else ""
+            return {"error": f"{code}{error}"}
 
     def plain(self, value: object) -> object:
         if isinstance(value, list):
