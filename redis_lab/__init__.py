@@ -7,7 +7,8 @@ import importlib
 from . import magic
 from .errors import LabError
 from .link import link
-from .server import Cluster, Server, clean_up, cluster, connect, server
+from .server import Server, clean_up, connect, server
+from .topology import Cluster, Replicated, cluster, replicated
 from .wire import wire
 
 # Loaded when first used: a worker process that only counts need not wait for matplotlib.
@@ -17,12 +18,14 @@ OF_LESSON = ("check", "claim", "predict")
 __all__ = [
     "Cluster",
     "LabError",
+    "Replicated",
     "Server",
     "clean_up",
     "cluster",
     "connect",
     "link",
     "magic",
+    "replicated",
     "server",
     "wire",
     *MODULES,

@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import chain
 from time import perf_counter_ns
 
 import numpy as np
@@ -39,6 +40,8 @@ from scipy import stats
 from tqdm import tqdm
 
 from .errors import LabError
+from .guest import guest_of
+from .nodes import first, primaries
 from .wire import wire
 
 FLOOR = "PING, bare socket"
@@ -142,7 +145,7 @@ def harness_ns(calls: int = 20_000) -> float:
 def server_counts(clients: list[redis.Redis]) -> dict[str, Counter]:
     """Commands, hits and misses that each distinct server has counted so far, by its run id."""
     counts = {}
-    for client in clients:
+    for client in chain.from_iterable(map(primaries, clients)):
         info = client.info("everything")
         count = Counter(
             {name[8:].upper(): entry["calls"] for name, entry in info.items() if "cmdstat_" in name}
@@ -279,7 +282,7 @@ def check_counts(watched: list[Watched], moved: dict[str, Counter]) -> None:
     """Each command the server counted must be explained by the calls that were made."""
     if not all(each.arm.steady for each in watched if each.client is not None):
         return
-    if any(hasattr(each.client.connection_pool, "guest") for each in watched if each.client):
+    if any(guest_of(each.client) for each in watched if each.client):
         return  # other people may use that server meanwhile
     expected: dict[str, Counter] = {server: Counter() for server in moved}
     for each in watched:
@@ -562,14 +565,14 @@ def peak_resident_bytes() -> int:
 
 def endpoint(client: redis.Redis) -> dict[str, object]:
     """The pool's host, port, path, username and password."""
-    return client.connection_pool.connection_kwargs
+    return first(client).connection_pool.connection_kwargs
 
 
 @contextlib.contextmanager
 def bare_ping(client: redis.Redis) -> Iterator[Callable[[], object] | None]:
     """A callable that sends PING and reads the reply on a bare socket; None over TLS."""
     where = endpoint(client)
-    if issubclass(client.connection_pool.connection_class, redis.SSLConnection):
+    if issubclass(first(client).connection_pool.connection_class, redis.SSLConnection):
         yield None
         return
     if where.get("path"):
@@ -611,7 +614,7 @@ def redis_benchmark(
     """
     binary = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
     where = endpoint(client)
-    tls = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
+    tls = issubclass(first(client).connection_pool.connection_class, redis.SSLConnection)
     if binary is None or tls or where.get("password"):
         return None
     to = ["-s", where["path"]] if where.get("path") else ["-h", where["host"], "-p", where["port"]]

@@ -11,12 +11,14 @@ import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from urllib.parse import urlsplit, urlunsplit
 
 import redis
 
 from .errors import LabError
+from .nodes import first, primaries
 
 REFUSED = {
     *((name,) for name in ("FLUSHALL", "FLUSHDB", "SHUTDOWN", "DEBUG", "SWAPDB", "MOVE")),
@@ -170,6 +172,23 @@ class Guest:
         return removed
 
 
+def guest_of(client: redis.Redis | redis.RedisCluster) -> Guest | None:
+    """The guest that a polite client's connections ask; None for any other client."""
+    return getattr(first(client).connection_pool, "guest", None)
+
+
+def polite_cluster(client: redis.RedisCluster, guest: Guest) -> redis.RedisCluster:
+    """The same for the client of a cluster, and for every node that it will come to know."""
+    manager = client.nodes_manager
+    make = manager.create_redis_node
+    manager.create_redis_node = lambda *args, **kwargs: polite(make(*args, **kwargs), guest)
+    for node in (*manager.nodes_cache.values(), *manager.startup_nodes.values()):
+        one = node.redis_connection
+        if one is not None and not hasattr(one.connection_pool, "guest"):
+            polite(one, guest)
+    return client
+
+
 def polite(client: redis.Redis, guest: Guest) -> redis.Redis:
     """Make each connection that `client` opens from now on ask `guest` about each command."""
 
@@ -202,8 +221,10 @@ def other_visits(client: redis.Redis, own: str) -> set[int]:
     return {int(c["db"]) for c in clients if c["name"].startswith(NAME) and c["name"] != own}
 
 
-def elsewhere(client: redis.Redis, where: str, visited: set[int]) -> str:
+def elsewhere(client: redis.Redis, where: str, visited: set[int], clustered: bool) -> str:
     """Which empty database of the same server to name in REDIS_URL, as advice."""
+    if clustered:  # has database 0 only
+        return "use an empty cluster, or unset REDIS_URL to let the lab bring its own server"
     used = visited | {int(name[2:]) for name in client.info("keyspace")}
     count = 16
     with contextlib.suppress(redis.ResponseError, KeyError):  # CONFIG may be forbidden
@@ -218,8 +239,10 @@ def elsewhere(client: redis.Redis, where: str, visited: set[int]) -> str:
     return f"set REDIS_URL to {urlunsplit(url._replace(path=f'/{free}', query=options))}"
 
 
-def move_in(client: redis.Redis, where: str) -> Guest:
+def move_in(client: redis.Redis, where: str, everywhere: redis.RedisCluster | None = None) -> Guest:
     """Take an empty database of the user's server for this process.
+
+    On a cluster `client` is one node's, and `everywhere` the cluster's.
 
     Raises: LabError if it holds keys, or if another notebook is working in it;
     redis.NoPermissionError where the user may not run INFO, COMMAND or DBSIZE.
@@ -228,17 +251,19 @@ def move_in(client: redis.Redis, where: str) -> Guest:
     database = int(pool.connection_kwargs.get("db") or 0)
     own = pool.connection_kwargs["client_name"] = f"{NAME}:{secrets.token_hex(4)}"
     pool.disconnect()
-    keys = client.dbsize()
-    visited = other_visits(client, own)
+    nodes = primaries(everywhere or client)
+    keys = sum(node.dbsize() for node in nodes)
+    visited = set().union(*(other_visits(node, own) for node in nodes))
+    mend = partial(elsewhere, client, where, visited, everywhere is not None)
     if database in visited:
         raise LabError(
             f"Another notebook of the lab is working in database {database} of {where}. To mend: "
-            f"shut its kernel down, or {elsewhere(client, where, visited)}."
+            f"shut its kernel down, or {mend()}."
         )
     if keys:
         raise LabError(
             f"Database {database} of {where} already holds {keys:,} keys; the lab only works in "
             "an empty one, so that it can never touch yours. "
-            f"To mend: {elsewhere(client, where, visited)}."
+            f"To mend: {mend()}."
         )
     return Guest(client)

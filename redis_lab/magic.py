@@ -13,12 +13,14 @@ further. `%%redis name` uses the client in the variable `name` instead of the on
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, BinaryIO
 
 import redis
 from redis.maint_notifications import MaintNotificationsConfig
 
 from .errors import LabError
+from .nodes import first
 from .server import current, guard
 
 TIMEOUT_S = 10.0  # a cell that waits longer for one reply looks as if it hung
@@ -160,24 +162,38 @@ def read(stream: BinaryIO) -> Any:
 
 
 class Session:
-    """One connection beside the client's pool, made as the pool makes them but speaking RESP2."""
+    """One connection beside the client's pool, made as the pool makes them but speaking RESP2.
 
-    def __init__(self, client: redis.Redis) -> None:
-        pool = client.connection_pool
+    On a cluster it goes where a MOVED reply sends it, as `redis-cli -c` does, and stays there.
+    """
+
+    def __init__(self, client: redis.Redis | redis.RedisCluster) -> None:
+        self.follows = isinstance(client, redis.RedisCluster)
+        pool = first(client).connection_pool
         options = {
             **pool.connection_kwargs,
             "protocol": 2,
             "socket_timeout": TIMEOUT_S,
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
-        self.connection = pool.connection_class(**options)
+        self.make = partial(pool.connection_class, **options)
+        self.open()
+
+    def open(self, **elsewhere: object) -> None:
+        self.connection = self.make(**elsewhere)
         self.connection.connect()
         self.stream = self.connection._sock.makefile("rb")
 
     def ask(self, args: list[bytes]) -> Any:
         sizes = [b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args]
         self.connection._sock.sendall(b"*%d\r\n%b" % (len(args), b"".join(sizes)))
-        return read(self.stream)
+        reply = read(self.stream)
+        if self.follows and isinstance(reply, Failure) and reply.startswith(b"MOVED "):
+            host, _, port = reply.split()[2].decode().rpartition(":")
+            self.close()
+            self.open(host=host, port=int(port))
+            return self.ask(args)
+        return reply
 
     def close(self) -> None:
         self.stream.close()
@@ -189,7 +205,7 @@ def run(client: redis.Redis, text: str) -> str:
 
     Raises: LabError when `client` is no redis.Redis; redis exceptions when nothing answers.
     """
-    if not isinstance(client, redis.Redis):
+    if not isinstance(client, redis.Redis | redis.RedisCluster):
         raise LabError(f"%%redis needs a redis.Redis, not {type(client).__name__}.")
     out: list[str] = []
     session: Session | None = None

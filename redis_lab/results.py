@@ -28,6 +28,7 @@ from scipy import stats
 from .bench import Comparison, effort_name, verdict
 from .errors import LabError
 from .files import data_folder, write_whole
+from .nodes import first
 from .server import DEFAULTS, NativeServer, running
 
 FORMAT = 1
@@ -111,6 +112,7 @@ def environment(client: redis.Redis | None = None, **more: object) -> dict[str, 
 
 
 def about_server(client: redis.Redis) -> dict[str, object]:
+    client = first(client)
     info = client.info("server")
     pool = client.connection_pool
     connection = pool.get_connection()

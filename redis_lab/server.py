@@ -1,7 +1,7 @@
 """Find or start a Redis, own its life, stop it.
 
 `connect()` is what lessons call; `server(**config)` is a private throwaway server with any
-configuration; `cluster()` is several of them joined.
+configuration. Several of them joined are in `topology.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from redis.retry import Retry
 
 from . import _keeper
 from .errors import LabError
-from .guest import Guest, move_in, polite
+from .guest import Guest, guest_of, move_in, polite, polite_cluster
 
 PRIVATE = ("path", "embedded", "docker")
 KINDS = ("url", *PRIVATE)
@@ -236,7 +236,8 @@ class NativeServer(Server):
         credentials = f":{quote(self.password, safe='')}@" if self.password else ""
         self.url = f"redis://{credentials}127.0.0.1:{self.port}/0"
         self.unix_url = f"unix://{credentials}{self.socket}?db=0"
-        self.keeper = Keeper("native", str(self.directory), self.binary, str(file))
+        mode = ["--sentinel"] if "sentinel" in self.config else []
+        self.keeper = Keeper("native", str(self.directory), self.binary, str(file), *mode)
         try:
             self.wait_until_ready()
             self.learn()
@@ -380,6 +381,7 @@ class UserServer(Server):
     """The server that REDIS_URL names. The lab is a guest there: see `guest.py`."""
 
     kind = "REDIS_URL"
+    clustered = False
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -392,6 +394,7 @@ class UserServer(Server):
             self.learn()
             with self.client(**impatient()) as client:
                 role = client.info("replication")
+                self.clustered = bool(client.info("cluster").get("cluster_enabled"))
         except (ValueError, TypeError):
             # Without the cause, whose words may hold a piece of the password
             raise LabError(
@@ -416,7 +419,8 @@ class UserServer(Server):
                 f"{shown} runs Redis {self.version}; the lab needs 7.0 or newer. "
                 "Upgrade it, or unset REDIS_URL to let the lab bring its own server."
             )
-        if role.get("role") == "slave" and role.get("slave_read_only"):
+        a_replica = role.get("role") == "slave" and role.get("slave_read_only")
+        if a_replica and not self.clustered:  # a cluster's client finds the primaries by itself
             raise LabError(
                 f"{shown} is a read-only replica of {role['master_host']}:{role['master_port']}. "
                 "Name that server in REDIS_URL instead, or unset it to let the lab bring its own."
@@ -431,20 +435,36 @@ class UserServer(Server):
 
     def visit(self) -> Guest:
         try:
-            guest = move_in(super().client(**impatient()), self.shown)
+            one = super().client(**impatient())
+            guest = move_in(one, self.shown, self.of_cluster() if self.clustered else None)
         except redis.exceptions.NoPermissionError as error:
             raise self.forbidden(error) from error
         atexit.register(self.leave, guest)
         return guest
 
-    def client(self, **options: object) -> redis.Redis:
-        client = super().client(**options)
-        return polite(client, self.guest) if hasattr(self, "guest") else client
+    def of_cluster(self, **options: object) -> redis.RedisCluster:
+        return redis.RedisCluster.from_url(self.url, **{"decode_responses": True, **options})
+
+    def client(self, **options: object) -> redis.Redis | redis.RedisCluster:
+        """A new client; of the whole cluster, if the URL names one of its nodes."""
+        guest = getattr(self, "guest", None)
+        if guest is None:
+            return super().client(**options)
+        if self.clustered:
+            return polite_cluster(self.of_cluster(**options), guest)
+        return polite(super().client(**options), guest)
+
+    def transport(self) -> str:
+        return super().transport() + (", cluster" if self.clustered else "")
 
     def leave(self, guest: Guest) -> int:
         if os.getpid() != guest.owner:
             return 0
-        with contextlib.suppress(redis.RedisError), super().client(**impatient()) as client:
+        plain = super().client
+        with (
+            contextlib.suppress(redis.RedisError),
+            (self.of_cluster if self.clustered else plain)(**impatient()) as client,
+        ):
             return guest.remove_written(client)
         return 0
 
@@ -570,46 +590,12 @@ def server(*, kind: str | None = None, password: str | None = None, **config: ob
     return NativeServer(kind, binary, password, config)
 
 
-class Cluster:
-    """A Redis Cluster of the lab's own: `nodes` (list of Server), `url`, `client()`."""
+def __getattr__(name: str) -> object:  # until every caller has moved to topology.py
+    if name in ("Cluster", "cluster"):
+        from . import topology
 
-    def __init__(self, nodes: list[Server]) -> None:
-        self.nodes = nodes
-        self.url = nodes[0].url
-
-    def client(self, **options: object) -> redis.RedisCluster:
-        return redis.RedisCluster.from_url(self.url, **{"decode_responses": True, **options})
-
-
-@contextlib.contextmanager
-def cluster(primaries: int = 3) -> Iterator[Cluster]:
-    """Start `primaries` servers that share the 16,384 slots; stop them at the end."""
-    with contextlib.ExitStack() as stack:
-        kind = private_kind()
-        if kind == "docker":
-            raise LabError("A cluster needs a native server: install redis-server 7 or newer.")
-        nodes = [
-            stack.enter_context(server(kind=kind, cluster_enabled=True, cluster_node_timeout=2000))
-            for _ in range(primaries)
-        ]
-        admins = [stack.enter_context(node.client()) for node in nodes]
-        edges = [16384 * k // primaries for k in range(primaries + 1)]
-        for k, admin in enumerate(admins):
-            admin.execute_command("CLUSTER ADDSLOTSRANGE", edges[k], edges[k + 1] - 1)
-            admin.execute_command("CLUSTER SET-CONFIG-EPOCH", k + 1)
-            bus = nodes[k].bus_port
-            admins[0].execute_command("CLUSTER MEET", "127.0.0.1", nodes[k].port, bus)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not all(settled(admin, primaries) for admin in admins):
-            if time.monotonic() > deadline:
-                raise LabError("The cluster's nodes did not agree within ten seconds.")
-            time.sleep(0.02)
-        yield Cluster(nodes)
-
-
-def settled(admin: redis.Redis, nodes: int) -> bool:
-    state = admin.cluster("INFO")
-    return state["cluster_state"] == "ok" and int(state["cluster_known_nodes"]) == nodes
+        return getattr(topology, name)
+    raise AttributeError(name)
 
 
 _default: Server | None = None
@@ -664,14 +650,14 @@ def guard(client: redis.Redis, args: tuple) -> None:
 
     Raises: LabError for a command that must not run there.
     """
-    guest = getattr(client.connection_pool, "guest", None)
+    guest = guest_of(client)
     if guest is not None:
         guest.see(args)
 
 
 def clean_up(client: redis.Redis) -> None:
     """Remove what the lesson wrote: everything on the lab's own server, its own keys elsewhere."""
-    guest = getattr(client.connection_pool, "guest", None)
+    guest = guest_of(client)
     if guest is not None:
         guest.remove_written(client)
     else:

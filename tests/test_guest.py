@@ -22,6 +22,7 @@ from processes import environment, run, script
 from redis_lab.errors import LabError
 from redis_lab.guest import Guest
 from redis_lab.server import binary_on_path, free_port, server
+from redis_lab.topology import Cluster, cluster
 
 # A visit prints the LabError that it meets; any other exception is a traceback on stderr.
 VISIT = """
@@ -493,3 +494,90 @@ def test_the_servers_own_table_of_commands_is_read(host):
             guest.written.clear()
         with pytest.raises(LabError, match="never run on a server"):
             guest.see(("FLUSHALL",))
+
+
+# ---------------------------------------------------------------- a cluster
+
+
+@pytest.fixture(scope="module")
+def three():
+    with cluster(3) as nodes:
+        yield nodes
+
+
+def keys_of(nodes: Cluster) -> int:
+    return sum(node.client().dbsize() for node in nodes.nodes)
+
+
+def test_a_cluster_is_recognised_and_left_clean(three):
+    body = """
+for n in range(30):
+    r.set(f"key:{n}", n)
+pipe = r.pipeline()
+for n in range(30):
+    pipe.get(f"key:{n}")
+print(type(r).__name__, sum(map(int, pipe.execute())))
+for command in ("FLUSHALL", "FLUSHDB"):
+    try:
+        r.execute_command(command)
+    except LabError as error:
+        print(error)
+"""
+    for node in three.nodes:
+        done = visit(node.url, body)
+        assert done.stderr == ""
+        first, *_, answer, flushall, flushdb = done.stdout.splitlines()
+        assert ", REDIS_URL, TCP loopback, cluster · REDIS_URL is redis://" in first
+        assert answer == "RedisCluster 435"
+        assert flushall.startswith("FLUSHALL is never run on") and flushdb.startswith("FLUSHDB is")
+        assert keys_of(three) == 0
+
+
+def test_a_cluster_with_keys_is_refused(three):
+    with three.client() as client:
+        client.set("mine", 1)
+        try:
+            for node in three.nodes:
+                said = refusal(node.url)
+                assert "already holds 1 keys" in said and "use an empty cluster, or unset" in said
+            assert client.get("mine") == "1"
+        finally:
+            client.delete("mine")
+
+
+def test_a_second_visit_to_a_cluster_is_refused(three):
+    with subprocess.Popen(
+        script(VISIT + "import time; r.set('a', 1); time.sleep(60)"),
+        env=environment(REDIS_URL=three.url),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as first:
+        try:
+            while first.stdout.readline() != "connected\n":
+                pass
+            assert "Another notebook of the lab is working" in refusal(three.url)
+        finally:
+            first.terminate()
+            first.wait()
+    with three.client() as client:
+        client.delete("a")
+
+
+def test_raw_commands_and_measurements_on_a_cluster(three):
+    done = visit(
+        three.url,
+        """
+import redis_lab as lab
+from redis_lab.magic import run
+from redis_lab.results import about_server
+print(run(r, "\\n".join(f"SET key:{n} {n}" for n in range(6))).count("OK"))
+print(run(r, "FLUSHALL"))
+arms = {f"arm {n}": lambda n=n: r.get(f"key:{n}") for n in range(3)}
+rows = lab.bench.compare(arms, client=r).rows
+print([row["round_trips"] for row in rows][:3], about_server(r)["transport"])
+""",
+    )
+    assert done.stderr == "" and "OK" not in done.stdout
+    assert "\n6\n" in done.stdout and "(refused) FLUSHALL" in done.stdout
+    assert done.stdout.endswith("[1, 1, 1] TCP loopback\n"), done.stdout
+    assert keys_of(three) == 0

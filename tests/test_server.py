@@ -23,7 +23,6 @@ from redis_lab import LabError
 from redis_lab.server import (
     binary_on_path,
     choose,
-    cluster,
     embedded_binary,
     impatient,
     redact,
@@ -361,24 +360,6 @@ def test_four_processes_at_once_get_four_servers():
     answers = [process.communicate("\n", timeout=30)[0].split() for process in processes]
     assert len({pid for pid, *_ in answers}) == 4
     assert [keys for _, *keys in answers] == [[f"mine:{n}"] for n in range(4)]
-
-
-# ---------------------------------------------------------------- cluster
-
-
-def test_cluster():
-    with cluster(3) as three:
-        pids = [node.pid for node in three.nodes]
-        for node in three.nodes:
-            state = node.client().cluster("INFO")
-            assert (state["cluster_state"], state["cluster_slots_ok"]) == ("ok", "16384")
-        with three.client() as client:
-            for n in range(60):
-                client.set(f"key:{n}", n)
-            assert [client.get(f"key:{n}") for n in range(60)] == [str(n) for n in range(60)]
-        sizes = [node.client().dbsize() for node in three.nodes]
-        assert sum(sizes) == 60 and min(sizes) > 0
-    assert all(map(gone, pids))
 
 
 # ---------------------------------------------------------------- which server

@@ -1,0 +1,179 @@
+"""Several private servers joined: a Redis Cluster, or a primary with replicas and Sentinels.
+
+All are processes on this machine: they share its cores, so that they show how Redis behaves on
+many machines, and not how fast it would be there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+import redis
+from redis.sentinel import Sentinel
+
+from .errors import LabError
+from .server import START_TIMEOUT_S, Server, private_kind, server
+
+SLOTS = 16384
+NAME = "lab"  # of the primary, as Sentinels and their clients call it
+# By default a primary waits five seconds for further replicas before it sends its data, and then
+# ten before it sends anything more; until then the cluster does not name its replicas to clients.
+AT_ONCE = {"repl_diskless_sync_delay": 0, "repl_ping_replica_period": 1}
+
+
+def until(done: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait for it. Raises: LabError when it has not happened within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            raise LabError(f"{what} did not happen within {seconds:.0f} seconds.")
+        time.sleep(0.02)
+
+
+def native(what: str) -> str:
+    kind = private_kind()
+    if kind == "docker":
+        raise LabError(f"{what} needs a native server: install redis-server 7 or newer.")
+    return kind
+
+
+class Cluster:
+    """A Redis Cluster of the lab's own.
+
+    Attributes: `nodes` (all servers, those that began as primaries first), `url` of the first.
+    """
+
+    def __init__(self, nodes: list[Server]) -> None:
+        self.nodes = nodes
+        self.url = nodes[0].url
+
+    def client(self, **options: object) -> redis.RedisCluster:
+        """A new client of the cluster; replies are text unless `decode_responses=False`."""
+        return redis.RedisCluster.from_url(self.url, **{"decode_responses": True, **options})
+
+    def at(self, port: int) -> Server:
+        """The node that listens on a port, for one that a client has named."""
+        return next(node for node in self.nodes if node.port == port)
+
+    def owner(self, key: str) -> Server:
+        """The primary that holds a key's slot now, as any living node knows it."""
+        for node in self.nodes:
+            with contextlib.suppress(redis.RedisError), node.client(retry=None) as client:
+                slot = client.cluster("KEYSLOT", key)
+                for first, last, (_, port, *_), *_ in client.execute_command("CLUSTER SLOTS"):
+                    if first <= slot <= last:
+                        return self.at(int(port))
+        raise LabError(f"No living node knows who holds the slot of {key!r}.")
+
+
+@contextlib.contextmanager
+def cluster(primaries: int = 3, replicas: int = 0, **config: object) -> Iterator[Cluster]:
+    """Start `primaries` servers that share the 16,384 slots, each with so many `replicas`.
+
+    `config` goes to every node; by default a node counts as failed after two seconds
+    (`cluster_node_timeout=2000`). All are stopped at the end.
+
+    Raises: LabError when the nodes do not agree in time, or there is no native server.
+    """
+    config = {**AT_ONCE, "cluster_node_timeout": 2000, **config, "cluster_enabled": True}
+    count = primaries * (1 + replicas)
+    with contextlib.ExitStack() as stack:
+        kind = native("A cluster")
+        nodes = [stack.enter_context(server(kind=kind, **config)) for _ in range(count)]
+        admins = [stack.enter_context(node.client()) for node in nodes]
+        edges = [SLOTS * k // primaries for k in range(primaries + 1)]
+        for k, (node, admin) in enumerate(zip(nodes, admins, strict=True)):
+            if k < primaries:
+                admin.execute_command("CLUSTER ADDSLOTSRANGE", edges[k], edges[k + 1] - 1)
+            admin.execute_command("CLUSTER SET-CONFIG-EPOCH", k + 1)
+            admins[0].execute_command("CLUSTER MEET", node.host, node.port, node.bus_port)
+        until(lambda: all(settled(admin, count) for admin in admins), START_TIMEOUT_S, "Agreement")
+        ids = [admin.execute_command("CLUSTER MYID") for admin in admins[:primaries]]
+        for k, admin in enumerate(admins[primaries:]):
+            admin.execute_command("CLUSTER REPLICATE", ids[k % primaries])
+        following = admins[primaries:]
+        until(lambda: all(map(linked, following)), START_TIMEOUT_S, "Replication")
+        until(
+            lambda: all(replicas_named(admin) == len(following) for admin in admins),
+            START_TIMEOUT_S,
+            "Agreement on the replicas",
+        )
+        yield Cluster(nodes)
+
+
+def settled(admin: redis.Redis, nodes: int) -> bool:
+    state = admin.cluster("INFO")
+    return state["cluster_state"] == "ok" and int(state["cluster_known_nodes"]) == nodes
+
+
+def replicas_named(admin: redis.Redis) -> int:
+    """How many replicas a node would name to a client."""
+    return sum(len(found) - 3 for found in admin.execute_command("CLUSTER SLOTS"))
+
+
+def linked(replica: redis.Redis) -> bool:
+    """Whether a replica has its primary's data and follows it."""
+    return replica.info("replication").get("master_link_status") == "up"
+
+
+class Replicated:
+    """A primary with replicas, and Sentinels that watch it.
+
+    Attributes: `primary` (the server that began as one), `replicas`, `sentinels` (lists of Server).
+    """
+
+    def __init__(self, primary: Server, replicas: list[Server], sentinels: list[Server]) -> None:
+        self.primary, self.replicas, self.sentinels = primary, replicas, sentinels
+        self.nodes = [primary, *replicas]
+
+    def sentinel(self, **options: object) -> Sentinel:
+        """redis-py's Sentinel client, for `master_for(NAME)` and `slave_for(NAME)`."""
+        addresses = [(one.host, one.port) for one in self.sentinels]
+        return Sentinel(addresses, **{"decode_responses": True, **options})
+
+    def at(self, port: int) -> Server:
+        """The node that listens on a port, for one that a Sentinel has named."""
+        return next(node for node in self.nodes if node.port == port)
+
+
+@contextlib.contextmanager
+def replicated(
+    replicas: int = 2, *, sentinels: int = 0, down_after_ms: int = 1000, **config: object
+) -> Iterator[Replicated]:
+    """Start a primary and its replicas, watched by so many Sentinels (most of them must agree).
+
+    `config` goes to the primary and the replicas. A Sentinel holds the primary for dead when it
+    has not answered for `down_after_ms`. All are stopped at the end.
+
+    Raises: LabError when they do not find one another in time, or there is no native server.
+    """
+    with contextlib.ExitStack() as stack:
+        kind = native("Replication")
+        config = {**AT_ONCE, **config}
+        primary = stack.enter_context(server(kind=kind, **config))
+        config["replicaof"] = (primary.host, primary.port)
+        others = [stack.enter_context(server(kind=kind, **config)) for _ in range(replicas)]
+        clients = [stack.enter_context(node.client()) for node in others]
+        until(lambda: all(map(linked, clients)), START_TIMEOUT_S, "Replication")
+        watch = [
+            ("monitor", NAME, primary.host, primary.port, sentinels // 2 + 1),
+            ("down-after-milliseconds", NAME, down_after_ms),
+            ("failover-timeout", NAME, 10 * down_after_ms),
+        ]
+        watchers = [
+            stack.enter_context(server(kind=kind, sentinel=watch)) for _ in range(sentinels)
+        ]
+        eyes = [stack.enter_context(one.client()) for one in watchers]
+        until(
+            lambda: all(knows(eye, replicas, sentinels - 1) for eye in eyes),
+            START_TIMEOUT_S + 15,  # a Sentinel looks for replicas and others every ten seconds
+            "Agreement of the Sentinels",
+        )
+        yield Replicated(primary, others, watchers)
+
+
+def knows(sentinel: redis.Redis, replicas: int, others: int) -> bool:
+    state = sentinel.sentinel_master(NAME)
+    return (state["num-slaves"], state["num-other-sentinels"]) == (replicas, others)
