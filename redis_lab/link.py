@@ -28,7 +28,8 @@ from redis.connection import SSLConnection
 from . import _relay
 from .errors import LabError
 from .guest import polite
-from .server import Cluster, Server, redact
+from .server import Server, redact
+from .topology import Cluster
 
 LONGEST_MS = 10_000.0
 QUEUE_LIMIT = 256 * 2**20  # bytes that may wait towards one side of one connection

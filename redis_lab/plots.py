@@ -182,8 +182,8 @@ def lines(
             axis.set_major_formatter(FuncFormatter(short))
             if scale == "log":
                 axis.set_minor_formatter(NullFormatter())
-        if yscale == "linear" and table[y].min() >= 0:
-            axes.set_ylim(bottom=0)
+    if yscale == "linear" and table[y].min() >= 0:
+        grid.flat[0].set_ylim(bottom=0)  # once all panels are drawn, for they share the axis
     for axes in list(grid.flat)[len(values) :]:
         axes.set_visible(False)
     for axes, labelled in ends.items():
@@ -708,6 +708,46 @@ FIGURES: dict[str, dict[str, object]] = {
         "kind": "ladder",
         "x": "p50_us",
         "xlabel": "time for one answer (µs, log scale)",
+    },
+    "hit_ratio_size": {
+        "title": "What each eviction policy answers",
+        "kind": "lines",
+        "x": "size",
+        "y": "hit_ratio",
+        "by": "policy",
+        "panels": "exponent",
+        "panel_title": "Zipf, s = {}",
+        "theory": "theory",
+        "theory_label": "the formula of the exact rule",
+        "xscale": "linear",
+        "yscale": "linear",
+        "xlabel": "keys that the cache holds, of 20,000",
+        "ylabel": "hit ratio",
+    },
+    "hit_ratio_pace": {
+        "title": "The faster it is measured, the less LRU is in it",
+        "kind": "lines",
+        "x": "stays_s",
+        "y": "lost",
+        "by": "what",
+        "theory": "chance",
+        "theory_label": "what random eviction loses",
+        "xscale": "linear",
+        "yscale": "linear",
+        "xlabel": "how long a key stays that nobody asks for (s)",
+        "ylabel": "hits lost against exact LRU (points)",
+    },
+    "hit_ratio_ttl": {
+        "title": "What a time to live does to the hit ratio",
+        "kind": "lines",
+        "x": "ttl_ms",
+        "y": "hit_ratio",
+        "by": "what",
+        "theory": "theory",
+        "theory_label": "λT / (1 + λT), and 1 − e^(−λT)",
+        "yscale": "linear",
+        "xlabel": "time to live (ms)",
+        "ylabel": "hit ratio",
     },
     "stampede": {
         "title": "A page that expires every 0.7 seconds: makings so far",

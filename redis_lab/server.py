@@ -590,14 +590,6 @@ def server(*, kind: str | None = None, password: str | None = None, **config: ob
     return NativeServer(kind, binary, password, config)
 
 
-def __getattr__(name: str) -> object:  # until every caller has moved to topology.py
-    if name in ("Cluster", "cluster"):
-        from . import topology
-
-        return getattr(topology, name)
-    raise AttributeError(name)
-
-
 _default: Server | None = None
 _why = ""
 _current: redis.Redis | None = None

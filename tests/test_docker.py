@@ -205,7 +205,8 @@ def test_gone_after_owner_is_killed(engine):
 def test_configuration_and_stop(engine):
     """In one script, since each container takes a second."""
     body = r"""
-    from redis_lab.server import cluster, server
+    from redis_lab.server import server
+    from redis_lab.topology import cluster
     with server(password='p@ss "w\'#', maxmemory="50mb", hz=1, save=[("60", "1"), ("9", "2")],
                 appendonly=False, lazyfree_lazy_user_del=True) as s:
         c = s.client()

@@ -23,7 +23,8 @@ from redis.retry import Retry
 
 from redis_lab import LabError
 from redis_lab.link import link
-from redis_lab.server import UserServer, cluster, server
+from redis_lab.server import UserServer, server
+from redis_lab.topology import cluster
 
 NOW = {"retry": Retry(NoBackoff(), 0)}
 

@@ -18,7 +18,7 @@ from redis_lab.errors import LabError
 from redis_lab.exercises import idempotency as exercises
 from redis_lab.lesson import NotYet
 from redis_lab.patterns.idempotency import Busy, Done, Idempotency, Yours
-from redis_lab.server import cluster
+from redis_lab.topology import cluster
 from redis_lab.wire import wire
 
 

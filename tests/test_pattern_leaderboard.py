@@ -19,7 +19,8 @@ from redis_lab.exercises import leaderboard as exercises
 from redis_lab.lesson import NotYet
 from redis_lab.patterns import leaderboard as module
 from redis_lab.patterns.leaderboard import EPOCH, POINTS, Leaderboard, ShardedLeaderboard, Standing
-from redis_lab.server import cluster, server
+from redis_lab.server import server
+from redis_lab.topology import cluster
 from redis_lab.wire import wire
 
 LONG = 10_000  # days to keep: the tests' events are old

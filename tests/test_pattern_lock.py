@@ -25,7 +25,7 @@ from redis_lab.errors import LabError
 from redis_lab.exercises import locks as exercises
 from redis_lab.lesson import NotYet
 from redis_lab.patterns.lock import Lease, Lock
-from redis_lab.server import cluster
+from redis_lab.topology import cluster
 from redis_lab.wire import wire
 
 

@@ -25,7 +25,8 @@ from redis_lab.exercises import queue as exercises
 from redis_lab.lesson import NotYet
 from redis_lab.patterns.queue import Job, ListQueue
 from redis_lab.patterns.stream_queue import StreamQueue
-from redis_lab.server import cluster, server
+from redis_lab.server import server
+from redis_lab.topology import cluster
 from redis_lab.wire import wire
 
 BOTH = [ListQueue, StreamQueue]

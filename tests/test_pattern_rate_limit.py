@@ -33,7 +33,8 @@ from redis_lab.patterns.rate_limit import (
     SlidingCounter,
     SlidingLog,
 )
-from redis_lab.server import cluster, server
+from redis_lab.server import server
+from redis_lab.topology import cluster
 from redis_lab.wire import wire
 
 KINDS = (FixedWindow, SlidingLog, SlidingCounter, Gcra)

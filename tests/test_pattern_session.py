@@ -21,7 +21,7 @@ from redis_lab.exercises import sessions as exercises
 from redis_lab.lesson import NotYet
 from redis_lab.patterns import session as module
 from redis_lab.patterns.session import Session, Sessions
-from redis_lab.server import cluster
+from redis_lab.topology import cluster
 from redis_lab.wire import wire
 
 

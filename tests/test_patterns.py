@@ -20,7 +20,8 @@ from redis_lab.errors import LabError
 from redis_lab.patterns import cache, counter
 from redis_lab.patterns.cache import CacheAside
 from redis_lab.patterns.counter import ExpiringCounter
-from redis_lab.server import cluster, server
+from redis_lab.server import server
+from redis_lab.topology import cluster
 from redis_lab.wire import wire
 
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="these processes are forked")

@@ -11,7 +11,7 @@ import redis
 
 from redis_lab.exercises import pubsub
 from redis_lab.lesson import NotYet
-from redis_lab.server import cluster
+from redis_lab.topology import cluster
 
 
 @pytest.fixture(autouse=True)

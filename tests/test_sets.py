@@ -7,7 +7,7 @@ import redis
 
 from redis_lab.exercises import sets
 from redis_lab.lesson import NotYet
-from redis_lab.server import cluster
+from redis_lab.topology import cluster
 
 
 @pytest.fixture

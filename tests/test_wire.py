@@ -23,7 +23,8 @@ from redis._parsers import (
 )
 
 from redis_lab import LabError
-from redis_lab.server import binary_on_path, cluster, server
+from redis_lab.server import binary_on_path, server
+from redis_lab.topology import cluster
 from redis_lab.wire import Wire, _Flow, _watched, wire
 
 

@@ -27,7 +27,7 @@ def rule(answer: Rule) -> str:
             )
     if not says(0.0, 0.2, 1.0, 0.5) or not says(-1.0, 0.2, 1.0, 0.5):
         raise NotYet("a value with nothing left to live must be made, whatever the random number.")
-    if says(10.0, 0.2, 1.0, 2.0):
+    if says(10.0, 0.2, 1.0, 11.0):
         raise NotYet(
             "a value that takes 0.2 s to make and has 10 s left was remade. What counts is "
             "how long it takes to make, took_s."

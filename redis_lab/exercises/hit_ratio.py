@@ -1,0 +1,54 @@
+"""Exercises of notebooks/patterns/03_hit_ratio.ipynb."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from redis_lab import theory
+from redis_lab.lesson import NotYet
+from redis_lab.workload import Zipf
+
+
+def one_key(answer: Callable[[float, float], float]) -> str:
+    got = {}
+    for rate, ttl in ((0.1, 1), (1, 1), (10, 60), (3, 0)):
+        ratio = got[rate, ttl] = answer(rate, ttl)
+        if not 0 <= ratio <= 1:
+            raise NotYet(
+                f"asked for {rate:g} times a second with {ttl} s to live, it says {ratio:g}: no "
+                "share of the requests. The miss is a request too: of how many is it one?"
+            )
+    if abs(got[1, 1] - (1 - np.exp(-1))) < 1e-6:
+        raise NotYet(
+            "that is for a key whose time begins anew with each hit. Here it begins with the miss "
+            "only: one miss, then as many hits as fall into its life, on average."
+        )
+    for (rate, ttl), ratio in got.items():
+        right = rate * ttl / (1 + rate * ttl)
+        if abs(ratio - right) > 1e-9:
+            raise NotYet(
+                f"asked for {rate:g} times a second with {ttl} s to live: on average "
+                f"{rate * ttl:g} hits for each miss, a share of {right:.4f}. It says {ratio:.4f}."
+            )
+    return "right: λT hits for each miss; 90 % needs λT = 9"
+
+
+def room_needed(answer: Callable[[np.ndarray, float], int]) -> str:
+    for exponent in (0.7, 1.0):
+        chance = Zipf(2000, exponent).probabilities
+        for wanted in (0.5, 0.8):
+            size = answer(chance, wanted)
+            if not isinstance(size, int | np.integer) or not 0 <= size <= 2000:
+                raise NotYet(f"it says {size!r}; a number of keys from 0 to 2000 is meant.")
+            ratio = theory.lru(chance, size)
+            where = f"for a hit ratio of {wanted:.0%} with exponent {exponent} it says {size}"
+            if ratio < wanted:
+                raise NotYet(f"{where} keys, and those give {ratio:.1%}. More room is needed.")
+            if size and theory.lru(chance, size - 1) >= wanted:
+                raise NotYet(
+                    f"{where} keys, which give {ratio:.1%}. Fewer are enough: the popular ones "
+                    "make up for it. The ratio only grows with the size, so halve the interval."
+                )
+    return "right: the smallest, for each of four wishes"

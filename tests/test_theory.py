@@ -1,0 +1,141 @@
+"""The formulas for hit ratios: exact cases, bounds, and an independent exact simulator."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from redis_lab import theory
+from redis_lab.errors import LabError
+from redis_lab.workload import Zipf
+
+RULES = [theory.lru, theory.random, theory.lfu]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_nothing_and_everything(rule):
+    p = Zipf(100, 0.9).probabilities
+    assert rule(p, 0) == 0
+    assert rule(p, 100) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_all_asked_for_alike(rule):
+    """Then every rule holds any `size` of the keys, and hits by their share."""
+    assert rule(np.full(200, 1 / 200), 50) == pytest.approx(0.25)
+
+
+def test_two_keys_and_room_for_one():
+    """Exactly: LRU, FIFO and random all hold the key that was asked for last. Che is close."""
+    p = np.array([0.8, 0.2])
+    assert theory.lfu(p, 1) == 0.8
+    for rule in (theory.lru, theory.random):
+        assert rule(p, 1) == pytest.approx(0.8**2 + 0.2**2, abs=0.09)
+
+
+def test_characteristic_time():
+    p = Zipf(1000, 0.9).probabilities
+    time = theory.characteristic_time(p, 100)
+    assert theory.recently(p, time).sum() == pytest.approx(100)
+    kept = theory.characteristic_time(p, 100, theory.kept)
+    assert theory.kept(p, kept).sum() == pytest.approx(100)
+    assert theory.characteristic_time(p, 0) == 0
+    assert theory.characteristic_time(p, 1000) == float("inf")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(2, 400),
+    st.floats(0, 2),
+    st.floats(0.01, 0.99),
+)
+def test_order_and_growth(n, exponent, share):
+    """Random is never better than LRU, LRU never better than the most popular; more room is
+    never worse."""
+    p = Zipf(n, exponent).probabilities
+    size = max(1, int(n * share))
+    at = [rule(p, size) for rule in (theory.random, theory.lru, theory.lfu)]
+    assert 0 < at[0] <= at[1] + 1e-9 and at[1] <= at[2] + 1e-9 and at[2] <= 1 + 1e-9
+    if size < n:
+        for rule, ratio in zip((theory.random, theory.lru, theory.lfu), at, strict=True):
+            assert rule(p, size + 1) >= ratio - 1e-9
+
+
+def test_time_to_live():
+    one = np.array([1.0])
+    assert theory.ttl(one, 3, 2) == pytest.approx(6 / 7)
+    assert theory.ttl(one, 3, 2, refreshed=True) == pytest.approx(1 - np.exp(-6))
+    assert theory.ttl(one, 3, 0) == theory.ttl(one, 0, 3) == 0
+    p = Zipf(500, 0.9).probabilities
+    ratios = [theory.ttl(p, 100, seconds) for seconds in (0.1, 1, 10, 100)]
+    assert ratios == sorted(ratios)
+    renewed = [theory.ttl(p, 100, seconds, refreshed=True) for seconds in (0.1, 1, 10, 100)]
+    assert all(a < b for a, b in zip(ratios, renewed, strict=True))
+
+
+def test_time_to_live_against_a_simulation():
+    random = np.random.default_rng(4)
+    p, rate, ttl_s = Zipf(50, 0.9).probabilities, 20.0, 2.0
+    times = np.cumsum(random.exponential(1 / rate, 100_000))
+    for refreshed in (False, True):
+        ends, hits = np.full(50, -1.0), 0
+        for time, key in zip(times, random.choice(50, len(times), p=p), strict=True):
+            hit = time < ends[key]
+            hits += hit
+            if refreshed or not hit:
+                ends[key] = time + ttl_s
+        expected = theory.ttl(p, rate, ttl_s, refreshed=refreshed)
+        assert hits / len(times) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("p", "size", "words"),
+    [
+        ([], 0, "positive and add up"),
+        ([0.5, 0.4], 1, "positive and add up"),
+        ([1.5, -0.5], 1, "positive and add up"),
+        ([0.5, 0.5], -1, "between 0 and 2"),
+        ([0.5, 0.5], 3, "between 0 and 2"),
+    ],
+)
+@pytest.mark.parametrize("rule", RULES)
+def test_what_makes_no_sense(rule, p, size, words):
+    with pytest.raises(LabError, match=words):
+        rule(np.array(p), size)
+
+
+@pytest.mark.parametrize(("rate", "ttl_s"), [(-1, 1), (1, -1)])
+def test_negative_times(rate, ttl_s):
+    with pytest.raises(LabError, match="can be negative"):
+        theory.ttl(np.array([1.0]), rate, ttl_s)
+
+
+SIMULATED = {
+    "LRU": (theory.lru, 0.003),
+    "FIFO": (theory.random, 0.003),
+    "Random": (theory.random, 0.005),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libcachesim has wheels for Linux only")
+@pytest.mark.parametrize("name", SIMULATED)
+@pytest.mark.parametrize(("exponent", "size"), [(0.7, 200), (0.9, 50), (0.9, 500), (1.2, 100)])
+def test_against_an_exact_simulator(name, exponent, size):
+    """libcachesim knows nothing of the formulas: it keeps a cache and counts."""
+    simulator = pytest.importorskip("libcachesim")
+    rule, tolerance = SIMULATED[name]
+    zipf = Zipf(2000, exponent, seed=7)
+    cache = getattr(simulator, name)(cache_size=size)
+    request, hits = simulator.Request(), 0
+    request.obj_size = 1
+    requests, warm = zipf.sample(400_000), 100_000
+    for n, key in enumerate(requests.tolist()):
+        request.obj_id = key
+        hits += cache.get(request) and n >= warm
+    assert hits / (len(requests) - warm) == pytest.approx(
+        rule(zipf.probabilities, size), abs=tolerance + 0.002
+    )
