@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import doctest
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ from itertools import combinations
 
 import pytest
 import redis
+import redis.asyncio
 
 from redis_lab.errors import LabError
 from redis_lab.patterns import cache, counter
@@ -284,6 +286,30 @@ class Stepwise:
         assert self.done.acquire(timeout=10)
         if self.error:
             raise self.error
+
+
+def test_for_asyncio(lab, r):
+    """The same keys as the sync form, and the same floor: a reader overtaken stores nothing."""
+    row = {"a": (1, "old")}
+
+    async def race() -> list:
+        async with redis.asyncio.Redis.from_url(lab.url) as client:  # replies as bytes
+            loads = []
+
+            async def load(key: str):
+                loads.append(key)
+                loaded = row[key]
+                if len(loads) == 1:  # overtaken by a writer before it can store
+                    row["a"] = (2, "new")
+                    assert await cached.invalidate("a", 2) is None
+                return loaded
+
+            cached = CacheAside(client, "p", load)
+            return [await cached.get_async("a") for _ in range(3)] + [len(loads), cached.hits]
+
+    assert asyncio.run(race()) == ["old", "new", "new", 2, 1]
+    assert CacheAside(r, "p", None).get("a") == "new"
+    assert without_ttl(r) == []
 
 
 @pytest.mark.parametrize("start", ["cold", "announced"])

@@ -10,6 +10,8 @@ import redis
 
 from redis_lab.errors import LabError
 
+from .both import then
+
 # Store a loaded value unless a writer has meanwhile announced a newer version.
 STORE = """
 local floor = tonumber(redis.call('HGET', KEYS[1], 'floor') or '0')
@@ -70,18 +72,40 @@ class CacheAside:
 
     def get(self, key: str) -> object | None:
         """The value, from the cache or loaded and stored; None where there is no such thing."""
-        name = f"{self.prefix}:{key}"
-        cached = self.client.hget(name, "value")
+        cached = self.client.hget(f"{self.prefix}:{key}", "value")
         if cached is not None:
             self.hits += 1
             return json.loads(cached)
         self.misses += 1
         version, value = self.load(key)
-        ttl_s = self.missing_ttl_s if value is None else self.ttl_s
-        lifetime_ms = max(1, int(ttl_s * 1000 * random.uniform(0.9, 1.0)))
-        self._store(keys=[name], args=[version, json.dumps(value), lifetime_ms])
+        self._store(**self._loaded(key, version, value))
         return value
 
+    async def get_async(self, key: str) -> object | None:
+        """The same for an asyncio client, with an asynchronous `load`."""
+        cached = await self.client.hget(f"{self.prefix}:{key}", "value")
+        if cached is not None:
+            self.hits += 1
+            return json.loads(cached)
+        self.misses += 1
+        version, value = await self.load(key)
+        await self._store(**self._loaded(key, version, value))
+        return value
+
+    def _loaded(self, key: str, version: int, value: object | None) -> dict[str, list]:
+        ttl_s = self.missing_ttl_s if value is None else self.ttl_s
+        lifetime_ms = max(1, int(ttl_s * 1000 * random.uniform(0.9, 1.0)))
+        return {
+            "keys": [f"{self.prefix}:{key}"],
+            "args": [version, json.dumps(value), lifetime_ms],
+        }
+
     def invalidate(self, key: str, version: int) -> None:
-        """Call after the source has committed `version`: older values are gone and stay out."""
-        self._invalidate(keys=[f"{self.prefix}:{key}"], args=[version, int(self.ttl_s * 1000)])
+        """Call after the source has committed `version`: older values are gone and stay out.
+
+        For an asyncio client: an awaitable of that.
+        """
+        return then(
+            self._invalidate(keys=[f"{self.prefix}:{key}"], args=[version, int(self.ttl_s * 1000)]),
+            lambda _: None,
+        )
