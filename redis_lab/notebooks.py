@@ -68,17 +68,27 @@ def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNod
     from nbclient.exceptions import CellExecutionError
 
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        notebook,
-        timeout=CELL_TIMEOUT_S,
-        kernel_name="python3",
-        extra_arguments=["--IPKernelApp.log_level=50"],  # Ctrl-C makes it log a traceback
-        resources={"metadata": {"path": str(path.parent)}},
-    )
+
+    def kernel() -> tuple[NotebookClient, contextlib.AbstractContextManager]:
+        client = NotebookClient(
+            notebook,
+            timeout=CELL_TIMEOUT_S,
+            kernel_name="python3",
+            extra_arguments=["--IPKernelApp.log_level=50"],  # Ctrl-C makes it log a traceback
+            resources={"metadata": {"path": str(path.parent)}},
+        )
+        return client, client.setup_kernel()
+
     before = os.environ.get("REDIS_LAB_EFFORT")
     os.environ["REDIS_LAB_EFFORT"] = effort
     try:
-        with client.setup_kernel():
+        with contextlib.ExitStack() as stack:
+            client, running = kernel()
+            try:
+                stack.enter_context(running)
+            except RuntimeError:  # another process was quicker to take one of its ports
+                client, running = kernel()
+                stack.enter_context(running)
             for index, cell in enumerate(notebook.cells):
                 try:
                     client.execute_cell(cell, index)

@@ -1,0 +1,80 @@
+"""Exercises of notebooks/production/05_anti_patterns.ipynb."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import redis
+
+from redis_lab.lesson import NotYet
+from redis_lab.server import server
+from redis_lab.wire import wire
+
+FILL = """
+for n = 1, 5000 do redis.call('SET', 'page:' .. n, string.rep('x', n % 90)) end
+for n = 1, 5000 do redis.call('SET', 'user:' .. n, 'x') end
+for n = 1, 3000 do redis.call('HSET', 'page:index', n, 'some words of a page') end
+for n = 1, 20 do redis.call('RPUSH', 'user:wishes', string.rep('x', 400)) end
+redis.call('SET', 'my page:1', 'x')
+"""
+
+
+def sent(client: redis.Redis) -> dict[str, int]:
+    """How often each command was carried out since CONFIG RESETSTAT, by its name."""
+    stats = client.info("commandstats")
+    return {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}
+
+
+def biggest_key(answer: Callable[[redis.Redis], str]) -> str:
+    with server() as private, private.client() as r:
+        r.eval(FILL, 0)
+        r.config_resetstat()
+        with wire(r) as w:
+            said = answer(r)
+        calls = sent(r)
+        if "keys" in calls:
+            raise NotYet(
+                "KEYS goes through all keys at one go, and everybody else waits. SCAN does it in "
+                "pages, with time for others in between."
+            )
+        if said != "page:index":
+            raise NotYet(
+                f"it says {said!r}; that is not the one with the most memory. MEMORY USAGE knows "
+                "for every type; a length in bytes or in members does not compare."
+            )
+        if w.round_trips > 500:
+            raise NotYet(
+                f"right, in {w.round_trips:,} round trips. Ask for a page of names at once, in a "
+                "pipeline."
+            )
+    return "right, in a few dozen round trips, none of them long"
+
+
+def delete_prefix(answer: Callable[[redis.Redis, str], int]) -> str:
+    with server() as private, private.client() as r:
+        r.eval(FILL, 0)
+        r.config_resetstat()
+        with wire(r) as w:
+            said = answer(r, "page:")
+        calls, left = sent(r), r.dbsize()
+        if "keys" in calls:
+            raise NotYet("KEYS again: the others wait. SCAN takes the same pattern, as `match`.")
+        if calls.get("flushdb") or calls.get("flushall") or not r.exists("my page:1"):
+            raise NotYet("keys are gone that do not begin with the prefix.")
+        if left != 5002:
+            raise NotYet(f"{left - 5002} keys with the prefix are still there.")
+        if "del" in calls:
+            raise NotYet(
+                "DEL of a big key takes its time, and the others wait. UNLINK only takes it out, "
+                "and leaves the freeing to a thread."
+            )
+        if calls.get("unlink", 0) < 5:
+            raise NotYet(
+                f"{calls.get('unlink', 0)} UNLINK for 5001 keys: with so many names even that is "
+                "long. Delete what each page of SCAN gives."
+            )
+        if w.round_trips > 500:
+            raise NotYet(f"{w.round_trips:,} round trips: UNLINK takes many names at once.")
+        if said != 5001:
+            raise NotYet(f"all are gone, and it says {said}; there were 5001.")
+    return "right: 5001 keys in a few dozen round trips, and nobody noticed"

@@ -1,0 +1,67 @@
+"""Exercises of notebooks/production/07_durability.ipynb."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import redis
+
+from redis_lab.lesson import NotYet
+from redis_lab.server import current
+from redis_lab.wire import wire
+
+Rules = list[tuple[int, int]]
+
+
+def lost_at_most(answer: Callable[[Rules, float], float]) -> str:
+    default = [(3600, 1), (300, 100), (60, 10_000)]
+    for rules, rate in (([(60, 1)], 100), (default, 1000), (default, 1), (default, 0.01)):
+        said = answer(rules, rate)
+        right = rate * min(max(seconds, changes / rate) for seconds, changes in rules)
+        asked = f"with {rules} and {rate:g} writes a second it says {said:g}"
+        if said < right * 0.999:
+            raise NotYet(
+                f"{asked}. A rule waits for both, its seconds and its changes: at this rate some "
+                f"of them have to wait longer for their changes. Up to {right:g} can be lost."
+            )
+        if said > right * 1.001:
+            raise NotYet(
+                f"{asked}. Whichever rule is ready first takes the snapshot: {right:g} at most."
+            )
+    return "right: the rule that is ready first, and it is ready when both its parts are"
+
+
+def refill(answer: Callable[[redis.Redis, str, Iterator], object]) -> str:
+    r = current()
+    key, old = "check:bestsellers", {"1": 5.0, "2": 4.0, "no longer sold": 9.0}
+    wanted = {str(product): float(product % 50 + 1) for product in range(1, 401)}
+    broken: list[int] = []
+
+    def rows() -> Iterator[tuple[str, int]]:
+        for product, quantity in wanted.items():
+            if r.zcard(key) != len(old) and not broken:
+                broken.append(r.zcard(key))
+            yield product, int(quantity)
+
+    try:
+        r.delete(key)
+        r.zadd(key, old)
+        with wire(r) as w:
+            answer(r, key, rows())
+        trips = w.round_trips - len(wanted) - len(broken)
+        got = dict(r.zrange(key, 0, -1, withscores=True))
+        if "no longer sold" in got:
+            raise NotYet("what is no longer sold is still on the board: adding takes nothing away.")
+        if got != wanted:
+            raise NotYet(f"the board holds {len(got)} products, not the {len(wanted)} of the rows.")
+        if broken:
+            raise NotYet(
+                f"while the rows were read, readers saw a board of {broken[0]} products. Build it "
+                "under another name, and put it in place in one step."
+            )
+        if trips > 20:
+            raise NotYet(f"{trips} round trips for {len(wanted)} rows: use a pipeline.")
+    finally:
+        for name in r.scan_iter(match=f"{key}*"):
+            r.delete(name)
+    return f"right: {len(wanted)} products, round trips: {trips}, and nobody saw half a board"
