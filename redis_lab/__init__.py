@@ -12,7 +12,7 @@ from .topology import Cluster, Replicated, cluster, replicated
 from .wire import wire
 
 # Loaded when first used: a worker process that only counts need not wait for matplotlib.
-MODULES = ("bench", "lesson", "patterns", "plots", "results", "source", "workload")
+MODULES = ("bench", "lesson", "patterns", "plots", "rest", "results", "source", "workload")
 OF_LESSON = ("check", "claim", "predict")
 
 __all__ = [

@@ -7,20 +7,17 @@ must hold the same data, whichever of the three clients wrote it.
 from __future__ import annotations
 
 import ast
-import base64
 import json
 import os
 import re
 import shutil
 import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import redis
 
-from redis_lab import notebooks
+from redis_lab import notebooks, rest
 
 PAGE = notebooks.folder() / "from_node.md"
 PACKAGES = Path(__file__).parent / "node/package.json"
@@ -56,60 +53,11 @@ def statements(block: str) -> list[tuple[str, str | None]]:
 # ---------------------------------------------------------------- the three clients
 
 
-class Forwarder(BaseHTTPRequestHandler):
-    """Hands the commands of the REST protocol on to a real Redis, and the replies back."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        r = self.server.redis
-        if self.path.strip("/") == "":
-            reply = self.one(r, body)
-        elif self.path.strip("/") == "pipeline":
-            reply = [self.one(r, command) for command in body]
-        else:  # multi-exec
-            with r.pipeline() as pipe:
-                for command in body:
-                    pipe.execute_command(*command)
-                reply = [{"result": self.plain(value)} for value in pipe.execute()]
-        text = json.dumps(reply).encode()
-        self.send_response(400 if isinstance(reply, dict) and "error" in reply else 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def one(self, r: redis.Redis, command: list) -> dict:
-        try:
-            return {"result": self.plain(r.execute_command(*command))}
-        except redis.ResponseError as error:
-            # redis-py takes the code of the errors that it has a class for off their text
-            code = "NOSCRIPT " if isinstance(error, redis.exceptions.NoScriptError) else ""
-            return {"error": f"{code}{error}"}
-
-    def plain(self, value: object) -> object:
-        if isinstance(value, list):
-            return [self.plain(item) for item in value]
-        if isinstance(value, bytes):
-            return value.decode() if value == b"OK" else base64.b64encode(value).decode()
-        return value
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def gateway(lab):
-    """The REST protocol in front of the module's server, its replies as RESP2 has them."""
-    with redis.Redis.from_url(lab.url, protocol=2) as raw:
-        raw.response_callbacks.clear()
-        httpd = ThreadingHTTPServer(("127.0.0.1", 0), Forwarder)
-        httpd.redis = raw
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
-        thread.join()
-        httpd.server_close()
+    """The REST protocol in front of the module's server."""
+    with rest.gateway(lab) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
@@ -220,8 +168,7 @@ def test_python(topic, r):
 @pytest.mark.parametrize("topic", TOPICS)
 @pytest.mark.parametrize("client", CLIENTS[:2])
 def test_node(client, topic, r, lab, gateway, packages):
-    env = {"REDIS_URL": lab.url, "UPSTASH_REDIS_REST_URL": gateway}
-    env["UPSTASH_REDIS_REST_TOKEN"] = "any"
+    env = {"REDIS_URL": lab.url, rest.URL: gateway.url, rest.TOKEN: gateway.token}
     wanted = [json.loads(s) for _, s in statements(SECTIONS[topic][client]) if s]
     assert by_node(client, topic, packages, env) == wanted
     written = content(r)

@@ -1,0 +1,619 @@
+"""redis_lab.rest: the Upstash REST protocol, held to the service's own client and documentation."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.client
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import psutil
+import pytest
+import redis
+import upstash_redis
+import upstash_redis.asyncio
+from upstash_redis.errors import UpstashError
+
+from redis_lab import link, rest
+from redis_lab.errors import LabError
+from redis_lab.patterns.cache import CacheAside
+from redis_lab.patterns.idempotency import Idempotency, Yours
+from redis_lab.patterns.rate_limit import FixedWindow, Gcra, SlidingCounter, SlidingLog
+from redis_lab.patterns.session import Sessions
+from redis_lab.server import server
+
+TOKEN = "a-token"
+
+
+@pytest.fixture(scope="module")
+def web(lab):
+    with rest.gateway(lab, token=TOKEN) as started:
+        yield started
+
+
+@pytest.fixture
+def u(web, r):
+    with web.client(rest_retries=0) as client:
+        yield client
+
+
+def ask(web, method, path, body=None, headers=None, token=TOKEN):
+    """One request without any client's help: status and what the JSON says."""
+    connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=10)
+    headers = dict(headers or {}) | ({"Authorization": f"Bearer {token}"} if token else {})
+    connection.request(method, path, body, headers)
+    response = connection.getresponse()
+    text = response.read()
+    connection.close()
+    return response.status, json.loads(text) if text else None
+
+
+# ---------------------------------------------------------------- the service's own client
+
+
+def test_strings(u, r):
+    assert u.set("k", "v", ex=60) is True and r.ttl("k") == 60
+    assert u.get("k") == "v" and u.get("nothing") is None
+    assert u.set("k", "other", nx=True) is None or u.get("k") == "v"
+    assert u.incrby("n", 5) == 5 and u.get("n") == "5"
+    assert u.incrbyfloat("f", 1.5) == 1.5
+    assert u.mget("k", "nothing", "n") == ["v", None, "5"]
+    assert u.delete("k", "n", "f") == 3
+    assert u.set("object", {"a": [1, 2]}) is True and r.get("object") == '{"a": [1, 2]}'
+
+
+@pytest.mark.parametrize("text", ["", "OK", "T0s=", "ä€𝄞", 'q"\\/\n\x00', "a/b?c=d&e f+g%20"])
+@pytest.mark.parametrize("encoding", ["base64", None])
+def test_every_text_comes_back(text, encoding, web, r):
+    with web.client(rest_encoding=encoding) as u:
+        u.set("t", text)
+        assert r.get("t") == text and u.get("t") == text
+
+
+def test_hashes_sets_sorted_sets_lists(u):
+    assert u.hset("h", values={"name": "Lamp", "stock": 7}) == 2
+    assert u.hgetall("h") == {"name": "Lamp", "stock": "7"} and u.hgetall("nothing") == {}
+    assert u.hmget("h", "name", "x") == ["Lamp", None] and u.hincrby("h", "stock", -1) == 6
+    assert u.sadd("s", "a", "b") == 2 and set(u.smembers("s")) == {"a", "b"}
+    assert u.sismember("s", "a") and not u.sismember("s", "z")
+    assert u.zadd("z", {"ada": 10, "bob": 30.5}) == 2 and u.zincrby("z", 25, "ada") == 35
+    assert u.zrange("z", 0, -1, rev=True, withscores=True) == [("ada", 35.0), ("bob", 30.5)]
+    assert u.zscore("z", "nobody") is None
+    assert u.rpush("l", "a", "b") == 2 and u.lrange("l", 0, -1) == ["a", "b"]
+    cursor, keys = u.scan(0, match="*", count=100)
+    assert int(cursor) == 0 and set(keys) == {"h", "s", "z", "l"}
+
+
+def test_streams(u):
+    first = u.xadd("x", "*", {"a": "1"})
+    assert re.fullmatch(r"\d+-\d+", first) and u.xlen("x") == 1
+    assert u.xrange("x", "-", "+") and u.xread({"x": "0"})[0][0] == "x"
+    assert u.xgroup_create("x", "g", "0") == "OK"
+    ((_, entries),) = u.xreadgroup("g", "me", {"x": ">"})
+    assert entries[0][0] == first and u.xack("x", "g", first) == 1
+
+
+def test_scripts(u):
+    text = "return {KEYS[1], ARGV[1], 7, false, redis.status_reply('FINE')}"
+    assert u.eval(text, keys=["k"], args=["ä"]) == ["k", "ä", 7, None, "FINE"]
+    sha = u.script_load("return 2.9")
+    assert u.evalsha(sha) == 2
+    with pytest.raises(UpstashError, match=r"^NOSCRIPT No matching script"):
+        u.evalsha("f" * 40)
+    with pytest.raises(UpstashError, match=r"^MINE oh"):
+        u.eval("return redis.error_reply('MINE oh')")
+
+
+def test_pipelines(u, r):
+    pipe = u.pipeline()
+    pipe.set("a", 1)
+    pipe.incr("a")
+    pipe.get("a")
+    with rest.exchanges(u) as seen:
+        assert pipe.exec() == [True, 2, "2"]
+    assert [exchange.path for exchange in seen] == ["/pipeline"]
+    pipe = u.pipeline()
+    pipe.set("b", "x")
+    pipe.incr("b")
+    pipe.set("c", "later")
+    with pytest.raises(UpstashError, match=r"^ERR value is not an integer"):
+        pipe.exec()
+    assert r.get("c") == "later", "what comes after an error was done"
+    r.delete("c")
+    with pytest.raises(UpstashError):
+        pipe.exec()
+    assert r.get("c") == "later", "a pipeline that failed still holds its commands"
+
+
+def test_transactions(u, r):
+    multi = u.multi()
+    multi.set("a", 1)
+    multi.incr("a")
+    assert multi.exec() == [True, 2]
+    multi = u.multi()
+    multi.set("a", "x")
+    multi.incr("a")
+    multi.set("b", "later")
+    with pytest.raises(UpstashError, match=r"^ERR value is not an integer"):
+        multi.exec()
+    assert r.get("b") == "later", "an error while they run does not stop the others"
+
+
+def test_a_discarded_transaction_is_one_error(web, u, r):
+    for bad, said in (["GET"], "wrong number"), (["BLPOP", "l", 0], "would wait"), ([], "array"):
+        body = json.dumps([["SET", "a", 1], bad])
+        status, reply = ask(web, "POST", "/multi-exec", body)
+        assert (status, list(reply)) == (400, ["error"]) and said in reply["error"]
+    assert not r.exists("a")
+    # What upstash-redis 1.8 makes of it; the lesson shows this
+    multi = u.multi()
+    multi.set("a", 1)
+    multi.execute(["GET"])
+    with pytest.raises(AttributeError):
+        multi.exec()
+
+
+def test_a_transaction_is_one(web, r):
+    """Whoever looks in between sees nothing of it, unlike a pipeline's middle."""
+    body = json.dumps([["INCR", "a"], ["INCR", "b"]] * 200)
+    seen = set()
+
+    async def look():
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with httpx.AsyncClient(headers=headers) as client:
+            writes = [
+                asyncio.create_task(client.post(f"{web.url}/multi-exec", content=body))
+                for _ in range(8)
+            ]
+            while not all(task.done() for task in writes):
+                replies = (await client.post(web.url, content='["MGET","a","b"]')).json()
+                seen.add(tuple(replies["result"]))
+            assert all(len(task.result().json()) == 400 for task in writes)
+
+    asyncio.run(look())
+    assert all(a == b for a, b in seen) and r.get("a") == "1600"
+
+
+def test_asyncio(web, r):
+    async def use():
+        async with web.async_client(rest_retries=0) as u:
+            assert await u.set("k", "v") is True
+            assert await asyncio.gather(*(u.incr("n") for _ in range(40)))
+            pipe = u.pipeline()
+            pipe.get("k")
+            pipe.get("n")
+            assert await pipe.exec() == ["v", "40"]
+            multi = u.multi()
+            multi.hset("h", values={"a": 1})
+            multi.hgetall("h")
+            assert await multi.exec() == [1, {"a": "1"}]
+            with pytest.raises(UpstashError, match=r"^WRONGTYPE"):
+                await u.lpush("k", "x")
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("encoding", ["base64", None])
+def test_on_every_kind_of_server(each_kind, encoding):
+    with rest.gateway(each_kind) as web, web.client(rest_encoding=encoding) as u:
+        assert u.set("k", "ä") is True and u.get("k") == "ä"
+        assert u.eval("return {1, 'x'}") == [1, "x"]
+        assert u.geoadd("g", (2.35, 48.85, "Paris")) == 1
+        assert u.geopos("g", "Paris")[0] == pytest.approx((2.35, 48.85), abs=0.001)
+        assert u.flushdb() is True
+
+
+# ---------------------------------------------------------------- the documentation
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "command"),
+    [
+        ("GET", "/set/foo/bar/EX/100", None, ["set", "foo", "bar", "EX", "100"]),
+        ("POST", "/set/foo?EX=100", "a/b c", ["set", "foo", "a/b c", "EX", "100"]),
+        ("PUT", "/set/foo?EX=100&NX", "v", ["set", "foo", "v", "EX", "100", "NX"]),
+        ("POST", "/info", None, ["info"]),
+        ("GET", "/set/a%2Fb/c%20d%C3%A4", None, ["set", "a/b", "c dä"]),
+        ("GET", "/set/a+b/x?GET", None, ["set", "a+b", "x", "GET"]),
+        ("GET", "/set/foo/", None, ["set", "foo", ""]),
+        ("GET", "/get/foo?_token=secret", None, ["get", "foo"]),
+        ("GET", "/config/get?a+b=%26", None, ["config", "get", "a b", "&"]),
+    ],
+)
+def test_path_style(method, path, body, command):
+    where, _, query = path.partition("?")
+    found = rest.command_in(where, query, (body or "").encode())
+    assert [word.decode() for word in found] == command
+
+
+def test_paths_reach_redis(web, r):
+    assert ask(web, "GET", "/set/foo/bar/EX/100") == (200, {"result": "OK"})
+    assert r.get("foo") == "bar" and r.ttl("foo") == 100
+    binary = bytes(range(256))
+    assert ask(web, "POST", "/set/raw?PX=50000", binary) == (200, {"result": "OK"})
+    coded = {"Upstash-Encoding": "base64"}
+    _, reply = ask(web, "GET", "/get/raw", headers=coded)
+    assert base64.b64decode(reply["result"]) == binary
+    assert "�" in ask(web, "GET", "/get/raw")[1]["result"]
+    assert ask(web, "GET", "/set/foo/OK", headers=coded)[1] == {"result": "OK"}
+    assert ask(web, "GET", "/type/foo", headers=coded)[1] == {"result": "c3RyaW5n"}
+    assert ask(web, "HEAD", "/incr/n") == (200, None) and r.get("n") == "1"
+    assert ask(web, "GET", "/mget/foo/nothing") == (200, {"result": ["OK", None]})
+    assert ask(web, "GET", "/publish/chat/hello") == (200, {"result": 0})
+
+
+def test_numbers_stay_as_they_were_written(web, r):
+    assert ask(web, "POST", "/", '["SET", "n", 1.10]')[0] == 200 and r.get("n") == "1.10"
+    digits = "9" * 5000
+    assert ask(web, "POST", "/", f'["SET", "n", {digits}]')[0] == 200 and r.get("n") == digits
+    assert ask(web, "POST", "/", '["SET", "n", true]')[0] == 200 and r.get("n") == "true"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        *(("/", body) for body in ("", "{", "{}", "[]", "7", '["SET", "a", null]', "[[]]")),
+        *(("/", body) for body in ('["SET","a",NaN]', '["SET","a",{"b":1}]', "[" * 100_000)),
+        *(("/", body) for body in ('[" GET", "a"]', '["CLIENT REPLY", "OFF"]', '["MULTI "]')),
+        *(("/pipeline", body) for body in ("", "[]", '["GET","a"]', "{}", '[["GET","a"], 1]')),
+        *(("/multi-exec", body) for body in ("", "[]", '["GET","a"]', '[["GET"]]')),
+        *(("/", json.dumps(c.split())) for c in ("get", "foo bar", "incr text", "set a b zz 1")),
+        *((p, "") for p in ("/get", "//", "//get/a", "/%20get/a", "/ge%00t/a", "/subscribe/chat")),
+    ],
+)
+def test_what_is_wrong_is_a_400_with_an_error(path, body, web, r):
+    r.set("text", "x")
+    status, reply = ask(web, "POST", path, body)
+    assert status == 400 and list(reply) == ["error"] and reply["error"]
+    assert ask(web, "GET", "/ping") == (200, {"result": "PONG"})
+
+
+@pytest.mark.parametrize("command", sorted(rest.WAITS | rest.LISTENS | rest.TRANSACTS))
+def test_what_waits_or_listens_is_refused(command, web):
+    body = json.dumps([command.decode().lower(), "a", "0"])
+    start = time.monotonic()
+    status, reply = ask(web, "POST", "/", body)
+    assert status == 400 and reply["error"].startswith(f"ERR {command.decode()} ")
+    assert time.monotonic() - start < 2
+
+
+def test_streams_may_be_read_but_not_waited_for(web, r):
+    r.xadd("x", {"a": 1}, id="1-1")
+    read = ["XREAD", "COUNT", "1", "STREAMS", "x", "0"]
+    assert ask(web, "POST", "/", json.dumps(read))[0] == 200
+    assert ask(web, "POST", "/", json.dumps(["xread", "block", 0, *read[3:]]))[0] == 400
+
+
+@pytest.mark.parametrize("command", sorted(rest.CONNECTS))
+def test_shared_connections_keep_their_state(command, web):
+    assert ask(web, "POST", "/", json.dumps([command.decode(), "1"]))[0] == 400
+
+
+def test_a_pipeline_answers_each_for_itself(web, r):
+    rows = [["SET", "a", "x"], ["INCR", "a"], ["BLPOP", "l", 0], ["SET", "a"], ["GET", "a"]]
+    status, replies = ask(web, "POST", "/pipeline", json.dumps(rows))
+    assert status == 200
+    assert [list(reply) for reply in replies] == [["result"]] + [["error"]] * 3 + [["result"]]
+    assert replies[-1] == {"result": "x"}
+
+
+# ---------------------------------------------------------------- who may
+
+
+@pytest.mark.parametrize("path", ["/", "/get/a", "/pipeline", "/multi-exec", "/nothing/at/all"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"])
+def test_the_token_is_asked_for_everywhere(method, path, web):
+    for token in (None, "wrong", TOKEN[:-1], TOKEN + "x", "ä".encode().decode("latin-1")):
+        status, reply = ask(web, method, path, '["PING"]', token=token)
+        assert status == 401 and (reply is None or reply["error"].startswith("WRONGPASS"))
+
+
+def test_where_the_token_may_stand(web):
+    assert ask(web, "GET", f"/ping?_token={TOKEN}", token=None) == (200, {"result": "PONG"})
+    assert ask(web, "POST", f"/pipeline?_token={TOKEN}", '[["PING"]]', token=None)[0] == 200
+    for text, status in ((f"bearer {TOKEN}", 200), (TOKEN, 401), (f"Basic {TOKEN}", 401)):
+        headers = {"Authorization": text}
+        assert ask(web, "GET", "/ping", headers=headers, token=None)[0] == status, text
+
+
+@pytest.mark.parametrize("method", ["DELETE", "PATCH", "OPTIONS", "FOO"])
+def test_other_methods_are_405(method, web):
+    assert ask(web, method, "/ping")[0] == 405
+
+
+def test_a_body_has_a_limit(lab, r):
+    with rest.gateway(lab, token=TOKEN, body_limit=1000) as web:
+        assert ask(web, "POST", "/set/a", b"x" * 1000)[0] == 200
+        for length in (1001, 3_000_000):
+            status, reply = ask(web, "POST", "/set/b", b"x" * length)
+            assert status == 400
+            assert reply["error"].endswith(f"Limit: 1000 bytes, Actual: {length} bytes")
+        chunks = iter([b"x" * 600] * 2)  # sent without saying how long it is
+        assert ask(web, "POST", "/set/b", chunks)[0] == 400
+        assert ask(web, "GET", "/ping")[0] == 200
+    assert not r.exists("b")
+
+
+def test_listens_on_loopback_only_and_tells_nobody_its_secrets(lab, web):
+    process = psutil.Process(web.process.pid)
+    listening = [c for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
+    assert [c.laddr.ip for c in listening] == ["127.0.0.1"]
+    assert TOKEN not in " ".join(process.cmdline()) and lab.url not in process.cmdline()
+
+
+def test_replies_are_not_kept(web):
+    reply = httpx.get(f"{web.url}/get/a?_token={TOKEN}")
+    assert reply.headers["Cache-Control"] == "no-store" and "Etag" not in reply.headers
+
+
+# ---------------------------------------------------------------- when things go wrong
+
+
+def test_redis_away_and_back():
+    with server() as private, rest.gateway(private, token=TOKEN) as web:
+        assert ask(web, "GET", "/incr/n")[0] == 200
+        private.kill()
+        for path, body in (
+            ("/incr/n", None),
+            ("/pipeline", '[["PING"]]'),
+            ("/multi-exec", '[["PING"]]'),
+        ):
+            status, reply = ask(web, "POST", path, body)
+            assert status == 500 and reply["error"].startswith("ERR Redis is away")
+        with web.client() as u, pytest.raises(UpstashError, match="away"):
+            u.incr("n")  # at once: an answer that is JSON is not tried again
+        private.restart()
+        assert ask(web, "GET", "/incr/n") == (200, {"result": 1})
+
+
+def test_a_password_that_needs_escaping():
+    with server(password="p@ss/w:rd") as private, rest.gateway(private) as web:
+        assert web.client().ping() == "PONG"
+
+
+def test_replies_never_meet_another_request(web, r):
+    """Clients that hang up in the middle of a pipeline leave nothing behind for others."""
+    body = json.dumps([["ECHO", "a" * 1000]] * 500).encode()
+    for _ in range(10):
+        with socket.create_connection(("127.0.0.1", web.port)) as sock:
+            head = f"POST /pipeline?_token={TOKEN} HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n"
+            sock.sendall(head.encode() + body)
+    for k in range(50):
+        assert ask(web, "GET", f"/echo/{k}") == (200, {"result": str(k)})
+
+
+def test_a_few_connections_serve_many(lab, r):
+    with rest.gateway(lab, token=TOKEN) as web:
+
+        async def use():
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            async with httpx.AsyncClient(headers=headers) as client:
+                return await asyncio.gather(
+                    *(client.get(f"{web.url}/echo/{k}") for k in range(200))
+                )
+
+        before = r.info("stats")["total_connections_received"]
+        replies = asyncio.run(use())
+        assert [reply.json()["result"] for reply in replies] == [str(k) for k in range(200)]
+        opened = r.info("stats")["total_connections_received"] - before
+        assert 1 <= opened <= rest.CONNECTIONS
+
+
+def test_kill_and_restart_on_the_same_port(lab):
+    with rest.gateway(lab) as web, web.client(rest_retries=0) as u:
+        url = web.url
+        u.set("k", "v")
+        web.kill()
+        with pytest.raises(httpx.TransportError):
+            u.get("k")
+        web.restart()
+        assert web.url == url and u.get("k") == "v"
+
+
+def test_a_lost_reply_is_counted_twice(lab, r):
+    """upstash-redis tries again what was sent; the lesson shows this. Twice is what it does."""
+    with rest.gateway(lab) as web, web.client(rest_retry_interval=0) as u:
+        u.ping()
+        real, cut = u._http._client.post, []
+
+        def lose_the_first(*args, **kwargs):
+            reply = real(*args, **kwargs)
+            if not cut:
+                cut.append(reply)
+                raise httpx.ReadError("the connection was cut")
+            return reply
+
+        u._http._client.post = lose_the_first
+        assert u.incr("orders") == 2
+
+
+def test_gone_with_its_owner():
+    program = """
+import os, redis_lab as lab
+from redis_lab import rest
+private = lab.server()
+web = rest.gateway(private)
+print(web.process.pid, flush=True)
+if os.fork() == 0:  # holds the pipe open
+    os.close(1); import time; time.sleep(4); os._exit(0)
+os.kill(os.getpid(), 9)
+"""
+    said = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=30)
+    assert said.returncode == -signal.SIGKILL
+    pid = int(said.stdout.split()[0])
+    deadline = time.monotonic() + 2
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not psutil.pid_exists(pid)
+
+
+def test_what_it_says_when_asked_for_the_impossible(lab):
+    for token in ("", "two words", "ä"):
+        with pytest.raises(LabError, match="token"):
+            rest.gateway(lab, token=token)
+    with pytest.raises(LabError, match="Server or a URL"):
+        rest.gateway(lab.client())
+    with pytest.raises(LabError, match="did not start"):
+        rest.gateway(lab, port=lab.port)
+
+
+# ---------------------------------------------------------------- the owner's side
+
+
+def test_behind_the_same_distance(lab, r):
+    r.set("k", "v")
+    with rest.gateway(lab) as web, link(lab, rtt_ms=30) as far, web.behind(far) as away:
+        with away.client() as u, far.client() as t:
+            took = {}
+            for name, get in (("http", u.get), ("tcp", t.get)):
+                get("k")
+                start = time.perf_counter()
+                assert get("k") == "v"
+                took[name] = time.perf_counter() - start
+        assert took["tcp"] > 0.028
+        assert 0.028 < took["http"] < took["tcp"] + 0.03
+
+
+def test_behind_no_distance_is_the_gateway_itself(lab, web):
+    with link(lab, rtt_ms=0) as far, web.behind(far) as here:
+        assert here is web
+
+
+def test_removes_its_prefix_only(lab, r):
+    with rest.gateway(lab, prefix="mine:") as web:
+        for k in range(1200):
+            r.set(f"mine:{k}", 1)
+        r.set("theirs", 1)
+        assert web.remove() == 1200 and r.keys() == ["theirs"] and web.remove() == 0
+
+
+def test_the_service_when_it_is_named(web, monkeypatch):
+    monkeypatch.delenv(rest.URL, raising=False)
+    monkeypatch.delenv(rest.TOKEN, raising=False)
+    assert rest.service(web) is web
+    monkeypatch.setenv(rest.URL, web.url + "/")
+    with pytest.raises(LabError, match="both"):
+        rest.service(web)
+    monkeypatch.setenv(rest.TOKEN, TOKEN)
+    found = rest.service(web)
+    assert found.url == web.url and found.prefix != web.prefix
+    assert found.client().ping() == "PONG"
+
+
+def test_exchanges_count_what_crosses_the_wire(u):
+    u.ping()
+    with rest.exchanges(u) as seen:
+        u.set("k", "v")
+        with pytest.raises(UpstashError):
+            u.execute(["GET"])
+    first, second = seen
+    assert (first.method, first.path, first.status) == ("POST", "/", 200)
+    assert first.sent == '["SET","k","v"]' and json.loads(first.received) == {"result": "OK"}
+    assert second.status == 400 and "wrong number" in second.received
+    assert 200 < first.bytes_out < 600 and 100 < first.bytes_in < 400
+    u.ping()
+    assert len(seen) == 2
+
+
+def test_the_bytes_of_an_exchange_are_those_sent(lab):
+    """Counted by a socket that answers once and keeps what it got."""
+    reply = b'{"result": "PONG"}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 18\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with upstash_redis.Redis(f"http://127.0.0.1:{port}", "x") as u:
+            got = []
+
+            def answer():
+                sock, _ = listener.accept()
+                with sock:
+                    while b'["PING"]' not in b"".join(got):
+                        got.append(sock.recv(65536))
+                    sock.sendall(head + reply)
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            with rest.exchanges(u) as seen:
+                u._http._client.post(u._url, headers=u._headers, json=["PING"])
+            thread.join()
+    assert seen[0].bytes_out == len(b"".join(got))
+    assert seen[0].bytes_in == len(head + reply)
+
+
+# ---------------------------------------------------------------- the patterns
+
+
+def test_the_patterns_run_over_http(u, r):
+    client = rest.Adapted(u)
+    cache = CacheAside(client, "c", lambda key: (1, int(key) ** 2), ttl_s=60)
+    assert [cache.get("12"), cache.get("12"), cache.hits, cache.misses] == [144, 144, 1, 1]
+    cache.invalidate("12", 2)
+    assert r.hget("c:12", "value") is None and r.hget("c:12", "floor") == "2"
+    for kind in (FixedWindow, SlidingLog, SlidingCounter, Gcra):
+        limiter = kind(client, kind.__name__, limit=2, window_s=3600)
+        assert [limiter.allow("ada").allowed for _ in range(3)] == [True, True, False]
+    sessions = Sessions(client, "s", idle_s=60, absolute_s=600)
+    before = sessions.load(sessions.start(data={"cart": ["lamp"]}))
+    after = sessions.load(sessions.login(before, "ada"))
+    assert after.user == "ada" and after.data == {"cart": ["lamp"]}
+    assert sessions.load(before.id) is None and len(sessions.all_of("ada")) == 1
+    assert sessions.revoke_all("ada") == 1 and sessions.load(after.id) is None
+    once = Idempotency(client, "i", lease_s=5, ttl_s=60)
+    assert isinstance(once.begin("key", "request"), Yours)
+
+
+def test_patterns_and_tcp_share_their_data(u, r):
+    over_tcp = Sessions(r, "s", idle_s=60, absolute_s=600)
+    over_http = Sessions(rest.Adapted(u), "s", idle_s=60, absolute_s=600)
+    assert over_http.load(over_tcp.start("ada", {"n": 1})).data == {"n": 1}
+
+
+def test_the_patterns_run_over_asyncio_http(web, r):
+    async def use():
+        async with web.async_client(rest_retries=0) as u:
+            limiter = Gcra(rest.Adapted(u), "g", limit=2, window_s=3600)
+            found = [(await limiter.allow("ada")).allowed for _ in range(3)]
+            sessions = Sessions(rest.Adapted(u), "s", idle_s=60, absolute_s=600)
+            session = await sessions.load(await sessions.start("ada", {"n": 1}))
+            return found, session.data
+
+    assert asyncio.run(use()) == ([True, True, False], {"n": 1})
+
+
+def test_a_script_is_one_request_once_it_is_known(u, r):
+    r.script_flush()
+    script = rest.Adapted(u).register_script("return ARGV[1]")
+    for requests in (2, 1):
+        with rest.exchanges(u) as seen:
+            assert script(args=["x"]) == "x"
+        assert len(seen) == requests
+
+
+def test_a_gateway_that_is_away_is_what_when_away_is_for(lab):
+    with rest.gateway(lab) as web, web.client(rest_retries=0) as u:
+        limiter = Gcra(rest.Adapted(u), "g", limit=2, window_s=60, when_away="open")
+        web.kill()
+        assert limiter.allow("ada").away
+        strict = Gcra(rest.Adapted(u), "g", limit=2, window_s=60)
+        with pytest.raises(redis.ConnectionError):
+            strict.allow("ada")
+
+
+def test_the_client_is_as_the_lesson_says(web):
+    """No timeout, one retry after three seconds, bytes refused, telemetry unless told."""
+    fresh = upstash_redis.Redis(web.url, TOKEN)
+    assert fresh._http._client.timeout == httpx.Timeout(None)
+    assert (fresh._http._retries, fresh._http._retry_interval) == (1, 3)
+    assert any(name.startswith("Upstash-Telemetry") for name in fresh._headers)
+    with web.client() as u:
+        assert not any(name.startswith("Upstash-Telemetry") for name in u._headers)
+    with pytest.raises(TypeError):
+        fresh.set("k", b"bytes")
