@@ -1,0 +1,149 @@
+"""A process that makes load: standard library only, so that it starts at once and is cheap.
+
+It reads its settings as one line of JSON from standard input, connects, prints `ready`, reads the
+moment to begin (nanoseconds of the monotonic clock, which all processes of a machine share), works,
+and writes one line of JSON and then its samples, 64-bit integers, to standard output.
+
+- `saturate`: every connection always has a batch under way.
+- `open`: request n is due at `due[n]`, whatever has become of the others. It is sent on a free
+  connection, or as soon as there is one, as a service with a pool would do it.
+"""
+
+import base64
+import json
+import os
+import select
+import socket
+import sys
+import time
+from array import array
+from collections import deque
+
+now = time.monotonic_ns
+CHUNK = 1 << 18
+NAP_NS = 200_000  # closer than this to the next request it does not sleep
+
+
+def connected(settings):
+    if settings["path"]:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(settings["path"])
+    else:
+        connection = socket.create_connection((settings["host"], settings["port"]))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for command in settings["greeting"]:
+        connection.sendall(base64.b64decode(command))
+        reply = connection.recv(CHUNK)
+        if reply.startswith(b"-"):
+            raise SystemExit(reply.decode(errors="replace"))
+    return connection
+
+
+def begin():
+    print("ready", flush=True)
+    start = int(sys.stdin.buffer.readline())
+    while now() < start:
+        time.sleep(min(0.001, (start - now()) / 1e9) if start - now() > NAP_NS else 0)
+    return start
+
+
+def saturate(settings, connections):
+    batch = base64.b64decode(settings["request"]) * settings["depth"]
+    length = settings["reply_bytes"] * settings["depth"]
+    end = begin() + settings["ns"]
+    buffer, batches, errors = bytearray(CHUNK), 0, 0
+    cpu = time.process_time()
+    start = now()
+    for connection in connections:
+        connection.sendall(batch)
+    while now() < end:
+        for connection in connections:
+            missing = length
+            while missing > 0:
+                got = connection.recv_into(buffer, min(missing, CHUNK))
+                if not got:
+                    raise SystemExit("The server closed the connection.")
+                if missing == length and buffer[0] == 45:  # a minus: an error
+                    errors += 1
+                missing -= got
+            batches += 1
+            connection.sendall(batch)
+    took = now() - start
+    cpu = time.process_time() - cpu
+    return {"requests": batches * settings["depth"], "errors": errors, "ns": took, "cpu_s": cpu}, []
+
+
+def open_loop(settings, connections):
+    request, length = base64.b64decode(settings["request"]), settings["reply_bytes"]
+    due = array("q")
+    due.frombytes(base64.b64decode(settings["due"]))
+    count = len(due)
+    sent, done, own = (
+        array("q", bytes(8 * count)),
+        array("q", bytes(8 * count)),
+        array("b", bytes(count)),
+    )
+    free, busy, waiting = deque(connections), {}, deque()
+    start = begin()
+    give_up = start + (due[-1] if count else 0) + settings["patience_ns"]
+    upcoming = finished = errors = loops = idle = 0
+    cpu = time.process_time()
+    while finished < count:
+        moment, before = now(), upcoming
+        if moment > give_up:
+            break
+        loops += 1
+        while upcoming < count and start + due[upcoming] <= moment:
+            waiting.append(upcoming)
+            own[upcoming] = bool(free)  # if it is late now, that is the generator's own fault
+            upcoming += 1
+        while waiting and free:
+            n, connection = waiting.popleft(), free.popleft()
+            sent[n] = now() - start
+            connection.sendall(request)
+            busy[connection] = [n, 0]
+        left = start + due[upcoming] - now() if upcoming < count else 10_000_000
+        nap = 0 if left < NAP_NS else (left - NAP_NS / 2) / 1e9
+        if not busy:
+            idle += 1
+            time.sleep(nap)
+            continue
+        readable = select.select(list(busy), (), (), nap)[0]
+        idle += not readable and upcoming == before
+        for connection in readable:
+            n, got = busy[connection]
+            reply = connection.recv(CHUNK)
+            if not reply:
+                raise SystemExit("The server closed the connection.")
+            failed = got == 0 and reply[0] == 45
+            got += len(reply)
+            if failed or got >= length:
+                errors += failed
+                done[n] = now() - start
+                finished += 1
+                del busy[connection]
+                free.append(connection)
+            else:
+                busy[connection][1] = got
+    cpu = time.process_time() - cpu
+    head = {"requests": count, "finished": finished, "errors": errors, "cpu_s": cpu}
+    head |= {"ns": now() - start, "idle": idle / max(loops, 1)}
+    return head, [due, sent, done, array("q", own)]
+
+
+def main():
+    settings = json.loads(sys.stdin.buffer.readline())
+    connections = [connected(settings) for _ in range(settings["connections"])]
+    head, samples = {"saturate": saturate, "open": open_loop}[settings["mode"]](
+        settings, connections
+    )
+    out = sys.stdout.buffer
+    out.write(json.dumps(head).encode() + b"\n")
+    for column in samples:
+        out.write(column.tobytes())
+    out.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The load of `load.open_loop` as a Locust user, for when one generator machine is not enough.
+
+Locust is an optional extra: `pip install -e ".[locust]"`. On one machine:
+
+    rows = distributed(client, "GET", "page", rate_per_s=500, seconds=5, workers=2)
+
+On several, run the master and the workers by hand, each with REDIS_LAB_LOAD set to what
+`workload()` returns (it holds the server's URL, and so its password):
+
+    locust -f redis_lab/locust_user.py --headless --master --expect-workers 4 -u 40 -t 60s
+    locust -f redis_lab/locust_user.py --worker --master-host MASTER
+
+Each user has one connection and asks at a constant pace, whatever the reply took; when a reply
+takes longer than its pace, it asks at once (`constant_pacing`). That is a closed loop for each user
+and close to an open one with many. Its times are service times: those of the second clock.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+
+VARIABLE = "REDIS_LAB_LOAD"
+PERCENTILES = {"50%": "p50_us", "99%": "p99_us"}
+START_TIMEOUT_S = 30.0
+
+
+def workload(client: redis.Redis, *command: object, pace_s: float = 0.1) -> str:
+    """What REDIS_LAB_LOAD has to be: the server, the command, and how often each user sends it."""
+    kwargs = client.connection_pool.connection_kwargs
+    told = {key: kwargs.get(key) for key in ("host", "port", "db", "username", "password")}
+    if kwargs.get("path"):
+        told = {"unix_socket_path": kwargs["path"], "db": kwargs.get("db")}
+    return json.dumps({"server": told, "command": [str(word) for word in command], "pace": pace_s})
+
+
+def distributed(
+    client: redis.Redis,
+    *command: object,
+    rate_per_s: float,
+    seconds: float,
+    users: int = 20,
+    workers: int = 2,
+) -> list[dict[str, object]]:
+    """Run a Locust master with so many workers on this machine; its results as rows.
+
+    The rows are those of `load.Load.row("service")`, as far as Locust knows them: it rounds times
+    above 100 ms, and keeps its own histogram of milliseconds.
+
+    Raises: LabError when Locust is not installed, does not start, or requests failed.
+    """
+    # Not above: Locust reads this file too, and needs none of it
+    from redis_lab.errors import LabError
+    from redis_lab.server import free_port
+
+    if importlib.util.find_spec("locust") is None:
+        raise LabError('Locust is not installed: pip install -e ".[locust]".')
+    if rate_per_s <= 0 or seconds < 1 or users < workers or workers < 1:
+        raise LabError("Locust needs a positive rate, a second at least, and a user a worker.")
+    told = workload(client, *command, pace_s=users / rate_per_s)
+    port = free_port()
+    common = [sys.executable, "-m", "locust", "-f", __file__, "--headless", "--only-summary"]
+    environment = {**os.environ, VARIABLE: told}
+    processes: list[subprocess.Popen] = []
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["-u", users, "-r", users, "-t", f"{seconds}s", "--csv", f"{folder}/seen"]
+        options += ["--master", "--expect-workers", workers, "--master-bind-port", port]
+        options += ["--master-bind-host", "127.0.0.1"]
+        roles = [options] + [["--worker", "--master-port", port]] * workers
+        try:
+            for role in roles:
+                with open(Path(folder) / f"log{len(processes)}", "w") as log:
+                    process = subprocess.Popen(
+                        [*common, *map(str, role)],
+                        env=environment,
+                        stdout=log,
+                        stderr=log,
+                        stdin=subprocess.DEVNULL,
+                        start_new_session=True,
+                        cwd=folder,
+                    )
+                processes.append(process)
+            end = time.monotonic() + seconds + START_TIMEOUT_S
+            while processes[0].poll() is None and time.monotonic() < end:
+                time.sleep(0.1)
+            file = Path(folder) / "seen_stats.csv"
+            if processes[0].poll() is None or not file.exists():
+                said = (Path(folder) / "log0").read_text(errors="replace").strip()
+                raise LabError(f"Locust did not end as it should: {said[-300:]}")
+            with open(file, newline="") as table:
+                seen = [row for row in csv.DictReader(table) if row["Name"] != "Aggregated"]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+    if not seen or int(seen[0]["Request Count"]) == 0:
+        raise LabError("Locust made no request.")
+    if int(seen[0]["Failure Count"]):
+        raise LabError(f"{seen[0]['Failure Count']} of Locust's requests failed.")
+    return [row_of(row, rate_per_s) for row in seen]
+
+
+def row_of(seen: dict[str, str], rate_per_s: float) -> dict[str, object]:
+    row = {
+        "arm": "locust, service time",
+        "offered_per_s": rate_per_s,
+        "achieved_per_s": float(seen["Requests/s"]),
+        "calls": int(seen["Request Count"]),
+        "errors": int(seen["Failure Count"]),
+        "mean_us": 1e3 * float(seen["Average Response Time"]),
+        "max_us": 1e3 * float(seen["Max Response Time"]),
+    }
+    return row | {name: 1e3 * float(seen[column]) for column, name in PERCENTILES.items()}
+
+
+if told := os.environ.get(VARIABLE):  # Locust reads this file in a process of its own
+    from locust import User, constant_pacing, task
+
+    settings = json.loads(told)
+
+    class RedisUser(User):
+        """One connection that sends the command at a constant pace."""
+
+        wait_time = constant_pacing(settings["pace"])
+
+        def on_start(self) -> None:
+            self.client = redis.Redis(**settings["server"])
+            self.client.ping()
+
+        @task
+        def send(self) -> None:
+            start, error, reply = time.perf_counter(), None, b""
+            try:
+                reply = self.client.execute_command(*settings["command"])
+            except redis.RedisError as raised:
+                error = raised
+            self.environment.events.request.fire(
+                request_type="redis",
+                name=settings["command"][0],
+                response_time=1e3 * (time.perf_counter() - start),
+                response_length=len(reply) if isinstance(reply, bytes) else 0,
+                exception=error,
+                context={},
+            )

@@ -1,0 +1,286 @@
+"""The load generator: what it sends, its two clocks, and what it refuses to report."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from importlib.util import find_spec
+
+import numpy as np
+import psutil
+import pytest
+import redis
+
+from redis_lab import load, locust_user
+from redis_lab.bench import Void, redis_benchmark
+from redis_lab.errors import LabError
+from redis_lab.exercises import load as exercises
+from redis_lab.lesson import NotYet
+from redis_lab.server import server
+from redis_lab.topology import cluster
+
+
+def generators(of: int | None = None) -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process(of).children(recursive=True)
+        if any(word.endswith("_generator.py") for word in process.cmdline())
+    ]
+
+
+def calls(r, command):
+    return r.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0)
+
+
+@pytest.mark.parametrize("arrivals", ["poisson", "constant"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_request_is_sent_once_and_at_its_time(r, arrivals, processes):
+    r.set("page", "x" * 50)
+    r.config_resetstat()
+    got = load.open_loop(
+        r, "GET", "page", rate_per_s=400, seconds=1, processes=processes, arrivals=arrivals
+    )
+    # Twice more to see how long the reply is
+    assert calls(r, "get") == len(got.done) + 2
+    assert got.errors == 0
+    assert (np.diff(got.due) >= 0).all()
+    assert (got.sent >= got.due).all() and (got.done > got.sent).all()
+    assert (got.times_ns() >= got.times_ns("service")).all()
+    assert abs(got.offered_per_s - 400) < (80 if arrivals == "poisson" else 1)
+    if arrivals == "constant":
+        assert set(np.diff(got.due)) <= {2_500_000, 2_499_999, 2_500_001}
+    assert generators() == []
+
+
+def test_the_two_clocks_part_when_connections_are_taken(r, lab):
+    """A stall of the server with two connections: two were sent into it, the rest wait."""
+    r.set("page", "x")
+    stall = threading.Timer(0.4, lambda: stalled_for(lab, 0.4))
+    stall.start()
+    got = load.open_loop(r, "GET", "page", rate_per_s=300, seconds=1.2, connections=2)
+    stall.join()
+    slow = {clock: int((got.times_ns(clock) > 100e6).sum()) for clock in load.CLOCKS}
+    assert slow["service"] <= 2
+    assert slow["response"] > 40  # 300 a second for 0.3 s, were nothing else slow
+
+
+def stalled_for(lab, seconds):
+    with lab.stalled():
+        time.sleep(seconds)
+
+
+def test_histograms_add_up(r):
+    r.set("page", "x")
+    got = load.open_loop(r, "GET", "page", rate_per_s=800, seconds=1)
+    histogram = got.histogram()
+    assert histogram.get_total_count() == len(got.done)
+    assert histogram.get_value_at_percentile(50) == pytest.approx(
+        np.percentile(got.times_ns(), 50), rel=0.02
+    )
+    assert got.percentile_us(50) == pytest.approx(np.percentile(got.times_ns(), 50) / 1e3)
+    assert got.percentile_us(99) is None  # eight samples beyond it are not enough
+    row = got.row(columns="more")
+    assert row["calls"] == len(got.done) and row["columns"] == "more"
+
+
+def test_a_generator_that_falls_behind_is_void(r):
+    r.set("page", "x")
+    with pytest.raises(Void, match="fell behind"):
+        load.open_loop(r, "GET", "page", rate_per_s=2_000_000, seconds=0.2, connections=64)
+    assert generators() == []
+
+
+def test_saturation_counts_what_the_server_counted(r):
+    r.set("page", "x" * 20)
+    r.config_resetstat()
+    got = load.saturate(r, "GET", "page", depth=50, connections=8, processes=2, seconds=0.5)
+    counted = calls(r, "get")
+    # What was under way at the end is not in the result: up to two batches a connection
+    assert counted * 0.5 < got.per_second * 0.5 <= counted * 1.1
+    assert 0 < got.server_busy <= 1 and 0 < got.generator_busy <= 1.05
+    assert got.saturated in ("server", "generator", "both", "neither")
+
+
+def test_half_of_redis_benchmark_at_the_least(r):
+    r.set("page", "x" * 20)
+    same = {"depth": 50, "connections": 16}
+    if redis_benchmark(r, "GET", "page", requests=100) is None:
+        pytest.skip("redis-benchmark is not on PATH")
+    ratios = []
+    for _ in range(3):
+        ours = load.saturate(r, "GET", "page", **same, processes=2, seconds=0.5)
+        theirs = redis_benchmark(r, "GET", "page", **same, requests=500_000)
+        ratios.append(ours.per_second / theirs["per_second"])
+    assert max(ratios) > 0.5
+
+
+@pytest.mark.parametrize(
+    "busy, said",
+    [
+        ((0.9, 0.3), "server"),
+        ((0.3, 0.9), "generator"),
+        ((0.9, 0.9), "both"),
+        ((0.1, 0.2), "neither"),
+    ],
+)
+def test_who_was_at_the_limit(busy, said):
+    assert load.Saturation(1000, *busy).saturated == said
+
+
+def test_with_a_password_and_a_database():
+    with server(password="se cret/#") as private, private.client() as r:
+        r.select(0)
+        other = redis.Redis.from_url(private.url.replace("/0", "/3"), decode_responses=True)
+        other.set("page", "x")
+        got = load.open_loop(other, "GET", "page", rate_per_s=200, seconds=0.3)
+        assert got.errors == 0 and len(got.done) > 20
+        unix = redis.Redis.from_url(private.unix_url)
+        unix.set("page", "x")
+        assert load.saturate(unix, "GET", "page", depth=10, seconds=0.2).per_second > 100
+
+
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ({"rate_per_s": 0}, "positive rate"),
+        ({"seconds": 0}, "positive"),
+        ({"arrivals": "now and then"}, "poisson"),
+        ({"connections": 1, "processes": 2}, "connection for each"),
+        ({"rate_per_s": 0.001, "seconds": 0.1, "arrivals": "poisson"}, "no request at all"),
+    ],
+)
+def test_bad_arguments(r, how, words):
+    r.set("page", "x")
+    with pytest.raises(LabError, match=words):
+        load.open_loop(r, "GET", "page", **{"rate_per_s": 10, "seconds": 0.1, **how})
+
+
+def test_commands_that_cannot_be_sent(r):
+    with pytest.raises(LabError, match="Which command"):
+        load.saturate(r)
+    with pytest.raises(LabError, match="unknown command"):
+        load.saturate(r, "GIVE", "page")
+    r.set("count", 8)
+    with pytest.raises(LabError, match="differ in length"):
+        load.saturate(r, "INCR", "count")
+    with cluster(3) as three, pytest.raises(LabError, match="one node"):
+        load.saturate(three.client(), "GET", "page")
+    with pytest.raises(LabError, match="does not answer"):
+        load.saturate(redis.Redis(port=1, retry=None), "GET", "page")
+    with pytest.raises(LabError, match="two clocks"):
+        load.open_loop(r, "GET", "count", rate_per_s=100, seconds=0.1).times_ns("wall")
+
+
+def test_errors_among_the_replies(r):
+    """The first replies are good, later ones are errors: counted, and nothing hangs."""
+    r.set("count", 1)
+    breaker = threading.Timer(0.4, lambda: (r.delete("count"), r.lpush("count", 1)))
+    breaker.start()
+    got = load.open_loop(r, "GET", "count", rate_per_s=200, seconds=1)
+    breaker.join()
+    assert 0 < got.errors < len(got.done)
+
+
+def test_ctrl_c_leaves_no_process(lab, tmp_path):
+    script = tmp_path / "long.py"
+    script.write_text(
+        "import redis, sys\n"
+        "from redis_lab import load\n"
+        "r = redis.Redis.from_url(sys.argv[1])\n"
+        "r.set('page', 'x')\n"
+        "print('go', flush=True)\n"
+        "load.open_loop(r, 'GET', 'page', rate_per_s=100, seconds=30, processes=2)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, script, lab.url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout.readline().strip() == b"go"
+    deadline = time.monotonic() + 15
+    while len(started := generators(process.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(started) == 2
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=15)
+    assert process.returncode != 0
+    assert not psutil.wait_procs(started, timeout=3)[1]
+
+
+# ---------------------------------------------------------------- Locust
+
+
+# Not imported here: that would patch this process's sockets and threads
+NEEDS_LOCUST = pytest.mark.skipif(not find_spec("locust"), reason="locust is not installed")
+
+
+@NEEDS_LOCUST
+def test_locust_makes_the_same_load(r):
+    """A master and two workers, held against the generator of our own on the same server."""
+    r.set("page", "x" * 20)
+    r.config_resetstat()
+    (theirs,) = locust_user.distributed(r, "GET", "page", rate_per_s=200, seconds=3, workers=2)
+    counted = calls(r, "get")
+    assert counted * 0.9 < theirs["calls"] <= counted
+    ours = load.open_loop(r, "GET", "page", rate_per_s=200, seconds=3, processes=2).row("service")
+    assert theirs["errors"] == ours["errors"] == 0
+    assert set(theirs) <= set(ours)  # one result format
+    for row in (ours, theirs):
+        assert 0.5 < row["achieved_per_s"] / row["offered_per_s"] < 1.5
+        assert 0 < row["p50_us"] <= row["max_us"]
+
+
+@NEEDS_LOCUST
+def test_locust_says_what_is_wrong(r, monkeypatch):
+    r.lpush("jobs", 1)
+    with pytest.raises(LabError, match="requests failed"):
+        locust_user.distributed(r, "GET", "jobs", rate_per_s=20, seconds=1, users=2)
+    with pytest.raises(LabError, match="positive rate"):
+        locust_user.distributed(r, "GET", "jobs", rate_per_s=0, seconds=1)
+    monkeypatch.setattr(locust_user.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LabError, match="pip install"):
+        locust_user.distributed(r, "GET", "jobs", rate_per_s=20, seconds=1)
+
+
+# ---------------------------------------------------------------- exercises
+
+
+def with_the_omitted(latencies, interval, first=1):
+    found = list(latencies)
+    for latency in latencies:
+        missing = latency - first * interval
+        while missing > 0:
+            found.append(missing)
+            missing -= interval
+    return found
+
+
+def test_corrected():
+    assert exercises.corrected(with_the_omitted)
+    wrong = {
+        lambda latencies, interval: list(latencies): "are missing",
+        lambda latencies, interval: with_the_omitted(latencies, interval, 0): "too many",
+        lambda latencies, interval: [
+            each for x in latencies for each in [x] * max(1, -(-x // interval))
+        ]: "the less it waits",
+    }
+    for answer, hint in wrong.items():
+        with pytest.raises(NotYet, match=hint):
+            exercises.corrected(answer)
+
+
+def test_rate_for():
+    assert exercises.rate_for(lambda s, w: 1000 / s * 2 * w / (s + 2 * w))
+    wrong = {
+        lambda s, w: 1000 / s: "without end",
+        lambda s, w: 1000 * w / s / (s + w): "M/M/1",
+        lambda s, w: 500 / s: "ρ = 2w",
+    }
+    for answer, hint in wrong.items():
+        with pytest.raises(NotYet, match=hint):
+            exercises.rate_for(answer)
