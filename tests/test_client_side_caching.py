@@ -1,0 +1,103 @@
+"""The lesson on client-side caching: its exercises, and what its text says that no cell checks."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import hiredis
+import pytest
+import redis
+
+from redis_lab.exercises import client_side_caching as exercises
+from redis_lab.lesson import NotYet
+from redis_lab.server import server
+
+
+def on_push(copies, message):
+    if message[0] == "invalidate":
+        for name in list(copies) if message[1] is None else message[1]:
+            copies.pop(name, None)
+
+
+def test_on_push():
+    assert exercises.on_push(on_push)
+    wrong = {
+        lambda copies, message: [copies.pop(name) for name in message[1] or []]: "KeyError",
+        lambda copies, message: [
+            copies.pop(n, None) for n in message[1] or []
+        ]: "no copy is good any",
+        lambda copies, message: copies.clear(): "shall leave b",
+        lambda copies, message: None: "shall leave b",
+        lambda copies, message: on_push(copies, ["invalidate", *message[1:]]): "of a channel",
+    }
+    for answer, hint in wrong.items():
+        with pytest.raises(NotYet, match=hint):
+            exercises.on_push(answer)
+
+
+def reading(*options, caching=()):
+    def answer(ask, hot, cold):
+        ask("CLIENT", "TRACKING", "ON", *options)
+        for k, name in enumerate([*cold, *hot]):
+            if (caching == "first" and name == hot[0]) or (caching == "each" and name in hot):
+                ask("CLIENT", "CACHING", "YES")
+            ask("GET", name)
+            del k
+
+    return answer
+
+
+def test_read_all():
+    assert exercises.read_all(reading("OPTIN", caching="each"))
+    wrong = {
+        reading(): "remembers 1005 keys",
+        reading("BCAST"): "BCAST tells of every write",
+        reading("OPTIN"): "told 0 times",
+        reading("OPTIN", caching="first"): "next command only",
+        reading(caching="each"): "the server says",
+        lambda ask, hot, cold: [ask("GET", name) for name in hot]: "it made 5 GETs",
+    }
+    for answer, hint in wrong.items():
+        with pytest.raises(NotYet, match=hint):
+            exercises.read_all(answer)
+
+
+def test_noloop_spares_the_news_of_ones_own_writes(each_kind):
+    def told(line):
+        reader = hiredis.Reader()
+        line.settimeout(0.3)
+        found = []
+        try:
+            while True:
+                reader.feed(line.recv(1000))
+                while (got := reader.gets()) is not False:
+                    found += [got] if isinstance(got, hiredis.PushNotification) else []
+        except TimeoutError:
+            return len(found)
+
+    with server(kind=each_kind.kind) as private:
+        for options, expected in (((), 1), (("NOLOOP",), 0)):
+            with socket.create_connection((private.host, private.port)) as line:
+                for words in (
+                    ("HELLO", 3),
+                    ("CLIENT", "TRACKING", "ON", *options),
+                    ("GET", "page"),
+                    ("SET", "page", "x"),
+                ):
+                    line.sendall(hiredis.pack_command(words))
+                    time.sleep(0.02)
+                assert told(line) == expected
+
+
+def test_redis_py_refuses_or_serves_from_its_own_cache(r, lab):
+    from redis.cache import CacheConfig
+
+    r.set("page", "x")
+    try:
+        with lab.client(protocol=3, cache_config=CacheConfig()) as cached:
+            r.config_resetstat()
+            assert [cached.get("page") for _ in range(3)] == ["x"] * 3
+            assert r.info("commandstats")["cmdstat_get"]["calls"] == 1
+    except redis.ConnectionError as error:
+        assert "7.4" in str(error)
