@@ -1,0 +1,137 @@
+"""The lesson on asyncio: its exercises, and what its text says that no cell checks."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+import redis
+import redis.asyncio
+
+from redis_lab.exercises import with_asyncio as exercises
+from redis_lab.lesson import NotYet
+
+
+def client_of(url, most):
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url, max_connections=most, decode_responses=True
+    )
+    return redis.asyncio.Redis.from_pool(pool)
+
+
+async def ten_at_a_time(url, keys):
+    async with client_of(url, 10) as client:
+        return await asyncio.gather(*(client.get(key) for key in keys))
+
+
+async def piped(url, keys):
+    async with client_of(url, 1) as client, client.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.get(key)
+        return await pipe.execute()
+
+
+async def all_at_once(url, keys):
+    async with redis.asyncio.Redis.from_url(url) as client:
+        return await asyncio.gather(*(client.get(key) for key in keys))
+
+
+async def twenty_at_a_time(url, keys):
+    async with client_of(url, 20) as client:
+        return await asyncio.gather(*(client.get(key) for key in keys))
+
+
+async def one_by_one(url, keys):
+    async with client_of(url, 1) as client:
+        return [await client.get(key) for key in keys]
+
+
+async def out_of_order(url, keys):
+    async with client_of(url, 10) as client:
+        return await client.mget(sorted(keys))
+
+
+def test_fetch():
+    assert exercises.fetch(ten_at_a_time)
+    assert exercises.fetch(piped)
+    wrong = {
+        all_at_once: "A pool that is full",
+        twenty_at_a_time: "opened 20 connections",
+        one_by_one: "one round trip after the other",
+        out_of_order: "in the order of the keys",
+    }
+    for answer, hint in wrong.items():
+        with pytest.raises(NotYet, match=hint):
+            exercises.fetch(answer)
+
+
+def guarded(*errors, limit_s=0.1):
+    async def page(client, key, load):
+        try:
+            async with asyncio.timeout(limit_s):
+                cached = await client.get(key)
+        except errors:
+            cached = None
+        return cached or await load(key)
+
+    return page
+
+
+async def never_the_cache(client, key, load):
+    return await load(key)
+
+
+async def only_the_cache(client, key, load):
+    return await client.get(key)
+
+
+def test_page():
+    assert exercises.page(guarded(TimeoutError, redis.RedisError))
+    wrong = {
+        guarded(BaseException): "went on all the same",
+        guarded(ZeroDivisionError): "the caller gets TimeoutError",
+        guarded(TimeoutError, redis.RedisError, limit_s=2): "for a Redis that stands still",
+        never_the_cache: "was not taken from it",
+        only_the_cache: "must be made",
+    }
+    for answer, hint in wrong.items():
+        with pytest.raises(NotYet, match=hint):
+            exercises.page(answer)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_no_reply_reaches_another_task(lab, r, loop):
+    """Pipelines and single commands, cancelled at random, on five connections."""
+    factory = pytest.importorskip("uvloop").new_event_loop if loop == "uvloop" else None
+    r.mset({f"cart:{n}": n for n in range(100)})
+    random.seed(7)
+
+    async def customer(client, n):
+        if n % 2:
+            return [await client.get(f"cart:{n}")] == [str(n)]
+        async with client.pipeline(transaction=False) as pipe:
+            for k in range(n, n + 3):
+                pipe.get(f"cart:{k % 100}")
+            return await pipe.execute() == [str(k % 100) for k in range(n, n + 3)]
+
+    async def storm():
+        right = cancelled = 0
+        async with client_of(lab.url, 5) as client:
+            for _ in range(40):
+                tasks = [
+                    asyncio.create_task(customer(client, random.randrange(100))) for _ in range(30)
+                ]
+                await asyncio.sleep(random.random() * 0.003)
+                for task in tasks:
+                    if random.random() < 0.5:
+                        task.cancel()
+                for end in await asyncio.gather(*tasks, return_exceptions=True):
+                    assert end is True or isinstance(end, asyncio.CancelledError), end
+                    right += end is True
+                    cancelled += end is not True
+        return right, cancelled
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        right, cancelled = runner.run(storm())
+    assert right > 100 and cancelled > 100
