@@ -595,13 +595,17 @@ _why = ""
 _current: redis.Redis | None = None
 
 
-def default() -> Server:
+def default(one_server: bool = False) -> Server:
     """The server of this process: the user's, or one that the lab starts on first use."""
     global _default, _why
     if _default is None:
         kind, _why = choose()
         if kind == "url":
             chosen = UserServer(os.environ["REDIS_URL"])
+            if one_server and chosen.clustered:
+                _default = server()
+                _why = "REDIS_URL is of a cluster, and this lesson needs one server"
+                return _default
             chosen.guest = chosen.visit()
             _default = chosen
         else:
@@ -609,16 +613,20 @@ def default() -> Server:
     return _default
 
 
-def connect(*, quiet: bool = False, **options: object) -> redis.Redis:
+def connect(
+    *, quiet: bool = False, one_server: bool = False, **options: object
+) -> redis.Redis | redis.RedisCluster:
     """A client of the lab's server; prints one line that says which server and why.
 
     Replies are text unless `decode_responses=False`; other `options` go to redis-py. A `quiet`
     client is a further one: `%%redis` and `check` go on using the one that announced itself.
+    Where REDIS_URL is of a cluster, it is the cluster's client; with `one_server`, for what a
+    cluster cannot do (commands over keys in several slots, say), a private server's instead.
 
     Raises: LabError when there is no server, or the user's own one is not fit to work in.
     """
     global _current
-    chosen = default()
+    chosen = default(one_server)
     client = chosen.client(**options)
     if not quiet or _current is None:
         _current = client

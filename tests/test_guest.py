@@ -533,6 +533,21 @@ for command in ("FLUSHALL", "FLUSHDB"):
         assert keys_of(three) == 0
 
 
+def test_a_lesson_that_needs_one_server_gets_one_of_its_own(three):
+    body = """
+r.mset({"a": 1, "b": 2, "c": 3})
+print(type(r).__name__, r.dbsize())
+"""
+    told = run(VISIT.replace("connect()", "connect(one_server=True)") + body, REDIS_URL=three.url)
+    assert told.stderr == ""
+    first, *_, answer = told.stdout.splitlines()
+    assert first.endswith("REDIS_URL is of a cluster, and this lesson needs one server")
+    assert answer == "Redis 3"
+    assert keys_of(three) == 0
+    with three.nodes[0].client() as one:  # nobody has announced himself there
+        assert not [c for c in one.client_list() if c["name"].startswith("redis-lab")]
+
+
 def test_a_cluster_with_keys_is_refused(three):
     with three.client() as client:
         client.set("mine", 1)
