@@ -13,7 +13,7 @@ from redis.cluster import ClusterNode
 from redis.sentinel import MasterNotFoundError
 
 from redis_lab.errors import LabError
-from redis_lab.topology import NAME, cluster, replicated, until
+from redis_lab.topology import NAME, SLOTS, cluster, introduce, replicated, until
 
 
 @pytest.fixture(params=[kind for kind, binary in NATIVE.items() if binary])
@@ -70,6 +70,18 @@ def test_no_node_left_to_ask():
         one.nodes[0].kill()
         with pytest.raises(LabError, match="No living node"):
             one.owner("a")
+
+
+def test_a_node_that_has_forgotten_the_others_is_introduced_again(native):
+    with cluster() as three, contextlib.ExitStack() as stack:
+        admins = [stack.enter_context(node.client()) for node in three.nodes]
+        admins[1].execute_command("CLUSTER RESET")
+        admins[1].execute_command("CLUSTER ADDSLOTSRANGE", SLOTS // 3, SLOTS * 2 // 3 - 1)
+        assert int(admins[1].cluster("INFO")["cluster_known_nodes"]) == 1
+        introduce(three.nodes, admins)
+        assert [int(one.cluster("INFO")["cluster_known_nodes"]) for one in admins] == [3, 3, 3]
+        with three.client() as client:
+            assert client.set("key", 1)
 
 
 def test_a_setting_reaches_every_node():
