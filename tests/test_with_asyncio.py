@@ -11,6 +11,7 @@ import redis.asyncio
 
 from redis_lab.exercises import with_asyncio as exercises
 from redis_lab.lesson import NotYet
+from redis_lab.link import link
 
 
 def client_of(url, most):
@@ -117,12 +118,12 @@ def test_no_reply_reaches_another_task(lab, r, loop):
 
     async def storm():
         right = cancelled = 0
-        async with client_of(lab.url, 5) as client:
+        async with client_of(way.url, 5) as client:
             for _ in range(40):
                 tasks = [
                     asyncio.create_task(customer(client, random.randrange(100))) for _ in range(30)
                 ]
-                await asyncio.sleep(random.random() * 0.003)
+                await asyncio.sleep(random.random() * 0.008)
                 for task in tasks:
                     if random.random() < 0.5:
                         task.cancel()
@@ -134,6 +135,9 @@ def test_no_reply_reaches_another_task(lab, r, loop):
                     cancelled += isinstance(end, asyncio.CancelledError)
         return right, cancelled
 
-    with asyncio.Runner(loop_factory=factory) as runner:
+    before = r.info("stats")["total_connections_received"]
+    with link(lab, rtt_ms=2) as way, asyncio.Runner(loop_factory=factory) as runner:
         right, cancelled = runner.run(storm())
     assert right > 100 and cancelled > 100
+    # Each cancelled in the middle of a reply costs its connection
+    assert r.info("stats")["total_connections_received"] - before > 30
