@@ -312,7 +312,7 @@ def timeline(
             part[lane].map(place) + ((len(kinds) - 1) / 2 - k) * step,
             ls="",
             color=COLOURS[k % len(COLOURS)],
-            marker=MARKERS[k % len(MARKERS)],
+            marker=MARKERS[(k + k // len(COLOURS)) % len(MARKERS)],  # where colours come again
             markersize=6 if len(part) <= 30 else 3,
             label=label,
             clip_on=False,
@@ -904,7 +904,7 @@ FIGURES: dict[str, dict[str, object]] = {
         "x": "seconds",
         "lane": "lane",
         "event": "event",
-        "xlabel": "seconds",
+        "xlabel": "time since the first order (s)",
     },
     "load_omission": {
         "title": "One server, the same half second, three ways to look",

@@ -66,7 +66,8 @@ def write_safely(answer: Callable[[redis.Redis, str, str], bool]) -> str:
         if said and waited < 0.1:
             raise NotYet(
                 "both replicas stood still and it said True at once. WAIT asks about the last "
-                "write of its own connection: are SET and WAIT on the same one?"
+                "write of its own connection: are SET and WAIT on the same one? And not inside "
+                "MULTI, where WAIT does not wait?"
             )
         if said:
             raise NotYet("both replicas stood still, and it said True.")
