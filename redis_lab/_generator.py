@@ -14,6 +14,7 @@ import json
 import os
 import select
 import socket
+import struct
 import sys
 import time
 from array import array
@@ -52,6 +53,9 @@ def saturate(settings, connections):
     length = settings["reply_bytes"] * settings["depth"]
     end = begin() + settings["ns"]
     buffer, batches, errors = bytearray(CHUNK), 0, 0
+    for connection in connections:  # in the kernel: a timeout of Python's costs a call each
+        patience = struct.pack("ll", -(-settings["patience_ns"] // 10**9), 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
     cpu = time.process_time()
     start = now()
     for connection in connections:
@@ -60,7 +64,12 @@ def saturate(settings, connections):
         for connection in connections:
             missing = length
             while missing > 0:
-                got = connection.recv_into(buffer, min(missing, CHUNK))
+                try:
+                    got = connection.recv_into(buffer, min(missing, CHUNK))
+                except BlockingIOError:
+                    raise SystemExit(
+                        "The server fell silent, or its replies got shorter."
+                    ) from None
                 if not got:
                     raise SystemExit("The server closed the connection.")
                 if missing == length and buffer[0] == 45:  # a minus: an error
@@ -115,7 +124,8 @@ def open_loop(settings, connections):
             reply = connection.recv(CHUNK)
             if not reply:
                 raise SystemExit("The server closed the connection.")
-            failed = got == 0 and reply[0] == 45
+            # An error, or nil where the probe had a value
+            failed = got == 0 and (reply[0] == 45 or (length != 5 and reply.startswith(b"$-1")))
             got += len(reply)
             if failed or got >= length:
                 errors += failed

@@ -41,7 +41,7 @@ LATE_NS = 5_000_000  # so much later than due, with a connection free, is the ge
 LATE_SHARE = 0.05  # more than this share of late requests voids a run
 BUSY = 0.85  # of one core: from here on a process counts as saturated
 IDLE = 0.02  # a generator that hardly ever found nothing to do was at its own limit
-PATIENCE_S = 30.0  # how long after its last request was due a run may go on
+PATIENCE_S = 30.0  # how long after its last request was due, or without a reply, a run goes on
 CLOCKS = ("response", "service")
 
 
@@ -52,7 +52,7 @@ class Load:
     `due`, `sent` and `done` count from the start. `offered_per_s` is what was asked for,
     `achieved_per_s` what was answered per second from the first request due to the last reply.
     `lag_ns` is how much later than due a request was sent although a connection was free: the
-    generator's own error.
+    generator's own error. `errors` counts error replies, and nil where there was a value at first.
     """
 
     offered_per_s: float
@@ -228,6 +228,7 @@ def saturate(
         "mode": "saturate",
         "depth": depth,
         "ns": int(seconds * 1e9),
+        "patience_ns": int(PATIENCE_S * 1e9),
     }
     jobs = [{**base, "connections": share} for share in shared(connections, processes)]
     before = server_cpu_s(client), time.perf_counter()

@@ -175,14 +175,36 @@ def test_commands_that_cannot_be_sent(r):
         load.open_loop(r, "GET", "count", rate_per_s=100, seconds=0.1).times_ns("wall")
 
 
+def later(*calls):
+    """Make these calls when a run has been under way for a while."""
+    timer = threading.Timer(0.5, lambda: [call() for call in calls])
+    timer.start()
+    return timer
+
+
 def test_errors_among_the_replies(r):
-    """The first replies are good, later ones are errors: counted, and nothing hangs."""
+    """The first replies are good, later ones are nil and then errors: counted, nothing hangs."""
     r.set("count", 1)
-    breaker = threading.Timer(0.4, lambda: (r.delete("count"), r.lpush("count", 1)))
-    breaker.start()
-    got = load.open_loop(r, "GET", "count", rate_per_s=200, seconds=1)
+    breaker = later(lambda: r.delete("count"), lambda: time.sleep(0.2), lambda: r.lpush("count", 1))
+    got = load.open_loop(r, "GET", "count", rate_per_s=200, seconds=1.2)
     breaker.join()
     assert 0 < got.errors < len(got.done)
+
+
+def test_a_key_that_is_gone(r, monkeypatch):
+    """Its reply is shorter: an error in an open loop, and in a batch the end of the run."""
+    r.set("count", "a value")
+    breaker = later(lambda: r.delete("count"))
+    got = load.open_loop(r, "GET", "count", rate_per_s=200, seconds=1.2)
+    breaker.join()
+    assert 0 < got.errors < len(got.done)
+
+    monkeypatch.setattr(load, "PATIENCE_S", 1.0)
+    r.set("count", "a value")
+    breaker = later(lambda: r.delete("count"))
+    with pytest.raises(Void, match="replies got shorter"):
+        load.saturate(r, "GET", "count", depth=10, seconds=3)
+    breaker.join()
 
 
 def test_ctrl_c_leaves_no_process(lab, tmp_path):
