@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # slow to import, and most commands do without
 CELL_TIMEOUT_S = 300
 MARK = "REDIS_LAB_VALIDATION"  # set for everything that a validation starts
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # IPython colours its tracebacks
+CURSOR = re.compile(r"\x1b\[[0-9;]*[A-Z]")  # tqdm moves it, where several bars are shown at once
 
 
 def folder() -> Path:
@@ -54,7 +55,7 @@ def is_bar(output: dict) -> bool:
     return (
         output.get("output_type") == "stream"
         and output.get("name") == "stderr"
-        and ("\r" in output["text"] or not output["text"].strip())
+        and ("\r" in output["text"] or not CURSOR.sub("", output["text"]).strip())
     )
 
 

@@ -142,6 +142,10 @@ def test_no_machine_paths_and_no_shell(lesson) -> None:
         assert not re.search(r"^\s*[!%](?!%redis)", cell.source, flags=re.M)
 
 
+def test_no_remains_of_progress_bars(lesson) -> None:
+    assert not [cell.id for cell in code(lesson) if any(map(notebooks.is_bar, cell.outputs))]
+
+
 def test_the_table_of_lessons_is_complete() -> None:
     table = (ROOT / "00_start_here.ipynb").read_text() + (ROOT.parent / "README.md").read_text()
     for path in LESSONS[1:]:
