@@ -17,7 +17,7 @@ import psutil
 import pytest
 import redis
 import trustme
-from processes import within
+from processes import gone, within
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -309,10 +309,6 @@ def test_a_forked_child_does_not_cut_the_link(r):
                 os._exit(0)
         os.waitpid(child, 0)
         assert far.client().ping()
-
-
-def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("forks", [0, 1], ids=["alone", "a forked child holds the pipe"])

@@ -329,12 +329,18 @@ def test_several_processes_lose_nothing(lab, r):
 
 def test_killed_processes_leave_boards_that_agree(lab, r):
     noted, started = Counter(), adders(lab, 6, times=10**9)
-    for k, process in enumerate(started):
-        said = [process.stdout.readline() for _ in range(5 + 11 * k)]
-        process.kill()
-        for line in (*said, *process.communicate()[0].splitlines()):
-            member, points, _ = line.split()
-            noted[member] += int(points)
+    try:
+        for k, process in enumerate(started):
+            said = [process.stdout.readline() for _ in range(5 + 11 * k)]
+            process.kill()
+            # read(), not communicate(), which passes over what readline() has read ahead
+            for line in (*said, *process.stdout.read().splitlines()):
+                member, points, _ = line.split()
+                noted[member] += int(points)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
     assert [process.returncode for process in started] == [-9] * 6
     found = boards_agree(r)
     assert noted <= found
