@@ -333,8 +333,9 @@ def test_killed_processes_leave_boards_that_agree(lab, r):
         for k, process in enumerate(started):
             said = [process.stdout.readline() for _ in range(5 + 11 * k)]
             process.kill()
-            # read(), not communicate(), which passes over what readline() has read ahead
-            for line in (*said, *process.stdout.read().splitlines()):
+            # read(), not communicate(), which passes over what readline() has read ahead. What
+            # comes after the last line feed was cut off in the middle.
+            for line in (*said, *process.stdout.read().split("\n")[:-1]):
                 member, points, _ = line.split()
                 noted[member] += int(points)
     finally:
