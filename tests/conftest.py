@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from redis_lab.server import binary_on_path, embedded_binary, server
+
+# In the background of a script (`make test &`) a shell lets Ctrl-C be ignored, and every process
+# started from there inherits that; the tests that interrupt one need it heard.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NATIVE = {"path": binary_on_path(), "embedded": embedded_binary()}
 

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import redis
+from processes import gone
 
 from redis_lab import load, locust_user
 from redis_lab.bench import Void, redis_benchmark
@@ -28,7 +29,8 @@ def generators(of: int | None = None) -> list[psutil.Process]:
     return [
         process
         for process in psutil.Process(of).children(recursive=True)
-        if any(word.endswith("_generator.py") for word in process.cmdline())
+        if not gone(process.pid)
+        and any(word.endswith("_generator.py") for word in process.cmdline())
     ]
 
 
@@ -223,13 +225,17 @@ def test_ctrl_c_leaves_no_process(lab, tmp_path):
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    assert process.stdout.readline().strip() == b"go"
-    deadline = time.monotonic() + 15
-    while len(started := generators(process.pid)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert len(started) == 2
-    os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=15)
+    try:
+        assert process.stdout.readline().strip() == b"go"
+        deadline = time.monotonic() + 15
+        while len(started := generators(process.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(started) == 2
+        os.kill(process.pid, signal.SIGINT)
+        process.communicate(timeout=15)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode != 0
     assert not psutil.wait_procs(started, timeout=3)[1]
 
