@@ -22,21 +22,25 @@ from collections import deque
 
 now = time.monotonic_ns
 CHUNK = 1 << 18
+GREETING_S = 30.0
 NAP_NS = 200_000  # closer than this to the next request it does not sleep
 
 
 def connected(settings):
     if settings["path"]:
         connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(GREETING_S)
         connection.connect(settings["path"])
     else:
-        connection = socket.create_connection((settings["host"], settings["port"]))
+        where = settings["host"], settings["port"]
+        connection = socket.create_connection(where, timeout=GREETING_S)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for command in settings["greeting"]:
         connection.sendall(base64.b64decode(command))
         reply = connection.recv(CHUNK)
         if reply.startswith(b"-"):
             raise SystemExit(reply.decode(errors="replace"))
+    connection.settimeout(None)
     return connection
 
 

@@ -565,7 +565,8 @@ def peak_resident_bytes() -> int:
 
 def endpoint(client: redis.Redis) -> dict[str, object]:
     """The pool's host, port, path, username and password."""
-    return first(client).connection_pool.connection_kwargs
+    kwargs = first(client).connection_pool.connection_kwargs
+    return kwargs if kwargs.get("path") else {"host": "localhost", "port": 6379, **kwargs}
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ from . import _generator
 from .bench import BEYOND, LONGEST_NS, Void, endpoint
 from .errors import LabError
 from .nodes import first
+from .server import guard
 from .workload import poisson_arrivals
 
 LATE_NS = 5_000_000  # so much later than due, with a connection free, is the generator's fault
@@ -176,6 +177,7 @@ def open_loop(
     jobs = [
         {**base, "connections": share, "due": text(due[k :: len(shares)].tobytes())}
         for k, share in enumerate(shares)
+        if len(due[k :: len(shares)])  # else there are fewer requests than processes
     ]
     heads, columns = run(jobs, seconds, label or f"{rate_per_s:,.0f} a second")
     order = np.argsort(np.concatenate([each[0] for each in columns]), kind="stable")
@@ -268,6 +270,7 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
         raise LabError("Load goes to one server; give a client of one node of the cluster.")
     if issubclass(first(client).connection_pool.connection_class, redis.SSLConnection):
         raise LabError("The load generator speaks no TLS.")
+    guard(client, tuple(command))
     where, greeting = endpoint(client), []
     if where.get("password"):
         greeting.append(["AUTH", where.get("username") or "default", where["password"]])
@@ -282,18 +285,23 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
     }
     lengths, sample = set(), b""
     try:
-        probe = _generator.connected(settings)
+        with _generator.connected(settings) as probe:
+            probe.settimeout(30)
+            for _ in range(2):
+                probe.sendall(packed(command))
+                probe.sendall(b"*2\r\n$4\r\nECHO\r\n$9\r\nthat's it\r\n")
+                sample = b""
+                while not sample.endswith(b"$9\r\nthat's it\r\n"):
+                    part = probe.recv(1 << 18)
+                    if not part:
+                        said = sample.decode(errors="replace").strip() or "it said nothing"
+                        raise LabError(f"The server hung up: {said[-200:]}.")
+                    sample += part
+                lengths.add(len(sample) - 15)
     except OSError as error:
         raise LabError(f"The server does not answer: {error}.") from error
-    with probe:
-        probe.settimeout(30)
-        for _ in range(2):
-            probe.sendall(packed(command))
-            probe.sendall(b"*2\r\n$4\r\nECHO\r\n$9\r\nthat's it\r\n")
-            sample = b""
-            while not sample.endswith(b"$9\r\nthat's it\r\n"):
-                sample += probe.recv(1 << 18)
-            lengths.add(len(sample) - 15)
+    except SystemExit as refused:
+        raise LabError(f"The server refuses the connection: {refused}") from None
     if sample.startswith(b"-"):
         raise LabError(f"The server refuses the command: {sample.splitlines()[0][1:].decode()}")
     if len(lengths) > 1:

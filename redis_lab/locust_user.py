@@ -20,6 +20,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -37,10 +38,13 @@ START_TIMEOUT_S = 30.0
 def workload(client: redis.Redis, *command: object, pace_s: float = 0.1) -> str:
     """What REDIS_LAB_LOAD has to be: the server, the command, and how often each user sends it."""
     kwargs = client.connection_pool.connection_kwargs
-    told = {key: kwargs.get(key) for key in ("host", "port", "db", "username", "password")}
+    names = ("host", "port", "db", "username", "password")
+    told = {key: kwargs[key] for key in names if key in kwargs}
     if kwargs.get("path"):
-        told = {"unix_socket_path": kwargs["path"], "db": kwargs.get("db")}
-    return json.dumps({"server": told, "command": [str(word) for word in command], "pace": pace_s})
+        told["unix_socket_path"] = kwargs["path"]
+    words = [word if isinstance(word, bytes) else str(word).encode() for word in command]
+    words = [word.decode("latin-1") for word in words]  # JSON has no bytes
+    return json.dumps({"server": told, "command": words, "pace": pace_s})
 
 
 def distributed(
@@ -56,23 +60,29 @@ def distributed(
     The rows are those of `load.Load.row("service")`, as far as Locust knows them: it rounds times
     above 100 ms, and keeps its own histogram of milliseconds.
 
-    Raises: LabError when Locust is not installed, does not start, or requests failed.
+    `seconds` are rounded up to whole ones.
+
+    Raises: LabError when Locust is not installed, does not start, or requests failed; for TLS.
     """
     # Not above: Locust reads this file too, and needs none of it
     from redis_lab.errors import LabError
-    from redis_lab.server import free_port
+    from redis_lab.server import free_port, guard
 
     if importlib.util.find_spec("locust") is None:
         raise LabError('Locust is not installed: pip install -e ".[locust]".')
     if rate_per_s <= 0 or seconds < 1 or users < workers or workers < 1:
         raise LabError("Locust needs a positive rate, a second at least, and a user a worker.")
+    if issubclass(client.connection_pool.connection_class, redis.SSLConnection):
+        raise LabError("The Locust user speaks no TLS.")
+    guard(client, command)
     told = workload(client, *command, pace_s=users / rate_per_s)
     port = free_port()
     common = [sys.executable, "-m", "locust", "-f", __file__, "--headless", "--only-summary"]
     environment = {**os.environ, VARIABLE: told}
     processes: list[subprocess.Popen] = []
     with tempfile.TemporaryDirectory() as folder:
-        options = ["-u", users, "-r", users, "-t", f"{seconds}s", "--csv", f"{folder}/seen"]
+        options = ["-u", users, "-r", users, "-t", f"{math.ceil(seconds)}s"]
+        options += ["--csv", f"{folder}/seen"]
         options += ["--master", "--expect-workers", workers, "--master-bind-port", port]
         options += ["--master-bind-host", "127.0.0.1"]
         roles = [options] + [["--worker", "--master-port", port]] * workers
@@ -126,6 +136,8 @@ if told := os.environ.get(VARIABLE):  # Locust reads this file in a process of i
     from locust import User, constant_pacing, task
 
     settings = json.loads(told)
+    name, *rest = settings["command"]
+    command = [name, *(word.encode("latin-1") for word in rest)]
 
     class RedisUser(User):
         """One connection that sends the command at a constant pace."""
@@ -140,12 +152,12 @@ if told := os.environ.get(VARIABLE):  # Locust reads this file in a process of i
         def send(self) -> None:
             start, error, reply = time.perf_counter(), None, b""
             try:
-                reply = self.client.execute_command(*settings["command"])
+                reply = self.client.execute_command(*command)
             except redis.RedisError as raised:
                 error = raised
             self.environment.events.request.fire(
                 request_type="redis",
-                name=settings["command"][0],
+                name=name,
                 response_time=1e3 * (time.perf_counter() - start),
                 response_length=len(reply) if isinstance(reply, bytes) else 0,
                 exception=error,

@@ -150,7 +150,8 @@ def checked(command: Command) -> Command:
         raise Refused(f"ERR {said} needs a connection that stays open; use Redis over TCP")
     if name in TRANSACTS:
         raise Refused(f"ERR {said} would outlive its request; POST the commands to /multi-exec")
-    if name in CONNECTS:
+    debugs = name == b"SCRIPT" and [word.upper() for word in command[1:2]] == [b"DEBUG"]
+    if name in CONNECTS or debugs:
         raise Refused(f"ERR {said} is not allowed here: connections to Redis are shared")
     return command
 
@@ -219,7 +220,9 @@ class Backend:
 
     async def transaction(self, commands: Sequence[Command]) -> list:
         """MULTI, the commands, EXEC. Raises: Refused when Redis discards them as a whole."""
-        _, *queued, done = await self.ask([[b"MULTI"], *commands, [b"EXEC"]])
+        begun, *queued, done = await self.ask([[b"MULTI"], *commands, [b"EXEC"]])
+        if isinstance(begun, Exception):  # an ACL; the commands were sent along with it
+            raise Refused(f"{error_text(begun)} (each command was carried out on its own)")
         if isinstance(done, Exception):
             raise Refused(error_text(next((e for e in queued if isinstance(e, Exception)), done)))
         return done

@@ -560,6 +560,28 @@ def test_a_cluster_with_keys_is_refused(three):
             client.delete("mine")
 
 
+def test_load_keeps_the_rules_of_a_guest_too(host, user):
+    done = visit(
+        host.url,
+        """
+from redis_lab import load
+rate = {"rate_per_s": 50, "seconds": 0.2}
+print(load.open_loop(r, "SET", "page", "x", **rate).errors)
+for command in (["FLUSHALL"], ["CONFIG", "SET", "save", ""]):
+    try:
+        load.open_loop(r, *command, **rate)
+    except LabError as error:
+        print(error)
+clean_up(r)
+""",
+    )
+    assert done.stderr == ""
+    words = done.stdout.split("\n")
+    assert "0" in words
+    assert done.stdout.count("is never run on a server that the lab did not start") == 2
+    assert user.keys("*") == []
+
+
 def test_a_second_visit_to_a_cluster_is_refused(three):
     with subprocess.Popen(
         script(VISIT + "import time; r.set('a', 1); time.sleep(60)"),

@@ -17,7 +17,7 @@ import redis
 from processes import gone
 
 from redis_lab import load, locust_user
-from redis_lab.bench import Void, redis_benchmark
+from redis_lab.bench import Void, endpoint, redis_benchmark
 from redis_lab.errors import LabError
 from redis_lab.exercises import load as exercises
 from redis_lab.lesson import NotYet
@@ -177,6 +177,31 @@ def test_commands_that_cannot_be_sent(r):
         load.open_loop(r, "GET", "count", rate_per_s=100, seconds=0.1).times_ns("wall")
 
 
+def test_a_server_that_hangs_up(r):
+    with server(maxclients=1) as full, full.client() as client:
+        client.ping()
+        with pytest.raises(LabError, match=r"hung up: .*max number|does not answer"):
+            load.saturate(client, "GET", "page")
+    with server(password="right") as own, own.client() as client:
+        client.config_set("requirepass", "changed")
+        with pytest.raises(LabError, match=r"refuses the connection: .*WRONGPASS"):
+            load.saturate(client, "GET", "page")
+
+
+def test_fewer_requests_than_processes(r):
+    r.set("page", "x")
+    options = {"rate_per_s": 1, "seconds": 1, "processes": 3, "arrivals": "constant"}
+    got = load.open_loop(r, "GET", "page", **options)
+    assert len(got.done) == 1 and got.errors == 0
+
+
+def test_where_a_url_says_little():
+    for url in ("redis://", "redis://localhost", "redis://localhost/2"):
+        where = endpoint(redis.Redis.from_url(url))
+        assert (where["host"], where["port"]) == ("localhost", 6379)
+    assert endpoint(redis.Redis.from_url("unix:///a/b"))["path"] == "/a/b"
+
+
 def later(*calls):
     """Make these calls when a run has been under way for a while."""
     timer = threading.Timer(0.5, lambda: [call() for call in calls])
@@ -252,7 +277,8 @@ def test_locust_makes_the_same_load(r):
     """A master and two workers, held against the generator of our own on the same server."""
     r.set("page", "x" * 20)
     r.config_resetstat()
-    (theirs,) = locust_user.distributed(r, "GET", "page", rate_per_s=200, seconds=3, workers=2)
+    told = {"rate_per_s": 200, "seconds": 2.5, "workers": 2}  # 2.5 becomes 3
+    (theirs,) = locust_user.distributed(r, "GET", b"page", **told)
     counted = calls(r, "get")
     assert counted * 0.9 < theirs["calls"] <= counted
     ours = load.open_loop(r, "GET", "page", rate_per_s=200, seconds=3, processes=2).row("service")
@@ -270,6 +296,9 @@ def test_locust_says_what_is_wrong(r, monkeypatch):
         locust_user.distributed(r, "GET", "jobs", rate_per_s=20, seconds=1, users=2)
     with pytest.raises(LabError, match="positive rate"):
         locust_user.distributed(r, "GET", "jobs", rate_per_s=0, seconds=1)
+    with pytest.raises(LabError, match="no TLS"):
+        tls = redis.Redis.from_url("rediss://localhost")
+        locust_user.distributed(tls, "GET", "jobs", rate_per_s=20, seconds=1)
     monkeypatch.setattr(locust_user.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(LabError, match="pip install"):
         locust_user.distributed(r, "GET", "jobs", rate_per_s=20, seconds=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import doctest
 import subprocess
+import threading
 import time
 
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from processes import environment, script
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from redis_lab.errors import LabError
 from redis_lab.exercises import idempotency as exercises
@@ -91,6 +94,32 @@ def test_work_that_outlives_its_lease_is_not_answered_twice(r):
     with pytest.raises(LabError, match="longer than its lease"):
         hasty.run("a", "", slow)
     assert hasty.run("a", "", lambda: "again") == "the other's"
+
+
+def test_sent_again_after_a_lost_reply(lab, r):
+    """redis-py does that: the claim is found, and the result that was stored stays."""
+    with lab.client(socket_timeout=0.2, retry=Retry(ConstantBackoff(0.05), 10)) as patient:
+        once = Idempotency(patient, "once", ttl_s=60, lease_s=30)
+        once.finish("warm", once.begin("warm", "").token, 1)
+
+        def during_a_stall(call):
+            got = []
+            with lab.stalled():
+                thread = threading.Thread(target=lambda: got.append(call()))
+                thread.start()
+                time.sleep(0.5)
+            thread.join()
+            return got[0]
+
+        before = r.info("commandstats")["cmdstat_evalsha"]["calls"]
+        mine = during_a_stall(lambda: once.begin("a", ""))
+        assert isinstance(mine, Yours)
+        assert isinstance(once.begin("a", ""), Busy)
+        assert during_a_stall(lambda: once.finish("a", mine.token, "first")) is True
+        assert r.info("commandstats")["cmdstat_evalsha"]["calls"] > before + 3  # some came twice
+        assert once.finish("a", mine.token, "second") is False
+        assert once.give_back("a", mine.token) is False
+        assert once.begin("a", "") == Done("first")
 
 
 def test_run(once):
@@ -219,6 +248,7 @@ class Machine(RuleBasedStateMachine):
         self.once = Idempotency(self.r, "m", ttl_s=60, lease_s=30)
         self.state: dict[str, object] = {}
         self.tokens: list[tuple[str, str]] = []
+        self.finished: dict[str, str] = {}
 
     @rule(key=KEYS)
     def begin(self, key: str) -> None:
@@ -243,9 +273,10 @@ class Machine(RuleBasedStateMachine):
         if self.tokens:
             key, token = data.draw(st.sampled_from(self.tokens))
             valid = self.state.get(key) == Yours(token)
-            assert self.once.finish(key, token, result) is valid
+            again = self.finished.get(key) == token and self.state[key] == Done(result)
+            assert self.once.finish(key, token, result) is (valid or again)
             if valid:
-                self.state[key] = Done(result)
+                self.state[key], self.finished[key] = Done(result), token
 
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:

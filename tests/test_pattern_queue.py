@@ -247,9 +247,20 @@ def test_a_put_that_the_client_sends_again_is_one_job(queue):
     assert queue.counts() == counts(ready=1)
 
 
-@pytest.mark.parametrize("decode", [True, False])
-def test_text_and_bytes(lab, r, Queue, decode):
-    with lab.client(decode_responses=decode) as client:
+def test_late_words_after_the_keys_are_gone_leave_nothing_for_ever(queue, r):
+    queue.put("a")
+    job = queue.take()
+    r.flushall()
+    assert not queue.done(job) and not queue.fail(job)
+    assert all(r.pttl(key) > 0 for key in r.scan_iter())
+
+
+OPTIONS = [{"decode_responses": True}, {}, {"protocol": 3}, {"protocol": 2}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["text", "bytes", "RESP3", "RESP2"])
+def test_clients_of_each_kind(lab, r, Queue, options):
+    with lab.client(**{"decode_responses": False, **options}) as client:
         queue = Queue(client, "q")
         job_id = queue.put("é")
         job = queue.take(block_s=0.1)

@@ -370,6 +370,20 @@ def test_on_a_cluster():
                 assert said == [True, True, False]
 
 
+def test_a_cluster_that_is_away(kind):
+    """One node of it, so that the others refuse; then all of them."""
+    with cluster() as nodes, nodes.client() as client:
+        limiter = kind(client, "p", limit=2, window_s=60, when_away="open")
+        assert limiter.allow("a").away is False
+        nodes.owner("p:a").kill()
+        assert limiter.allow("a") == Decision(True, 0, 0.0, away=True)
+        time.sleep(3)  # until the others know, and refuse every key
+        assert limiter.allow("a") == Decision(True, 0, 0.0, away=True)
+        for node in nodes.nodes:
+            node.kill()
+        assert limiter.allow("a") == Decision(True, 0, 0.0, away=True)
+
+
 # ---------------------------------------------------------------- cost and arguments
 
 

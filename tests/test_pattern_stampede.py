@@ -91,6 +91,29 @@ def test_times_to_live(r):
     assert all(r.pttl(key) > 0 for key in r.scan_iter())
 
 
+def test_an_old_value_has_an_end_however_often_loading_fails(r):
+    """Each lease keeps the key for longer, but not the value."""
+
+    def fail(key):
+        raise OSError("the database is away")
+
+    cache = cache_of(r, str)
+    cache.get("a")
+    cache.load = fail
+    ends = int(r.hget("c:a", "gone"))
+    assert abs(ends - int(r.hget("c:a", "fresh")) - 30_000) <= 1
+    age(r, "a")
+    with pytest.raises(OSError):
+        cache.get("a")
+    assert cache.read("a").value == "a"  # still lent out
+    r.hset("c:a", mapping={"gone": 1, "lease": 1})
+    found = cache.read("a")
+    assert found.token and not found.usable and found.value is None
+    assert not cache.read("a").usable and r.pttl("c:a") > 0
+    cache.store("a", found.token, "new")
+    assert cache.read("a").value == "new"
+
+
 def test_round_trips(r):
     cache = cache_of(r, lambda key: key)
     cache.get("warm")

@@ -298,6 +298,23 @@ def test_shared_connections_keep_their_state(command, web):
     assert ask(web, "POST", "/", json.dumps([command.decode(), "1"]))[0] == 400
 
 
+def test_nobody_debugs_on_a_shared_connection(web):
+    for way in ("debug", "DEBUG"):
+        status, reply = ask(web, "POST", "/", json.dumps(["script", way, "YES"]))
+        assert status == 400 and "connections to Redis are shared" in reply["error"]
+    assert ask(web, "POST", "/", json.dumps(["SCRIPT", "EXISTS", "0"])) == (200, {"result": [0]})
+
+
+def test_a_user_who_may_not_multi_is_told_what_was_done():
+    with server() as own, own.client() as client:
+        client.execute_command("ACL SETUSER default -multi")
+        with rest.gateway(own, token=TOKEN) as web:
+            body = json.dumps([["SET", "a", 1], ["SET", "b", 2]])
+            status, reply = ask(web, "POST", "/multi-exec", body)
+        assert status == 400 and "carried out on its own" in reply["error"]
+        assert client.mget("a", "b") == ["1", "2"]
+
+
 def test_a_pipeline_answers_each_for_itself(web, r):
     rows = [["SET", "a", "x"], ["INCR", "a"], ["BLPOP", "l", 0], ["SET", "a"], ["GET", "a"]]
     status, replies = ask(web, "POST", "/pipeline", json.dumps(rows))

@@ -18,10 +18,11 @@ from .both import then
 BEGIN = """
 local at = redis.call('TIME')
 local now = at[1] * 1000 + math.floor(at[2] / 1000)
-local print, result, busy_until = unpack(redis.call('HMGET', KEYS[1], 'print', 'result', 'until'))
+local print, result, busy_until, token =
+  unpack(redis.call('HMGET', KEYS[1], 'print', 'result', 'until', 'token'))
 if print and print ~= ARGV[1] then return {'other'} end
 if result then return {'done', result} end
-if busy_until and tonumber(busy_until) > now then
+if busy_until and tonumber(busy_until) > now and token ~= ARGV[2] then
   return {'busy', tostring(tonumber(busy_until) - now)}
 end
 redis.call('HSET', KEYS[1], 'print', ARGV[1], 'token', ARGV[2], 'until', now + ARGV[3])
@@ -29,11 +30,13 @@ redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return {'yours', ARGV[2]}
 """
 
-# KEYS[1]: the record. ARGV: token, result, TTL in ms
+# KEYS[1]: the record. ARGV: token, result, TTL in ms. The token stays, for a call sent again.
 FINISH = """
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
-redis.call('HDEL', KEYS[1], 'token', 'until')
-redis.call('HSET', KEYS[1], 'result', ARGV[2])
+if redis.call('HSETNX', KEYS[1], 'result', ARGV[2]) == 0 then
+  return redis.call('HGET', KEYS[1], 'result') == ARGV[2] and 1 or 0
+end
+redis.call('HDEL', KEYS[1], 'until')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
@@ -41,6 +44,7 @@ return 1
 # KEYS[1]: the record. ARGV: token
 GIVE_BACK = """
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end
+if redis.call('HEXISTS', KEYS[1], 'result') == 1 then return 0 end
 return redis.call('DEL', KEYS[1])
 """
 
@@ -72,7 +76,8 @@ class Idempotency:
     Contract: of all who begin the same key, one at a time is told that the work is its own; once
     it has finished, everybody gets its result, until `ttl_s` after. A worker that dies loses its
     claim after `lease_s`, and one that is slower than that cannot store its result any more if
-    another has begun. A key that comes with another request is refused. What the work does outside
+    another has begun. `begin` and `finish`, sent again after a lost reply (redis-py does), find
+    their own claim. A key that comes with another request is refused. What the work does outside
     Redis is NOT undone: after a crash between the work and `finish` it is done again, so the
     effect needs the key as well (a UNIQUE column).
     Keys: `<prefix>:<key>`, a hash, TTL `ttl_s`. One key a call, so any cluster will do.

@@ -61,7 +61,8 @@ class Lock:
     at reading and at writing, and refuse all smaller ones. A lock that is lost with its server (a
     restart, a failover) has two holders as well; the fences still rise, as they follow the
     server's clock, unless that is behind the old one's. Asking again after a lost reply (redis-py
-    does) finds one's own lock. Waiting is polling, and not fair.
+    does) finds one's own lock; releasing again finds none, and says so. Waiting is polling, and
+    not fair.
     Keys: `<prefix>:{<name>}`, TTL `lease_s`; the last fence beside it, TTL a day more. One slot.
     Cost: one round trip a call, for `acquire` one each try. Needs Redis 7.0.
     Prevents: a lock that outlives its holder, one that is released by somebody else, and (with
@@ -104,7 +105,10 @@ class Lock:
         return then(self._renew(keys=keys, args=args), bool)
 
     def release(self, lease: Lease) -> bool:
-        """Give it back. False: it was not yours any more, and so perhaps not yours alone."""
+        """Give it back. False: it was not yours any more, and so perhaps not yours alone.
+
+        (Or this was sent twice, as a reply was lost, and the first has given it back.)
+        """
         return then(self._release(keys=[self.key(lease.name)], args=[lease.token]), bool)
 
     @contextmanager

@@ -122,7 +122,8 @@ class ListQueue:
     that is not done `lease_s` after it was taken goes back to the head of the line at the next
     `reap()`; one that failed goes to the end, `backoff_s` later, then twice that, and so on. After
     `max_tries` it is dead and stays for a person to look at. `done` and `fail` say False, and do
-    nothing, when the job was brought back meanwhile: then it is done AGAIN. Jobs are handed out in
+    nothing, when the job was brought back meanwhile: then it is done AGAIN. (Sent twice, because
+    the first reply was lost, they say False as well; redis-py does that.) Jobs are handed out in
     the order in which they were put, or fell due. Somebody must call `reap()` every few seconds;
     any number of processes may. The server must not evict keys, and forgets what it did not save.
     Keys: `{prefix}:jobs`, `:tries` (hashes), `:later`, `:leases` (sorted sets), `:ready`, `:taken`,
@@ -215,7 +216,10 @@ class ListQueue:
         return [] if moved is None else [moved]
 
     def done(self, job: Job) -> bool:
-        """The job is done. False if it was not yours any more: then it will be done again."""
+        """The job is done. False if it was not yours any more: then it will be done again.
+
+        (Or this was sent twice, as a reply was lost, and the first has done it.)
+        """
         return then(self.call("done", job.id, job.tries, job.entry), bool)
 
     def fail(self, job: Job) -> bool:

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import redis
-from redis.exceptions import AuthenticationError, AuthorizationError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ClusterDownError,
+    RedisClusterException,
+)
 
 from redis_lab.errors import LabError
 
-AWAY = (redis.ConnectionError, redis.TimeoutError)
+AWAY = (redis.ConnectionError, redis.TimeoutError, ClusterDownError, RedisClusterException)
 NOT_AWAY = (AuthenticationError, AuthorizationError)  # kinds of ConnectionError in redis-py
 CHOICES = ("raise", "open", "closed")
 

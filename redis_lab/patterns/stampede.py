@@ -21,7 +21,8 @@ from .both import then
 READ = """
 local at = redis.call('TIME')
 local now = at[1] * 1000 + math.floor(at[2] / 1000)
-local entry = redis.call('HMGET', KEYS[1], 'value', 'fresh', 'lease', 'holder')
+local entry = redis.call('HMGET', KEYS[1], 'value', 'fresh', 'lease', 'holder', 'gone')
+if now >= tonumber(entry[5] or 0) then entry[1] = false end  -- only a lease keeps the key
 local there = entry[1] and 1 or 0
 local fresh = there == 1 and now < tonumber(entry[2])
 local busy = now < tonumber(entry[3] or 0) and entry[4] ~= ARGV[1]
@@ -35,8 +36,9 @@ return {entry[1] or '', there, 1}
 STORE = """
 if redis.call('HGET', KEYS[1], 'holder') ~= ARGV[1] then return 0 end
 local at = redis.call('TIME')
-local fresh = at[1] * 1000 + math.floor(at[2] / 1000) + ARGV[3]
-redis.call('HSET', KEYS[1], 'value', ARGV[2], 'fresh', string.format('%.0f', fresh))
+local now = at[1] * 1000 + math.floor(at[2] / 1000)
+local fresh, gone = string.format('%.0f', now + ARGV[3]), string.format('%.0f', now + ARGV[4])
+redis.call('HSET', KEYS[1], 'value', ARGV[2], 'fresh', fresh, 'gone', gone)
 redis.call('HDEL', KEYS[1], 'lease', 'holder')
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return 1

@@ -44,7 +44,7 @@ return finish({id, redis.call('HINCRBY', tries, id, 1), redis.call('HGET', jobs,
 """
 
 MINE = """
-if redis.call('HGET', tries, ARGV[2]) ~= ARGV[3] or not remove(ARGV[4]) then return 0 end
+if redis.call('HGET', tries, ARGV[2]) ~= ARGV[3] or not remove(ARGV[4]) then return finish(0) end
 """
 
 # ARGV: lifetime, id, try, entry
@@ -126,5 +126,8 @@ class StreamQueue(ListQueue):
             raise
         if not found:
             return []
-        [[_, [(entry, fields)]]] = found.items() if isinstance(found, dict) else found
+        [[_, entries]] = found.items() if isinstance(found, dict) else found
+        if isinstance(entries[0][0], list | tuple):  # so where protocol=3 was asked for
+            [entries] = entries
+        [(entry, fields)] = entries
         return [*fields.values(), entry]
