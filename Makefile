@@ -1,8 +1,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
+BUDGET ?= 600
 
-.PHONY: help setup lab plots test clean
+.PHONY: help setup lab plots test drills clean
 
 help:
 	@echo "make lab      open the lessons in JupyterLab, a Redis already running"
@@ -10,6 +11,8 @@ help:
 	@echo "                ONLY=pipelines   one experiment    REDRAW=1   draw without measuring"
 	@echo "make test     unit tests, then every notebook, its outputs compared strictly"
 	@echo "                UNIT=1            unit tests only     JOBS=1     one at a time"
+	@echo "make drills   long races and hundreds of kills, which make test leaves out"
+	@echo "                BUDGET=600        start no further one after so many seconds"
 	@echo "make clean    remove what the others have made"
 	@echo
 	@echo "Each sets itself up on first use in $(VENV). Another Python: make PYTHON=python3.12 lab"
@@ -28,6 +31,9 @@ test: setup
 ifndef UNIT
 	"$(VENV)/bin/redis-lab" validate
 endif
+
+drills: setup
+	"$(VENV)/bin/python" -m pytest -m drill -n $(JOBS) --budget-s $(BUDGET)
 
 # VENV may name any folder: only what bootstrap.py has set up is removed.
 clean:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 
@@ -12,6 +13,21 @@ from redis_lab.server import binary_on_path, embedded_binary, server
 # started from there inherits that; the tests that interrupt one need it heard.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+BEGAN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--budget-s", type=float, help="start no further test after so many seconds (make drills)"
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    budget_s = item.config.getoption("--budget-s")
+    if budget_s is not None and time.monotonic() - BEGAN > budget_s:
+        pytest.skip(f"not run: the budget of {budget_s:g} s is used up; the order is random")
+
 
 NATIVE = {"path": binary_on_path(), "embedded": embedded_binary()}
 
