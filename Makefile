@@ -3,7 +3,7 @@ VENV ?= .venv
 JOBS ?= 2
 BUDGET ?= 600
 
-.PHONY: help setup lab plots test drills clean
+.PHONY: help setup lab plots test drills lint lock clean
 
 help:
 	@echo "make lab      open the lessons in JupyterLab, a Redis already running"
@@ -13,6 +13,9 @@ help:
 	@echo "                UNIT=1            unit tests only     JOBS=1     one at a time"
 	@echo "make drills   long races and hundreds of kills, which make test leaves out"
 	@echo "                BUDGET=600        start no further one after so many seconds"
+	@echo "make lint     ruff over package, tests and notebooks; mypy over the package"
+	@echo "make lock     write requirements.lock from what pyproject.toml declares"
+	@echo "                UPGRADE=1         with the newest versions"
 	@echo "make clean    remove what the others have made"
 	@echo
 	@echo "Each sets itself up on first use in $(VENV). Another Python: make PYTHON=python3.12 lab"
@@ -35,12 +38,22 @@ endif
 drills: setup
 	"$(VENV)/bin/python" -m pytest -m drill -n $(JOBS) --budget-s $(BUDGET)
 
+lint: setup
+	"$(VENV)/bin/ruff" check redis_lab tests notebooks $(wildcard benchmarks) bootstrap.py
+	"$(VENV)/bin/ruff" format --check redis_lab tests $(wildcard benchmarks) bootstrap.py
+	"$(VENV)/bin/mypy" redis_lab
+
+lock: setup
+	@"$(VENV)/bin/uv" pip compile pyproject.toml --quiet --universal --all-extras \
+		--python-version 3.11 --no-annotate --custom-compile-command "make lock" \
+		$(if $(UPGRADE),--upgrade) --output-file requirements.lock
+
 # VENV may name any folder: only what bootstrap.py has set up is removed.
 clean:
 	@if [ -f "$(VENV)/redis-lab-stamp" ]; then rm -rf "$(VENV)"; fi
 	@find data -type f \( -name '*.sqlite' -o -name '*.sqlite-*' \) -exec rm -f {} +
 	@find redis_lab tests notebooks -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) \
 		-prune -exec rm -rf {} +
-	@rm -rf .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@echo "Removed: $(VENV), the shop's data (*.sqlite), caches."
 	@echo "Kept: notebooks/ and what you wrote in them, data/results/, data/plots/, data/local/."

@@ -29,23 +29,27 @@ LOCK = [
     if line.strip() and not line.startswith("#")
 ]
 PINS = [Requirement(line) for line in LOCK]
-PYTHONS = ("3.11.0", "3.11.9", "3.12.8", "3.13.1")
-PLATFORMS = {
-    "linux": {"os_name": "posix", "platform_system": "Linux"},
-    "darwin": {"os_name": "posix", "platform_system": "Darwin"},
-    "win32": {"os_name": "nt", "platform_system": "Windows"},
-}
+PYTHONS = ("3.11.0", "3.11.9", "3.12.8", "3.13.1", "3.14.0")
+LINUX = {"sys_platform": "linux", "os_name": "posix", "platform_system": "Linux"}
+MACOS = {"sys_platform": "darwin", "os_name": "posix", "platform_system": "Darwin"}
+WINDOWS = {"sys_platform": "win32", "os_name": "nt", "platform_system": "Windows"}
+PLATFORMS = (
+    {**LINUX, "platform_machine": "x86_64"},
+    {**LINUX, "platform_machine": "aarch64"},
+    {**MACOS, "platform_machine": "arm64"},
+    {**MACOS, "platform_machine": "x86_64"},
+    {**WINDOWS, "platform_machine": "AMD64"},
+)
 MACHINES = [
     {
         "python_full_version": python,
         "python_version": python.rpartition(".")[0],
-        "sys_platform": platform,
         "implementation_name": "cpython",
         "platform_python_implementation": "CPython",
         "extra": "",
-        **names,
+        **platform,
     }
-    for python, (platform, names) in product(PYTHONS, PLATFORMS.items())
+    for python, platform in product(PYTHONS, PLATFORMS)
 ]
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
 FROM_CONDA = [d for d in CONDA["dependencies"] if isinstance(d, str)]
