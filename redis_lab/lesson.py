@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,16 +10,14 @@ import redis
 
 from .bench import Comparison, effort_name
 from .errors import LabError
+from .judging import NotYet, find
 from .plots import FIGURES, png, write
 from .results import Result, of, save
+from .server import announced
 
 
 class ClaimFailed(AssertionError):
     """A sentence of the lesson that this run does not bear out."""
-
-
-class NotYet(Exception):
-    """An exercise's answer is not right yet; the message is a hint that explains why."""
 
 
 class Prediction:
@@ -114,19 +111,18 @@ def claim(text: str, holds: bool) -> None:
 def check(exercise: str, answer: object) -> None:
     """Check an answer: `lab.check("pipelines.cart_total", cart_total)`; print what is wrong.
 
-    Raises: LabError for an exercise that does not exist.
+    The answer is run with the client that `connect()` announced last.
+
+    Raises: LabError for an exercise that does not exist, or before `connect()`; CheckFailed where
+    the check itself breaks down.
     """
-    lesson, _, name = exercise.partition(".")
+    judge, client = find(exercise), announced()
+    if client is None:
+        raise LabError("lab.check needs a server: call r = lab.connect() first.")
     try:
-        judge = getattr(importlib.import_module(f"redis_lab.exercises.{lesson}"), name)
-    except (ImportError, AttributeError) as error:
-        raise LabError(f"There is no exercise {exercise!r}.") from error
-    try:
-        print(f"✓ {judge(answer)}")
+        print(f"✓ {judge(client, answer)}")
     except NotYet as hint:
         print(f"✗ not yet: {hint}")
-    except Exception as error:
-        print(f"✗ not yet: your code raised {type(error).__name__}: {error}")
 
 
 def source(thing: type | Callable) -> object:

@@ -21,7 +21,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from .errors import LabError
 from .nodes import first
-from .server import current, guard
+from .server import announced, guard
 
 TIMEOUT_S = 10.0  # a cell that waits longer for one reply looks as if it hung
 SPACE = b" \t\n\r\v\f"
@@ -259,7 +259,7 @@ def register() -> None:
         name = line.strip()
         if name and name not in shell.user_ns:
             raise UsageError(f"%%redis {name}: there is no variable of that name.")
-        client = shell.user_ns[name] if name else current()
+        client = shell.user_ns[name] if name else announced()
         if client is None:
             raise UsageError("%%redis needs a server: call lab.connect() first.")
         try:

@@ -592,7 +592,7 @@ def server(*, kind: str | None = None, password: str | None = None, **config: ob
 
 _default: Server | None = None
 _why = ""
-_current: redis.Redis | None = None
+_announced: redis.Redis | None = None
 
 
 def default(one_server: bool = False) -> Server:
@@ -625,11 +625,11 @@ def connect(
 
     Raises: LabError when there is no server, or the user's own one is not fit to work in.
     """
-    global _current
+    global _announced
     chosen = default(one_server)
     client = chosen.client(**options)
-    if not quiet or _current is None:
-        _current = client
+    if not quiet or _announced is None:
+        _announced = client
     if not quiet:
         print(f"{chosen} · {_why}" if _why else chosen)
     return client
@@ -640,9 +640,9 @@ def running() -> Server | None:
     return _default
 
 
-def current() -> redis.Redis | None:
-    """The client that `connect()` announced last."""
-    return _current
+def announced() -> redis.Redis | None:
+    """The client that `connect()` announced last, for `check` and `%%redis` only."""
+    return _announced
 
 
 def guard(client: redis.Redis, args: tuple) -> None:

@@ -52,3 +52,11 @@ def r(lab):
     with lab.client() as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture
+def learner(r):
+    """The client that a learner's answer is run with; a check leaves nothing behind there."""
+    r.set("bystander", 1)
+    yield r
+    assert list(r.scan_iter()) == ["bystander"]

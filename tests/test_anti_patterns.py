@@ -33,7 +33,7 @@ def longest_string(client):
 
 
 def test_biggest_key():
-    assert exercises.biggest_key(biggest)
+    assert exercises.biggest_key(None, biggest)
     wrong = {
         lambda client: max(client.keys(), key=client.memory_usage): "KEYS",
         longest_string: "not the one with the most memory",
@@ -41,7 +41,7 @@ def test_biggest_key():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.biggest_key(answer)
+            exercises.biggest_key(None, answer)
 
 
 def deleting(match="{}*", command="unlink", count=None):
@@ -64,7 +64,7 @@ def one_by_one(client, prefix):
 
 
 def test_delete_prefix():
-    assert exercises.delete_prefix(deleting())
+    assert exercises.delete_prefix(None, deleting())
     wrong = {
         lambda client, prefix: client.delete(*client.keys(prefix + "*")): "KEYS again",
         lambda client, prefix: client.flushdb(): "do not begin",
@@ -77,7 +77,7 @@ def test_delete_prefix():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.delete_prefix(answer)
+            exercises.delete_prefix(None, answer)
 
 
 def test_a_user_without_the_dangerous_commands(each_kind):

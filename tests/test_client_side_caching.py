@@ -21,7 +21,7 @@ def on_push(copies, message):
 
 
 def test_on_push():
-    assert exercises.on_push(on_push)
+    assert exercises.on_push(None, on_push)
     wrong = {
         lambda copies, message: [copies.pop(name) for name in message[1] or []]: "KeyError",
         lambda copies, message: [
@@ -33,7 +33,7 @@ def test_on_push():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.on_push(answer)
+            exercises.on_push(None, answer)
 
 
 def reading(*options, caching=()):
@@ -49,7 +49,7 @@ def reading(*options, caching=()):
 
 
 def test_read_all():
-    assert exercises.read_all(reading("OPTIN", caching="each"))
+    assert exercises.read_all(None, reading("OPTIN", caching="each"))
     wrong = {
         reading(): "remembers 1005 keys",
         reading("BCAST"): "BCAST tells of every write",
@@ -60,7 +60,7 @@ def test_read_all():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.read_all(answer)
+            exercises.read_all(None, answer)
 
 
 def test_noloop_spares_the_news_of_ones_own_writes(each_kind):

@@ -17,7 +17,7 @@ def tagged(user, tag="user:{}"):
 
 
 def test_names():
-    assert exercises.names(tagged)
+    assert exercises.names(None, tagged)
     wrong = {
         lambda user: [f"user:{user}:{part}" for part in "abc"]: "CROSSSLOT",
         lambda user: [f"{{shop}}:{user}:{part}" for part in "abc"]: "in 1 slot:",
@@ -27,7 +27,7 @@ def test_names():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.names(answer)
+            exercises.names(None, answer)
 
 
 def piped(client, keys):
@@ -38,7 +38,7 @@ def piped(client, keys):
 
 
 def test_values():
-    assert exercises.values(piped)
+    assert exercises.values(None, piped)
     wrong = {
         lambda client, keys: [client.get(key) for key in keys]: "201 round trips",
         lambda client, keys: client.mget(keys): "many slots",
@@ -46,7 +46,7 @@ def test_values():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.values(answer)
+            exercises.values(None, answer)
 
 
 def test_full_coverage_is_a_choice():

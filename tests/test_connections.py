@@ -35,8 +35,8 @@ def worker_with(patience, retries=0):
 
 
 def test_worker_client():
-    assert exercises.worker_client(worker_with(lambda block_s: block_s + 5))
-    assert exercises.worker_client(worker_with(lambda block_s: 1.5 * block_s))
+    assert exercises.worker_client(None, worker_with(lambda block_s: block_s + 5))
+    assert exercises.worker_client(None, worker_with(lambda block_s: 1.5 * block_s))
     wrong = {
         worker_with(lambda block_s: None): "waits for ever",
         worker_with(lambda block_s: 5): "must be longer than block_s",
@@ -49,12 +49,12 @@ def test_worker_client():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.worker_client(answer)
+            exercises.worker_client(None, answer)
 
 
 def test_rules():
-    assert exercises.rules("on >lab ~jobs:* ~working:* +blmove +lrem")
-    assert exercises.rules("+lrem ~working:* >lab on ~jobs:* +blmove")
+    assert exercises.rules(None, "on >lab ~jobs:* ~working:* +blmove +lrem")
+    assert exercises.rules(None, "+lrem ~working:* >lab on ~jobs:* +blmove")
     mine = "on >lab ~jobs:* ~working:*"
     wrong = {
         ">lab ~jobs:* ~working:* +blmove +lrem": "switches it on",
@@ -77,7 +77,7 @@ def test_rules():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.rules(answer)
+            exercises.rules(None, answer)
 
 
 def test_the_clients_of_redis_py_differ_by_how_they_were_made():

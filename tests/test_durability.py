@@ -16,7 +16,7 @@ def test_lost_at_most():
     def right(rules, rate):
         return rate * min(max(seconds, changes / rate) for seconds, changes in rules)
 
-    assert exercises.lost_at_most(right)
+    assert exercises.lost_at_most(None, right)
     wrong = {
         lambda rules, rate: rate * min(s for s, _ in rules): "waits for both",
         lambda rules, rate: min(c for _, c in rules): "waits for both",
@@ -24,7 +24,7 @@ def test_lost_at_most():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.lost_at_most(answer)
+            exercises.lost_at_most(None, answer)
 
 
 def in_place(client, key, rows):
@@ -58,10 +58,9 @@ def one_by_one(client, key, rows):
     client.rename(f"{key}:new", key)
 
 
-def test_refill(r, monkeypatch):
-    monkeypatch.setattr(exercises, "current", lambda: r)
+def test_refill(learner, r):
     for answer in (in_place, at_once):
-        assert exercises.refill(answer)
+        assert exercises.refill(learner, answer)
     wrong = {
         only_added: "takes nothing away",
         deleted_first: "under another name",
@@ -70,7 +69,7 @@ def test_refill(r, monkeypatch):
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.refill(answer)
+            exercises.refill(learner, answer)
     assert not list(r.scan_iter(match="check:*"))
 
 

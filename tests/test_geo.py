@@ -20,13 +20,6 @@ CLOCKS = "redis.call('EXPIRE', KEYS[1], 60) redis.call('EXPIRE', KEYS[2], 60)"
 KEYS = ("check:couriers", "check:couriers:seen")
 
 
-@pytest.fixture(autouse=True)
-def learner(r, monkeypatch):
-    monkeypatch.setattr(geo, "current", lambda: r)
-    yield
-    assert not list(r.scan_iter("check:*"))  # a check leaves nothing behind
-
-
 def search(radius: float, **more):
     def nearest(r, key, lon, lat, k):
         return r.geosearch(
@@ -36,8 +29,8 @@ def search(radius: float, **more):
     return nearest
 
 
-def test_nearest_is_accepted():
-    assert "2,005" in geo.nearest(search(500, sort="ASC"))
+def test_nearest_is_accepted(learner):
+    assert "2,005" in geo.nearest(learner, search(500, sort="ASC"))
 
 
 def everything(r, key, lon, lat, k):
@@ -57,9 +50,9 @@ def everything(r, key, lon, lat, k):
         (lambda *args: None, "only 0 of the five"),
     ],
 )
-def test_nearest_explains_what_is_wrong(answer, hint):
+def test_nearest_explains_what_is_wrong(learner, answer, hint):
     with pytest.raises(NotYet, match=hint):
-        geo.nearest(answer)
+        geo.nearest(learner, answer)
 
 
 def scripted(body: str):
@@ -93,8 +86,8 @@ def stands_still(r, courier, lon, lat, now):
     r.eval(SCRIPT + CLOCKS, 2, *KEYS, courier, 10.0, lat, now)
 
 
-def test_report_is_accepted():
-    assert "one round trip" in geo.report(scripted(SCRIPT + CLOCKS))
+def test_report_is_accepted(learner):
+    assert "one round trip" in geo.report(learner, scripted(SCRIPT + CLOCKS))
 
 
 @pytest.mark.parametrize(
@@ -111,9 +104,9 @@ def test_report_is_accepted():
         ),
     ],
 )
-def test_report_explains_what_is_wrong(answer, hint):
+def test_report_explains_what_is_wrong(learner, answer, hint):
     with pytest.raises(NotYet, match=hint):
-        geo.report(answer)
+        geo.report(learner, answer)
 
 
 def test_latitudes_are_refused_from_85_degrees_on(r):

@@ -13,7 +13,7 @@ from redis_lab.server import server
 
 
 def test_one_key():
-    assert exercises.one_key(lambda rate, ttl: rate * ttl / (1 + rate * ttl))
+    assert exercises.one_key(None, lambda rate, ttl: rate * ttl / (1 + rate * ttl))
     wrong = {
         lambda rate, ttl: rate * ttl: "no share of the requests",
         lambda rate, ttl: 1 - np.exp(-rate * ttl): "begins anew with each hit",
@@ -22,7 +22,7 @@ def test_one_key():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.one_key(answer)
+            exercises.one_key(None, answer)
 
 
 def halved(chance, wanted):
@@ -37,7 +37,7 @@ def halved(chance, wanted):
 
 
 def test_room_needed():
-    assert exercises.room_needed(halved)
+    assert exercises.room_needed(None, halved)
     wrong = {
         lambda chance, wanted: round(wanted * len(chance)): "Fewer are enough",
         lambda chance, wanted: halved(chance, wanted) - 1: "More room is needed",
@@ -48,7 +48,7 @@ def test_room_needed():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.room_needed(answer)
+            exercises.room_needed(None, answer)
 
 
 def test_the_clock_of_lru_ticks_once_a_second(each_kind):

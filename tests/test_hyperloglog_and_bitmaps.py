@@ -10,14 +10,6 @@ from redis_lab.lesson import NotYet
 from redis_lab.server import server
 
 
-@pytest.fixture(autouse=True)
-def learner(r, monkeypatch):
-    monkeypatch.setattr(exercises, "current", lambda: r)
-    r.set("before", 1)
-    yield
-    assert list(r.scan_iter()) == ["before"]  # a check leaves nothing behind, and takes nothing
-
-
 def together(r, keys):
     return r.pfcount(*keys)
 
@@ -33,8 +25,8 @@ def merged_and_removed(r, keys):
     return count
 
 
-def test_visitors_is_accepted():
-    assert "one round trip" in exercises.visitors(together)
+def test_visitors_is_accepted(learner):
+    assert "one round trip" in exercises.visitors(learner, together)
 
 
 @pytest.mark.parametrize(
@@ -48,9 +40,9 @@ def test_visitors_is_accepted():
         (lambda r, keys: None, "nothing came back"),
     ],
 )
-def test_visitors_explains_what_is_wrong(answer, hint):
+def test_visitors_explains_what_is_wrong(learner, answer, hint):
     with pytest.raises(NotYet, match=hint):
-        exercises.visitors(answer)
+        exercises.visitors(learner, answer)
 
 
 def both(transaction=True, clock=None, count=True, key="both"):
@@ -84,8 +76,8 @@ def one_by_one(r, first, second):
 
 
 @pytest.mark.parametrize("answer", [both(), both(clock=60), by_script])
-def test_retained_is_accepted(answer):
-    assert "nobody comes between" in exercises.retained(answer)
+def test_retained_is_accepted(learner, answer):
+    assert "nobody comes between" in exercises.retained(learner, answer)
 
 
 @pytest.mark.parametrize(
@@ -100,9 +92,9 @@ def test_retained_is_accepted(answer):
         (lambda r, first, second: None, "you say None"),
     ],
 )
-def test_retained_explains_what_is_wrong(answer, hint):
+def test_retained_explains_what_is_wrong(learner, answer, hint):
     with pytest.raises(NotYet, match=hint):
-        exercises.retained(answer)
+        exercises.retained(learner, answer)
 
 
 def minus(r, first, second):
@@ -131,8 +123,8 @@ def minus_left(r, first, second):
 
 
 @pytest.mark.parametrize("answer", [minus, by_xor])
-def test_lost_is_accepted(answer):
-    assert "any length" in exercises.lost(answer)
+def test_lost_is_accepted(learner, answer):
+    assert "any length" in exercises.lost(learner, answer)
 
 
 @pytest.mark.parametrize(
@@ -145,9 +137,9 @@ def test_lost_is_accepted(answer):
         (minus_left, "both stays for ever"),
     ],
 )
-def test_lost_explains_what_is_wrong(answer, hint):
+def test_lost_explains_what_is_wrong(learner, answer, hint):
     with pytest.raises(NotYet, match=hint):
-        exercises.lost(answer)
+        exercises.lost(learner, answer)
 
 
 def test_the_same_visitors_give_the_same_count_on_every_server(each_kind):

@@ -8,13 +8,6 @@ from redis_lab.exercises import invalidation
 from redis_lab.lesson import NotYet
 
 
-@pytest.fixture(autouse=True)
-def learner(r, monkeypatch):
-    monkeypatch.setattr(invalidation, "current", lambda: r)
-    yield
-    assert not list(r.scan_iter("check*"))
-
-
 def right(commit, cache, key, cents):
     cache.invalidate(key, commit(cents))
 
@@ -47,8 +40,8 @@ def commits_only(commit, cache, key, cents):
     commit(cents)
 
 
-def test_update_is_accepted():
-    assert "three readers" in invalidation.update(right)
+def test_update_is_accepted(learner):
+    assert "three readers" in invalidation.update(learner, right)
 
 
 @pytest.mark.parametrize(
@@ -62,14 +55,14 @@ def test_update_is_accepted():
         (lambda *_: None, "should be 250"),
     ],
 )
-def test_update_explains_what_is_wrong(answer, hint):
+def test_update_explains_what_is_wrong(learner, answer, hint):
     with pytest.raises(NotYet, match=hint):
-        invalidation.update(answer)
+        invalidation.update(learner, answer)
 
 
-def test_announcing_before_the_commit_is_not_stale_for_good():
+def test_announcing_before_the_commit_is_not_stale_for_good(learner):
     """The floor is a promise about versions: made early it keeps the old value out as well."""
-    assert "three readers" in invalidation.update(announces_first)
+    assert "three readers" in invalidation.update(learner, announces_first)
 
 
 def one_by_one(waiting, announce):
@@ -110,7 +103,7 @@ def never_strikes(waiting, announce):
 
 
 def test_deliver_is_accepted():
-    assert "none lost" in invalidation.deliver(one_by_one)
+    assert "none lost" in invalidation.deliver(None, one_by_one)
 
 
 @pytest.mark.parametrize(
@@ -125,4 +118,4 @@ def test_deliver_is_accepted():
 )
 def test_deliver_explains_what_is_wrong(answer, hint):
     with pytest.raises(NotYet, match=hint):
-        invalidation.deliver(answer)
+        invalidation.deliver(None, answer)

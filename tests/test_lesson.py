@@ -73,21 +73,36 @@ def test_a_claim_is_ticked_or_fails(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_right_answer_is_praised(capsys):
+@pytest.fixture
+def announced(r, monkeypatch):
+    monkeypatch.setattr(lesson, "announced", lambda: r)
+
+
+def test_a_check_needs_a_client(monkeypatch):
+    monkeypatch.setattr(lesson, "announced", lambda: None)
+    with pytest.raises(LabError, match=r"lab\.connect\(\)"):
+        lesson.check("start_here.on_average", lambda query, get: get + 0.1 * query)
+
+
+def test_a_right_answer_is_praised(announced, capsys):
     lesson.check("start_here.on_average", lambda query, get: get + 0.1 * query)
     assert capsys.readouterr().out.startswith("✓ right")
 
 
-def test_a_wrong_answer_gets_a_hint_and_does_not_raise(capsys):
+def test_a_wrong_answer_gets_a_hint_and_does_not_raise(announced, capsys):
     lesson.check("start_here.on_average", lambda query, get: 0.9 * get + 0.1 * query)
     said = capsys.readouterr().out
     assert said.startswith("✗ not yet: ") and said.count("\n") == 1
 
 
-def test_an_answer_that_raises_is_told_what_it_raised(capsys):
-    lesson.check("start_here.on_average", lambda query, get: query / 0)
+def test_an_answer_that_raises_is_told_what_it_raised(announced, capsys):
+    def on_average(query, get):
+        return query / 0
+
+    lesson.check("start_here.on_average", on_average)
+    line = on_average.__code__.co_firstlineno + 1
     assert capsys.readouterr().out == (
-        "✗ not yet: your code raised ZeroDivisionError: division by zero\n"
+        f"✗ not yet: your code raised ZeroDivisionError in line {line}: division by zero\n"
     )
 
 

@@ -9,13 +9,6 @@ from redis_lab.exercises import lists
 from redis_lab.lesson import NotYet
 
 
-@pytest.fixture(autouse=True)
-def learner(r, monkeypatch):
-    monkeypatch.setattr(lists, "current", lambda: r)
-    yield
-    assert not list(r.scan_iter("check:*"))  # a check leaves nothing behind
-
-
 def steps(*names, transaction=True, days=30, first=0, last=9):
     """A `remember` made of some of its four commands, in one envelope."""
 
@@ -66,9 +59,9 @@ def only_if_new(r, key, product):
         steps("lpush", "ltrim", "expire")(r, key, product)
 
 
-def test_remember_is_accepted():
-    assert "all in one step" in lists.remember(steps(*WHOLE))
-    assert "all in one step" in lists.remember(lambda r, key, p: r.eval(SCRIPT, 1, key, p))
+def test_remember_is_accepted(learner):
+    assert "all in one step" in lists.remember(learner, steps(*WHOLE))
+    assert "all in one step" in lists.remember(learner, lambda r, key, p: r.eval(SCRIPT, 1, key, p))
 
 
 @pytest.mark.parametrize(
@@ -88,9 +81,9 @@ def test_remember_is_accepted():
         (steps(*WHOLE, transaction=False), "all or nothing"),
     ],
 )
-def test_remember_is_refused_with_its_reason(wrong, hint):
+def test_remember_is_refused_with_its_reason(learner, wrong, hint):
     with pytest.raises(NotYet, match=hint):
-        lists.remember(wrong)
+        lists.remember(learner, wrong)
 
 
 def cut(transaction):
@@ -114,9 +107,9 @@ def one_at_a_time(r, key, n):
     return jobs
 
 
-def test_take_is_accepted():
-    assert "went to exactly one" in lists.take(lambda r, key, n: r.lpop(key, n) or [])
-    assert "went to exactly one" in lists.take(cut(transaction=True))
+def test_take_is_accepted(learner):
+    assert "went to exactly one" in lists.take(learner, lambda r, key, n: r.lpop(key, n) or [])
+    assert "went to exactly one" in lists.take(learner, cut(transaction=True))
 
 
 @pytest.mark.parametrize(
@@ -132,9 +125,9 @@ def test_take_is_accepted():
         (cut(transaction=False), "only sent together"),
     ],
 )
-def test_take_is_refused_with_its_reason(wrong, hint):
+def test_take_is_refused_with_its_reason(learner, wrong, hint):
     with pytest.raises(NotYet, match=hint):
-        lists.take(wrong)
+        lists.take(learner, wrong)
 
 
 # ---------------------------------------------------------------- what the prose leans on

@@ -318,7 +318,7 @@ def with_the_omitted(latencies, interval, first=1):
 
 
 def test_corrected():
-    assert exercises.corrected(with_the_omitted)
+    assert exercises.corrected(None, with_the_omitted)
     wrong = {
         lambda latencies, interval: list(latencies): "are missing",
         lambda latencies, interval: with_the_omitted(latencies, interval, 0): "too many",
@@ -328,11 +328,11 @@ def test_corrected():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.corrected(answer)
+            exercises.corrected(None, answer)
 
 
 def test_rate_for():
-    assert exercises.rate_for(lambda s, w: 1000 / s * 2 * w / (s + 2 * w))
+    assert exercises.rate_for(None, lambda s, w: 1000 / s * 2 * w / (s + 2 * w))
     wrong = {
         lambda s, w: 1000 / s: "without end",
         lambda s, w: 1000 * w / s / (s + w): "M/M/1",
@@ -340,4 +340,4 @@ def test_rate_for():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.rate_for(answer)
+            exercises.rate_for(None, answer)

@@ -491,13 +491,6 @@ def test_a_key_of_another_kind_stops_both_boards(r, board):
 # ---------------------------------------------------------------- exercises
 
 
-@pytest.fixture
-def learner(r, monkeypatch):
-    monkeypatch.setattr(exercises, "current", lambda: r)
-    yield
-    assert not list(r.scan_iter("check:*"))
-
-
 def weekly(key="check:week", merge=True, expire=60, start=0, desc=True, pause=False):
     def answer(r, days, n):
         with r.pipeline(transaction=False) as pipe:
@@ -540,7 +533,7 @@ def kept_for_each_week(r, days, n):
 
 @pytest.mark.parametrize("right", [weekly(), nothing_stored])
 def test_weekly_is_accepted(learner, right):
-    assert exercises.weekly(right).startswith("right: no day counted twice")
+    assert exercises.weekly(learner, right).startswith("right: no day counted twice")
 
 
 @pytest.mark.parametrize(
@@ -559,7 +552,7 @@ def test_weekly_is_accepted(learner, right):
 )
 def test_weekly_explains_what_is_wrong(learner, wrong, hint):
     with pytest.raises(NotYet, match=hint):
-        exercises.weekly(wrong)
+        exercises.weekly(learner, wrong)
 
 
 @pytest.mark.parametrize(
@@ -572,7 +565,7 @@ def test_weekly_explains_what_is_wrong(learner, wrong, hint):
     ],
 )
 def test_contest_is_accepted(learner, right):
-    assert exercises.contest(right).startswith("right: in a round and in the sum of 8")
+    assert exercises.contest(learner, right).startswith("right: in a round and in the sum of 8")
 
 
 @pytest.mark.parametrize(
@@ -589,4 +582,4 @@ def test_contest_is_accepted(learner, right):
 )
 def test_contest_explains_what_is_wrong(learner, wrong, hint):
     with pytest.raises(NotYet, match=hint):
-        exercises.contest(wrong)
+        exercises.contest(learner, wrong)

@@ -526,13 +526,6 @@ def test_against_a_model(lab, Queue):
 # ---------------------------------------------------------------- exercises
 
 
-@pytest.fixture
-def learner(r, monkeypatch):
-    monkeypatch.setattr(exercises, "current", lambda: r)
-    yield
-    assert not list(r.scan_iter("check:*"))
-
-
 ONCE = """
 if redis.call('SET', KEYS[1], 1, 'NX'{ex}) then redis.call('INCRBY', KEYS[2], ARGV[1]) end
 """
@@ -580,7 +573,7 @@ def look_then_both(r, job_id, cents):
 
 @pytest.mark.parametrize("right", [scripted(), watched])
 def test_book_is_accepted(learner, right):
-    assert exercises.book(right).startswith("right")
+    assert exercises.book(learner, right).startswith("right")
 
 
 @pytest.mark.parametrize(
@@ -595,7 +588,7 @@ def test_book_is_accepted(learner, right):
 )
 def test_book_explains_what_is_wrong(learner, wrong, hint):
     with pytest.raises(NotYet, match=hint):
-        exercises.book(wrong)
+        exercises.book(learner, wrong)
 
 
 MOVE = """
@@ -650,7 +643,7 @@ def everything(r, now):
 
 
 def test_move_due_is_accepted(learner):
-    assert "31 jobs" in exercises.move_due(mover())
+    assert "31 jobs" in exercises.move_due(learner, mover())
 
 
 @pytest.mark.parametrize(
@@ -668,4 +661,4 @@ def test_move_due_is_accepted(learner):
 )
 def test_move_due_explains_what_is_wrong(learner, wrong, hint):
     with pytest.raises(NotYet, match=hint):
-        exercises.move_due(wrong)
+        exercises.move_due(learner, wrong)

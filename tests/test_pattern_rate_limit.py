@@ -464,13 +464,6 @@ def test_redis_py_tries_eleven_times_unless_it_is_made_from_a_url(lab):
 # ---------------------------------------------------------------- exercises
 
 
-@pytest.fixture
-def learner(r, monkeypatch):
-    monkeypatch.setattr(exercises, "current", lambda: r)
-    yield
-    assert not list(r.scan_iter("check:*"))
-
-
 LOG_SCRIPT = """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1] - 1000)
 local used = redis.call('ZCARD', KEYS[1])
@@ -511,7 +504,7 @@ def looks_first(r, key, now):
 
 
 def test_log_is_accepted(learner):
-    assert "50 of the eager client's 100" in exercises.log(logged())
+    assert "50 of the eager client's 100" in exercises.log(learner, logged())
 
 
 @pytest.mark.parametrize(
@@ -530,7 +523,7 @@ def test_log_is_accepted(learner):
 )
 def test_log_explains_what_is_wrong(learner, wrong, hint):
     with pytest.raises(NotYet, match=hint):
-        exercises.log(wrong)
+        exercises.log(learner, wrong)
 
 
 def waiting(start=-5, end=-5, at_least=0, empty=0):
@@ -558,7 +551,7 @@ def oldest_if_full(r, key, now):
 
 
 def test_retry_after_is_accepted(learner):
-    assert exercises.retry_after(waiting()).startswith("right")
+    assert exercises.retry_after(learner, waiting()).startswith("right")
 
 
 @pytest.mark.parametrize(
@@ -577,4 +570,4 @@ def test_retry_after_is_accepted(learner):
 )
 def test_retry_after_explains_what_is_wrong(learner, wrong, hint):
     with pytest.raises(NotYet, match=hint):
-        exercises.retry_after(wrong)
+        exercises.retry_after(learner, wrong)

@@ -428,13 +428,6 @@ def test_against_a_model(lab):
 # ---------------------------------------------------------------- exercises
 
 
-@pytest.fixture
-def learner(r, monkeypatch):
-    monkeypatch.setattr(exercises, "current", lambda: r)
-    yield r
-    assert not list(r.scan_iter("check:*"))
-
-
 def saving(check="EXISTS", write=True, expire=1800, reply="1", gone="0"):
     body = f"if redis.call('{check}', KEYS[1]) == 0 then return {gone} end\n" if check else ""
     body += "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])\n" if write else ""
@@ -466,7 +459,7 @@ def watched(r, key, field, value):
 
 
 def test_save_is_accepted(learner):
-    assert exercises.save(saving()).startswith("right: 200 sessions")
+    assert exercises.save(learner, saving()).startswith("right: 200 sessions")
 
 
 @pytest.mark.parametrize(
@@ -484,7 +477,7 @@ def test_save_is_accepted(learner):
 )
 def test_save_explains_what_is_wrong(learner, wrong, hint):
     with pytest.raises(NotYet, match=hint):
-        exercises.save(wrong)
+        exercises.save(learner, wrong)
 
 
 def logging_in(r, id, user, *, new=None, keep=True, end=True, ex=1800, mind=True, name=True):
@@ -499,7 +492,7 @@ def logging_in(r, id, user, *, new=None, keep=True, end=True, ex=1800, mind=True
 
 
 def test_login_is_accepted(learner):
-    assert exercises.login(logging_in).startswith("right")
+    assert exercises.login(learner, logging_in).startswith("right")
 
 
 @pytest.mark.parametrize(
@@ -516,9 +509,9 @@ def test_login_is_accepted(learner):
 )
 def test_login_explains_what_is_wrong(learner, wrong, hint):
     with pytest.raises(NotYet, match=hint):
-        exercises.login(lambda r, id, user: logging_in(r, id, user, **wrong))
+        exercises.login(learner, lambda r, id, user: logging_in(r, id, user, **wrong))
 
 
 def test_login_wants_an_id(learner):
     with pytest.raises(NotYet, match="goes into the cookie"):
-        exercises.login(lambda r, id, user: None)
+        exercises.login(learner, lambda r, id, user: None)

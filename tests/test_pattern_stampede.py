@@ -529,7 +529,7 @@ def test_many_readers_never_find_it_missing(lab, r):
 
 
 def test_exercise_rule():
-    assert exercises.rule(lambda left, took, beta, chance: due(left, took, beta, chance))
+    assert exercises.rule(None, lambda left, took, beta, chance: due(left, took, beta, chance))
     wrong = {
         lambda left, took, beta, chance: left <= 0: "waits until it has expired",
         lambda left, took, beta, chance: took * beta * math.log(chance) >= left: "negative",
@@ -539,11 +539,10 @@ def test_exercise_rule():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.rule(answer)
+            exercises.rule(None, answer)
 
 
-def test_exercise_negative(r, lab, monkeypatch):
-    monkeypatch.setattr(exercises, "current", lambda: r)
+def test_exercise_negative(learner, r, lab):
 
     def right(r, key, load, ttl_s, missing_ttl_s):
         found = r.get(key)
@@ -571,7 +570,7 @@ def test_exercise_negative(r, lab, monkeypatch):
         r.persist(key)
         return value
 
-    assert exercises.negative(right)
+    assert exercises.negative(learner, right)
     for answer, hint in {
         forgets: "asked the database 10 times",
         as_long: "created",
@@ -579,5 +578,5 @@ def test_exercise_negative(r, lab, monkeypatch):
         no_ttl: "no time to live",
     }.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.negative(answer)
+            exercises.negative(learner, answer)
     assert not list(r.scan_iter("check:*"))

@@ -13,18 +13,6 @@ from redis_lab.exercises import pubsub
 from redis_lab.lesson import NotYet
 from redis_lab.topology import cluster
 
-
-@pytest.fixture(autouse=True)
-def learner(request, monkeypatch):
-    if "r" not in request.fixturenames:
-        yield
-        return
-    r = request.getfixturevalue("r")
-    monkeypatch.setattr(pubsub, "current", lambda: r)
-    yield
-    assert not list(r.scan_iter("check:*"))  # a check leaves nothing behind
-
-
 # ---------------------------------------------------------------- announce
 
 
@@ -42,8 +30,8 @@ def by_script(r, key, channel, value):
 
 
 @pytest.mark.parametrize("answer", [in_multi, in_multi_the_other_way, by_script])
-def test_announce_is_accepted(r, answer):
-    assert "in one round trip" in pubsub.announce(answer)
+def test_announce_is_accepted(learner, answer):
+    assert "in one round trip" in pubsub.announce(learner, answer)
 
 
 def news_first(r, key, channel, value):
@@ -75,9 +63,9 @@ def twice(r, key, channel, value):
         (lambda r, key, channel, value: r.publish(channel, value), "still 'old'"),
     ],
 )
-def test_announce_explains_what_is_wrong(r, answer, hint):
+def test_announce_explains_what_is_wrong(learner, answer, hint):
     with pytest.raises(NotYet, match=hint):
-        pubsub.announce(answer)
+        pubsub.announce(learner, answer)
 
 
 # ---------------------------------------------------------------- join
@@ -95,8 +83,8 @@ def look_twice(r, p, key, channel):
 
 
 @pytest.mark.parametrize("answer", [listen_then_look, look_twice])
-def test_join_is_accepted(r, answer):
-    assert "listening first" in pubsub.join(answer)
+def test_join_is_accepted(learner, answer):
+    assert "listening first" in pubsub.join(learner, answer)
 
 
 def look_then_listen(r, p, key, channel):
@@ -132,9 +120,9 @@ def another_channel(r, p, key, channel):
         (lambda r, p, key, channel: r.get(key), "nobody is subscribed"),
     ],
 )
-def test_join_explains_what_is_wrong(r, answer, hint):
+def test_join_explains_what_is_wrong(learner, answer, hint):
     with pytest.raises(NotYet, match=hint):
-        pubsub.join(answer)
+        pubsub.join(learner, answer)
 
 
 # ---------------------------------------------------------------- collect
@@ -182,8 +170,8 @@ def one_too_many(p, n, patience_s):
     return patient(p, n + 1, patience_s)[:n]
 
 
-def test_collect_is_accepted(r):
-    assert "5 messages" in pubsub.collect(patient)
+def test_collect_is_accepted(learner):
+    assert "5 messages" in pubsub.collect(learner, patient)
 
 
 @pytest.mark.parametrize(
@@ -198,15 +186,15 @@ def test_collect_is_accepted(r):
         (lambda p, n, s: None, "not NoneType"),
     ],
 )
-def test_collect_explains_what_is_wrong(r, answer, hint):
+def test_collect_explains_what_is_wrong(learner, answer, hint):
     with pytest.raises(NotYet, match=hint):
-        pubsub.collect(answer)
+        pubsub.collect(learner, answer)
 
 
-def test_an_answer_that_never_ends_leaves_the_learners_client_alone(r, monkeypatch):
+def test_an_answer_that_never_ends_leaves_the_learners_client_alone(learner, r, monkeypatch):
     monkeypatch.setattr(pubsub, "LONGEST_S", 1.0)
     with pytest.raises(NotYet, match="give up after patience_s"):
-        pubsub.collect(for_ever)
+        pubsub.collect(learner, for_ever)
     assert [r.echo(str(k)) for k in range(20)] == [str(k) for k in range(20)]
     deadline = time.monotonic() + 2  # the server needs a moment to notice who has gone
     while r.pubsub_numsub(pubsub.CHANNEL) != [(pubsub.CHANNEL, 0)]:

@@ -69,7 +69,7 @@ def nothing(primary, key, value):
 
 @pytest.mark.parametrize("answer", [one_pipeline, one_connection])
 def test_write_safely(answer, quick):
-    assert "round trips" in exercises.write_safely(answer)
+    assert "round trips" in exercises.write_safely(None, answer)
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_write_safely(answer, quick):
 def test_write_unsafely(answer, hint, quick, monkeypatch):
     monkeypatch.setattr(exercises, "PATIENCE_S", 1)
     with pytest.raises(NotYet, match=hint):
-        exercises.write_safely(answer)
+        exercises.write_safely(None, answer)
 
 
 def test_settings(quick):
     def right(seconds):
         return {"min-replicas-to-write": 1, "min_replicas_max_lag": seconds - 2}
 
-    assert "NOREPLICAS" in exercises.settings(right)
+    assert "NOREPLICAS" in exercises.settings(None, right)
     wrong = {
         lambda s: {"min_replicas_max_lag": s}: "never looked at",
         lambda s: {"min_replicas_to_write": 1, "min_replicas_max_lag": s}: "on top of max-lag",
@@ -104,7 +104,7 @@ def test_settings(quick):
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.settings(answer)
+            exercises.settings(None, answer)
 
 
 @pytest.fixture(params=[kind for kind, binary in NATIVE.items() if binary])

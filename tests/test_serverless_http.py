@@ -40,7 +40,7 @@ def bearer(token):
     ],
 )
 def test_encode(answer):
-    assert serverless_http.encode(answer).startswith("right")
+    assert serverless_http.encode(None, answer).startswith("right")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_encode(answer):
 )
 def test_encode_hints(answer, hint):
     with pytest.raises(NotYet, match=hint):
-        serverless_http.encode(answer)
+        serverless_http.encode(None, answer)
 
 
 def batch(kind):
@@ -95,7 +95,7 @@ def immortal(client, order, fields):
 
 @pytest.mark.parametrize("answer", [batch("multi"), by_script])
 def test_place_order(answer):
-    assert serverless_http.place_order(answer).startswith("right: one request")
+    assert serverless_http.place_order(None, answer).startswith("right: one request")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_place_order(answer):
 )
 def test_place_order_hints(answer, hint):
     with pytest.raises(NotYet, match=hint):
-        serverless_http.place_order(answer)
+        serverless_http.place_order(None, answer)
 
 
 def test_what_a_new_connection_says_first(lab):

@@ -8,19 +8,6 @@ from redis_lab.exercises import sorted_sets
 from redis_lab.lesson import NotYet
 from redis_lab.wire import wire
 
-
-@pytest.fixture
-def learner(r, monkeypatch):
-    monkeypatch.setattr(sorted_sets, "current", lambda: r)
-    yield
-    assert not list(r.scan_iter("check:*"))  # a check leaves nothing behind
-
-
-def explains(check, answer, hint):
-    with pytest.raises(NotYet, match=hint):
-        check(answer)
-
-
 # ---------------------------------------------------------------- around
 
 
@@ -77,7 +64,7 @@ def scripted(r, board, member, k):
 
 @pytest.mark.parametrize("answer", [right_around, scripted])
 def test_around_is_accepted(learner, answer):
-    assert "two round trips" in sorted_sets.around(answer)
+    assert "two round trips" in sorted_sets.around(learner, answer)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +84,8 @@ def test_around_is_accepted(learner, answer):
     ],
 )
 def test_around_explains_what_is_wrong(learner, answer, hint):
-    explains(sorted_sets.around, answer, hint)
+    with pytest.raises(NotYet, match=hint):
+        sorted_sets.around(learner, answer)
 
 
 # ---------------------------------------------------------------- seen
@@ -134,7 +122,7 @@ def first_seen(r, key, user, now):
 @pytest.mark.parametrize("transaction", [True, False])
 def test_seen_is_accepted(learner, transaction):
     answer = lambda *a: right_seen(*a, transaction=transaction)  # noqa: E731
-    assert "late events" in sorted_sets.seen(answer)
+    assert "late events" in sorted_sets.seen(learner, answer)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +143,8 @@ def test_seen_is_accepted(learner, transaction):
     ],
 )
 def test_seen_explains_what_is_wrong(learner, answer, hint):
-    explains(sorted_sets.seen, answer, hint)
+    with pytest.raises(NotYet, match=hint):
+        sorted_sets.seen(learner, answer)
 
 
 # ---------------------------------------------------------------- what the prose leans on

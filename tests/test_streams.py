@@ -10,14 +10,6 @@ import redis
 from redis_lab.exercises import streams
 from redis_lab.lesson import NotYet
 
-
-@pytest.fixture(autouse=True)
-def learner(r, monkeypatch):
-    monkeypatch.setattr(streams, "current", lambda: r)
-    yield
-    assert not list(r.scan_iter("check:*"))  # a check leaves nothing behind
-
-
 # ---------------------------------------------------------------- work
 
 
@@ -50,8 +42,8 @@ def passing_over(r, stream, group, consumer, handle):
 @pytest.mark.parametrize(
     ("answer", "trips"), [(after_the_batch, 2), (after_each, 11), (passing_over, 11)]
 )
-def test_work_is_accepted(answer, trips):
-    assert f"in {trips} round trips" in streams.work(answer)
+def test_work_is_accepted(learner, answer, trips):
+    assert f"in {trips} round trips" in streams.work(learner, answer)
 
 
 def before(r, stream, group, consumer, handle):
@@ -111,9 +103,9 @@ def a_single_one(r, stream, group, consumer, handle):
         (a_single_one, "1 of 10"),
     ],
 )
-def test_work_explains_what_is_wrong(answer, hint):
+def test_work_explains_what_is_wrong(learner, answer, hint):
     with pytest.raises(NotYet, match=hint):
-        streams.work(answer)
+        streams.work(learner, answer)
 
 
 # ---------------------------------------------------------------- recover
@@ -136,8 +128,8 @@ def of_all_at_once(r, stream, group, consumer, idle_ms):
 
 
 @pytest.mark.parametrize("answer", [pages, of_all_at_once, lambda *args: pages(*args, count=1000)])
-def test_recover_is_accepted(answer):
-    assert "all 300 idle entries" in streams.recover(answer)
+def test_recover_is_accepted(learner, answer):
+    assert "all 300 idle entries" in streams.recover(learner, answer)
 
 
 def one_page(r, stream, group, consumer, idle_ms):
@@ -155,9 +147,9 @@ def one_page(r, stream, group, consumer, idle_ms):
         (lambda *args: [], "0 of 300"),
     ],
 )
-def test_recover_explains_what_is_wrong(answer, hint):
+def test_recover_explains_what_is_wrong(learner, answer, hint):
     with pytest.raises(NotYet, match=hint):
-        streams.recover(answer)
+        streams.recover(learner, answer)
 
 
 # ---------------------------------------------------------------- views_between
@@ -177,8 +169,8 @@ def by_ids(low: str, high: str):
         lambda r, stream, start, end: len(r.xrange(stream, start * 1000, end * 1000 - 1)),
     ],
 )
-def test_views_between_is_accepted(answer):
-    assert "6 entries" in streams.views_between(answer)
+def test_views_between_is_accepted(learner, answer):
+    assert "6 entries" in streams.views_between(learner, answer)
 
 
 @pytest.mark.parametrize(
@@ -197,9 +189,9 @@ def test_views_between_is_accepted(answer):
         (lambda r, s, start, end: 6, "XRANGE would"),
     ],
 )
-def test_views_between_explains_what_is_wrong(answer, hint):
+def test_views_between_explains_what_is_wrong(learner, answer, hint):
     with pytest.raises(NotYet, match=hint):
-        streams.views_between(answer)
+        streams.views_between(learner, answer)
 
 
 # ---------------------------------------------------------------- what the prose leans on

@@ -12,14 +12,6 @@ from redis_lab.exercises import transactions_and_scripts as exercises
 from redis_lab.lesson import NotYet
 from redis_lab.server import impatient, server
 
-
-@pytest.fixture(autouse=True)
-def learner(r, monkeypatch):
-    monkeypatch.setattr(exercises, "current", lambda: r)
-    yield
-    assert not list(r.scan_iter("check:*"))  # a check leaves nothing behind
-
-
 # ---------------------------------------------------------------- buy
 
 BUY = """
@@ -39,8 +31,8 @@ def by_eval(r, stock, cart, quantity):
 
 
 @pytest.mark.parametrize("answer", [by_script, by_eval])
-def test_buy_is_accepted(answer):
-    assert "200 were there, 200 were sold" in exercises.buy(answer)
+def test_buy_is_accepted(learner, answer):
+    assert "200 were there, 200 were sold" in exercises.buy(learner, answer)
 
 
 def decided_before(r, stock, cart, quantity):
@@ -96,9 +88,9 @@ def always(r, stock, cart, quantity):
         (lambda *args: None, "5 in stock, 3 wanted"),
     ],
 )
-def test_buy_explains_what_is_wrong(answer, hint):
+def test_buy_explains_what_is_wrong(learner, answer, hint):
     with pytest.raises(NotYet, match=hint):
-        exercises.buy(answer)
+        exercises.buy(learner, answer)
 
 
 # ---------------------------------------------------------------- set_if_higher
@@ -122,8 +114,8 @@ def registered(r, key, value):
 
 
 @pytest.mark.parametrize("answer", [registered, loads_when_missing])
-def test_set_if_higher_is_accepted(answer):
-    assert "a restart does no harm" in exercises.set_if_higher(answer)
+def test_set_if_higher_is_accepted(learner, answer):
+    assert "a restart does no harm" in exercises.set_if_higher(learner, answer)
 
 
 def loaded_once():
@@ -168,15 +160,15 @@ def as_text(r, key, value):
         (lambda r, key, value: None, "9 should be stored, and there is None"),
     ],
 )
-def test_set_if_higher_explains_what_is_wrong(answer, hint):
+def test_set_if_higher_explains_what_is_wrong(learner, answer, hint):
     with pytest.raises(NotYet, match=hint):
-        exercises.set_if_higher(answer)
+        exercises.set_if_higher(learner, answer)
 
 
-def test_a_script_of_another_client_is_pointed_out(r):
+def test_a_script_of_another_client_is_pointed_out(learner, r):
     script = r.register_script(HIGHER)
     with pytest.raises(NotYet, match="client=r"):
-        exercises.set_if_higher(lambda _, key, value: script(keys=[key], args=[value]))
+        exercises.set_if_higher(learner, lambda _, key, value: script(keys=[key], args=[value]))
 
 
 # ---------------------------------------------------------------- what the prose leans on

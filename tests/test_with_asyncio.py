@@ -54,8 +54,8 @@ async def out_of_order(url, keys):
 
 
 def test_fetch():
-    assert exercises.fetch(ten_at_a_time)
-    assert exercises.fetch(piped)
+    assert exercises.fetch(None, ten_at_a_time)
+    assert exercises.fetch(None, piped)
     wrong = {
         all_at_once: "A pool that is full",
         twenty_at_a_time: "opened 20 connections",
@@ -64,7 +64,7 @@ def test_fetch():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.fetch(answer)
+            exercises.fetch(None, answer)
 
 
 def guarded(*errors, limit_s=0.1):
@@ -88,7 +88,7 @@ async def only_the_cache(client, key, load):
 
 
 def test_page():
-    assert exercises.page(guarded(TimeoutError, redis.RedisError))
+    assert exercises.page(None, guarded(TimeoutError, redis.RedisError))
     wrong = {
         guarded(BaseException): "went on all the same",
         guarded(ZeroDivisionError): "the caller gets TimeoutError",
@@ -98,7 +98,7 @@ def test_page():
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
-            exercises.page(answer)
+            exercises.page(None, answer)
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

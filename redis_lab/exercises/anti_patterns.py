@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet, exercise
 from redis_lab.server import server
 from redis_lab.wire import wire
 
@@ -25,7 +25,8 @@ def sent(client: redis.Redis) -> dict[str, int]:
     return {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}
 
 
-def biggest_key(answer: Callable[[redis.Redis], str]) -> str:
+@exercise
+def biggest_key(_: redis.Redis, answer: Callable[[redis.Redis], str]) -> str:
     with server() as private, private.client() as r:
         r.eval(FILL, 0)
         r.config_resetstat()
@@ -50,7 +51,8 @@ def biggest_key(answer: Callable[[redis.Redis], str]) -> str:
     return "right, in a few dozen round trips, none of them long"
 
 
-def delete_prefix(answer: Callable[[redis.Redis, str], int]) -> str:
+@exercise
+def delete_prefix(_: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> str:
     with server() as private, private.client() as r:
         r.eval(FILL, 0)
         r.config_resetstat()

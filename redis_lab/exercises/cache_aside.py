@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 
 
-def get_user(answer: Callable[[redis.Redis, int, Callable], dict | None]) -> str:
-    r = current()
+@exercise
+def get_user(r: redis.Redis, answer: Callable[[redis.Redis, int, Callable], dict | None]) -> str:
     users = {1: {"name": "Ada"}, 2: {"name": "Grace"}}
     keys = [f"user:{k}" for k in (1, 2, 99)]
     asked = []
@@ -47,7 +46,8 @@ def get_user(answer: Callable[[redis.Redis, int, Callable], dict | None]) -> str
     return "right: 150 requests, 3 questions to the database, a time to live on every key"
 
 
-def needed(answer: Callable[[float, float, float], float | None]) -> str:
+@exercise
+def needed(_: redis.Redis, answer: Callable[[float, float, float], float | None]) -> str:
     if answer(10, 150, 400) is not None:
         raise NotYet(
             "a query of 10 µs with a hit of 150 µs: even with hits only the cache is slower. "

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet, exercise
 from redis_lab.server import server
 
 
-def on_push(answer: Callable[[dict, list], None]) -> str:
+@exercise
+def on_push(_: redis.Redis, answer: Callable[[dict, list], None]) -> str:
     def after(*message: object) -> dict[str, int]:
         copies = {"a": 1, "b": 2, "c": 3}
         try:
@@ -34,7 +35,8 @@ def on_push(answer: Callable[[dict, list], None]) -> str:
     return "right: some, none that is there, all, and other news"
 
 
-def read_all(answer: Callable[[Callable, list[str], list[str]], None]) -> str:
+@exercise
+def read_all(_: redis.Redis, answer: Callable[[Callable, list[str], list[str]], None]) -> str:
     hot = [f"hot:{n}" for n in range(5)]
     cold = [f"cold:{n}" for n in range(1000)]
     with server() as private, private.client() as r:

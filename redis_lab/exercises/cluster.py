@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 import redis
 from redis.crc import key_slot
 
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet, exercise
 from redis_lab.topology import SLOTS, cluster
 from redis_lab.wire import wire
 
 
-def names(answer: Callable[[int], Sequence[str]]) -> str:
+@exercise
+def names(_: redis.Redis, answer: Callable[[int], Sequence[str]]) -> str:
     every = {user: list(answer(user)) for user in range(300)}
     for user, keys in every.items():
         if len(set(keys)) != 3:
@@ -35,7 +36,8 @@ def names(answer: Callable[[int], Sequence[str]]) -> str:
     return "right: one slot for each user, and the users all over"
 
 
-def values(answer: Callable[[redis.RedisCluster, list[str]], Sequence]) -> str:
+@exercise
+def values(_: redis.Redis, answer: Callable[[redis.RedisCluster, list[str]], Sequence]) -> str:
     wanted = {f"page:{n}": str(n) for n in range(200)}
     with cluster(3) as three, three.client() as rc:
         with rc.pipeline() as pipe:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet, exercise
 from redis_lab.server import server
 from redis_lab.wire import wire
 
@@ -16,7 +16,8 @@ LATEST_S = 60  # how much longer than the pop a worker may wait before it calls 
 WAITS_S = 0.4
 
 
-def worker_client(answer: Callable[[str, float], redis.Redis]) -> str:
+@exercise
+def worker_client(_: redis.Redis, answer: Callable[[str, float], redis.Redis]) -> str:
     with server() as private:
         client = answer(private.url, LONG_S)
         if not isinstance(client, redis.Redis):
@@ -95,7 +96,8 @@ MAY_NOT = (
 )
 
 
-def rules(answer: str) -> str:
+@exercise
+def rules(_: redis.Redis, answer: str) -> str:
     with server() as private, private.client() as admin:
         admin.rpush("jobs:mail", "letter", "parcel")
         admin.set("session:ada", "a secret")

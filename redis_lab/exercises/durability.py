@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 Rules = list[tuple[int, int]]
 
 
-def lost_at_most(answer: Callable[[Rules, float], float]) -> str:
+@exercise
+def lost_at_most(_: redis.Redis, answer: Callable[[Rules, float], float]) -> str:
     default = [(3600, 1), (300, 100), (60, 10_000)]
     for rules, rate in (([(60, 1)], 100), (default, 1000), (default, 1), (default, 0.01)):
         said = answer(rules, rate)
@@ -31,8 +31,8 @@ def lost_at_most(answer: Callable[[Rules, float], float]) -> str:
     return "right: the rule that is ready first, and it is ready when both its parts are"
 
 
-def refill(answer: Callable[[redis.Redis, str, Iterator], object]) -> str:
-    r = current()
+@exercise
+def refill(r: redis.Redis, answer: Callable[[redis.Redis, str, Iterator], object]) -> str:
     key, old = "check:bestsellers", {"1": 5.0, "2": 4.0, "no longer sold": 9.0}
     wanted = {str(product): float(product % 50 + 1) for product in range(1, 401)}
     broken: list[int] = []

@@ -6,15 +6,16 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 TOWN = (10.0, 50.0)
 
 
-def nearest(answer: Callable[[redis.Redis, str, float, float, int], list[str]]) -> str:
-    r = current()
+@exercise
+def nearest(
+    r: redis.Redis, answer: Callable[[redis.Redis, str, float, float, int], list[str]]
+) -> str:
     key, lone = "check:town", "check:lone"
     lon, lat = TOWN
     near = [f"near {k}" for k in range(5)]
@@ -52,8 +53,10 @@ def nearest(answer: Callable[[redis.Redis, str, float, float, int], list[str]]) 
     return f"right: the five nearest of {len(crowd) + 5:,} in {counted.bytes_in} bytes"
 
 
-def report(answer: Callable[[redis.Redis, str, float, float, float], object]) -> str:
-    r = current()
+@exercise
+def report(
+    r: redis.Redis, answer: Callable[[redis.Redis, str, float, float, float], object]
+) -> str:
     key = "check:couriers"
     lon, lat = TOWN
     start = 1_750_000_000.0

@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 BUYERS, CROWDED = 8, 100
@@ -65,8 +64,8 @@ def sold_to_a_crowd(r: redis.Redis, answer: Reserve, key: str) -> int:
         return sum(pool.map(buyer, range(BUYERS)))
 
 
-def reserve(answer: Reserve) -> str:
-    r = current()
+@exercise
+def reserve(r: redis.Redis, answer: Reserve) -> str:
     key, absent = "check:product:1", "check:product:none"
     try:
         r.hset(key, mapping={"name": "lamp", "stock": 5})
@@ -113,8 +112,10 @@ def reserve(answer: Reserve) -> str:
     return f"right: {BUYERS} buyers at once, {CROWDED} lamps, none sold twice"
 
 
-def price_list(answer: Callable[[redis.Redis, Sequence[int]], dict[int, int]]) -> str:
-    r = current()
+@exercise
+def price_list(
+    r: redis.Redis, answer: Callable[[redis.Redis, Sequence[int]], dict[int, int]]
+) -> str:
     prices = {k: 1000 + 7 * k for k in range(1, 101)}
     keys = [f"check:product:{k}" for k in prices]
     try:

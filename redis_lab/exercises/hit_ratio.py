@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import redis
 
 from redis_lab import theory
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet, exercise
 from redis_lab.workload import Zipf
 
 
-def one_key(answer: Callable[[float, float], float]) -> str:
+@exercise
+def one_key(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
     got = {}
     for rate, ttl in ((0.1, 1), (1, 1), (10, 60), (3, 0)):
         ratio = got[rate, ttl] = answer(rate, ttl)
@@ -35,7 +37,8 @@ def one_key(answer: Callable[[float, float], float]) -> str:
     return "right: λT hits for each miss; 90 % needs λT = 9"
 
 
-def room_needed(answer: Callable[[np.ndarray, float], int]) -> str:
+@exercise
+def room_needed(_: redis.Redis, answer: Callable[[np.ndarray, float], int]) -> str:
     for exponent in (0.7, 1.0):
         chance = Zipf(2000, exponent).probabilities
         for wanted in (0.5, 0.8):

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 
@@ -39,8 +38,8 @@ def fill(r: redis.Redis, key: str, users: Iterable[int]) -> None:
     pipe.execute()
 
 
-def visitors(answer: Callable[[redis.Redis, list[str]], int]) -> str:
-    r = current()
+@exercise
+def visitors(r: redis.Redis, answer: Callable[[redis.Redis, list[str]], int]) -> str:
     days = [f"2031-03-{day:02}" for day in range(1, 8)]
     # 300 come each day, 200 of them the day before as well; on the last day nobody comes
     came = [range(100 * k, 100 * k + 300) for k in range(6)]
@@ -75,8 +74,8 @@ def visitors(answer: Callable[[redis.Redis, list[str]], int]) -> str:
     return "right: seven days in one round trip, nobody counted twice, no key left behind"
 
 
-def retained(answer: Callable[[redis.Redis, str, str], int]) -> str:
-    r = current()
+@exercise
+def retained(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> str:
     monday, tuesday, friday = (f"check:active:{day}" for day in ("mon", "tue", "fri"))
     days = {monday, tuesday, friday}
     with tidy(r) as new:
@@ -113,8 +112,8 @@ def retained(answer: Callable[[redis.Redis, str, str], int]) -> str:
     return "right: one round trip, nobody comes between, and no key is left for ever"
 
 
-def lost(answer: Callable[[redis.Redis, str, str], int]) -> str:
-    r = current()
+@exercise
+def lost(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> str:
     cases = {
         "lengths alike": (range(0, 800, 2), range(0, 800, 4), 200),
         "second longer": (range(0, 80, 2), range(0, 4000, 4), 20),

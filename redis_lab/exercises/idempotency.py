@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 
 Handler = Callable[[str], object]
 
@@ -30,8 +29,8 @@ SAFE = {
 }
 
 
-def handle_once(answer: Callable[[redis.Redis, str, Handler], object]) -> str:
-    r = current()
+@exercise
+def handle_once(r: redis.Redis, answer: Callable[[redis.Redis, str, Handler], object]) -> str:
     handled: list[str] = []
 
     def broken(event: str) -> None:
@@ -82,7 +81,8 @@ def handle_once(answer: Callable[[redis.Redis, str, Handler], object]) -> str:
     return f"right: {len(events)} events, {8 * len(events)} arrivals, each handled once"
 
 
-def safe_to_repeat(answer: Mapping[str, bool]) -> str:
+@exercise
+def safe_to_repeat(_: redis.Redis, answer: Mapping[str, bool]) -> str:
     if set(answer) != set(SAFE):
         raise NotYet("keep the eight commands as they are, and say True or False for each.")
     wrong = [command for command, said in answer.items() if bool(said) != SAFE[command][0]]

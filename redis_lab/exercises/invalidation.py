@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from redis_lab.lesson import NotYet
+import redis
+
+from redis_lab.judging import NotYet, exercise
 from redis_lab.patterns.cache import CacheAside
-from redis_lab.server import current
 
 Announce = Callable[[str, int], object]
 
 
-def update(answer: Callable[[Callable[[int], int], CacheAside, str, int], object]) -> str:
-    r = current()
+@exercise
+def update(
+    r: redis.Redis, answer: Callable[[Callable[[int], int], CacheAside, str, int], object]
+) -> str:
     key, meetings, stale = "1", ("before the commit", "after the commit", "all through"), []
     for meeting in meetings:
         row = {"version": 1, "cents": 100}
@@ -58,7 +61,8 @@ def update(answer: Callable[[Callable[[int], int], CacheAside, str, int], object
     return "right: three readers at three bad moments, and none left an old price"
 
 
-def deliver(answer: Callable[[list[tuple[str, int]], Announce], object]) -> str:
+@exercise
+def deliver(_: redis.Redis, answer: Callable[[list[tuple[str, int]], Announce], object]) -> str:
     news = [("a", 3), ("b", 7), ("a", 4), ("c", 1)]
     waiting, announced, away = list(news), [], [True]
 

@@ -8,16 +8,15 @@ from collections.abc import Callable, Sequence
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 ROUNDS, MOST_SOLVED, MOST_MINUTES = 8, 1_000_000, 99_999
 Pairs = Sequence[Sequence]
 
 
-def weekly(answer: Callable[[redis.Redis, list[str], int], Pairs]) -> str:
-    r = current()
+@exercise
+def weekly(r: redis.Redis, answer: Callable[[redis.Redis, list[str], int], Pairs]) -> str:
     chance = random.Random(8)
     days = [f"check:day:{k}" for k in range(10)]
     points = {
@@ -71,8 +70,8 @@ def show(board: Pairs) -> str:
     return f"{board[0][0]} with {board[0][1]}" if board else "nobody"
 
 
-def contest(answer: Callable[[int, int], float]) -> str:
-    r = current()
+@exercise
+def contest(r: redis.Redis, answer: Callable[[int, int], float]) -> str:
     better = [  # (solved, minutes), the better first
         ((3, 50), (2, 10)),
         ((2, 10), (2, 11)),

@@ -8,16 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import Wire, wire
 
 DAYS_30 = 30 * 86400
 AT_ONCE = {"MULTI", "EVAL", "EVALSHA", "FCALL"}  # any of these makes several commands one step
 
 
-def remember(answer: Callable[[redis.Redis, str, str], object]) -> str:
-    r = current()
+@exercise
+def remember(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
     key, views = "check:seen", [f"product:{n}" for n in range(12)]
     try:
         with wire(r) as counted:
@@ -84,8 +83,8 @@ def one_step(counted: Wire, praise: str) -> str:
     return praise
 
 
-def take(answer: Callable[[redis.Redis, str, int], list]) -> str:
-    r = current()
+@exercise
+def take(r: redis.Redis, answer: Callable[[redis.Redis, str, int], list]) -> str:
     key, jobs = "check:jobs", [f"job:{n}" for n in range(10)]
     try:
         r.rpush(key, *jobs)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from redis_lab.lesson import NotYet
+import redis
+
+from redis_lab.judging import NotYet, exercise
 
 
-def corrected(answer: Callable[[Sequence[float], float], Sequence[float]]) -> str:
+@exercise
+def corrected(_: redis.Redis, answer: Callable[[Sequence[float], float], Sequence[float]]) -> str:
     for latencies, interval, right in (
         ([1, 1, 1], 2, [1, 1, 1]),
         ([1, 10, 1], 2, [1, 1, 2, 4, 6, 8, 10]),
@@ -30,7 +33,8 @@ def corrected(answer: Callable[[Sequence[float], float], Sequence[float]]) -> st
     return "right: this is what HdrHistogram's record_corrected_value does"
 
 
-def rate_for(answer: Callable[[float, float], float]) -> str:
+@exercise
+def rate_for(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
     for service_ms, wait_ms in ((1, 0.5), (1, 9.5), (0.02, 0.1), (5, 1)):
         got = answer(service_ms, wait_ms)
         right = 1000 / service_ms * 2 * wait_ms / (service_ms + 2 * wait_ms)

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 KEY = "check:lock"
@@ -27,8 +26,8 @@ class Meddled(redis.Redis):
         return reply
 
 
-def release(answer: Callable[[redis.Redis, str, str], object]) -> str:
-    r = current()
+@exercise
+def release(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
     client = Meddled(connection_pool=r.connection_pool)
 
     def after(holder: str | None) -> tuple[bool, str | None, int]:
@@ -84,7 +83,8 @@ class Interrupted(sqlite3.Connection):
         return cursor
 
 
-def fenced(answer: Callable[[sqlite3.Connection, int, str], object]) -> str:
+@exercise
+def fenced(_: redis.Redis, answer: Callable[[sqlite3.Connection, int, str], object]) -> str:
     database = sqlite3.connect(":memory:", isolation_level=None, factory=Interrupted)
     database.execute("CREATE TABLE report (id INTEGER PRIMARY KEY, text TEXT, fence INTEGER)")
     database.execute("INSERT INTO report VALUES (1, 'empty', 0)")

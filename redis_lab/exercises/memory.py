@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet, exercise
 from redis_lab.server import server
 from redis_lab.wire import wire
 
@@ -27,7 +27,8 @@ def write(client: redis.Redis, n: int) -> None:
         pipe.execute()
 
 
-def estimate(answer: Callable[[redis.Redis, Write, int], float]) -> str:
+@exercise
+def estimate(_: redis.Redis, answer: Callable[[redis.Redis, Write, int], float]) -> str:
     written: list[int] = []
 
     def counted(client: redis.Redis, n: int) -> None:
@@ -54,7 +55,8 @@ def estimate(answer: Callable[[redis.Redis, Write, int], float]) -> str:
     return "right, to a fifth"
 
 
-def counters(answer: tuple[Callable, Callable]) -> str:
+@exercise
+def counters(_: redis.Redis, answer: tuple[Callable, Callable]) -> str:
     add, total = answer
     numbers = range(0, 60_000, 3)
     with server() as private, private.client() as r:

@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 
-def cart_total(answer: Callable[[redis.Redis, str], int]) -> str:
-    r = current()
+@exercise
+def cart_total(r: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> str:
     lines = {f"check:line:{k}": (1 + k % 3, 199 + 50 * k) for k in range(20)}
     right = sum(quantity * price for quantity, price in lines.values())
     try:
@@ -33,8 +32,8 @@ def cart_total(answer: Callable[[redis.Redis, str], int]) -> str:
     return f"right, in {counted.round_trips} round trips"
 
 
-def load(answer: Callable[[redis.Redis, dict], object]) -> str:
-    r = current()
+@exercise
+def load(r: redis.Redis, answer: Callable[[redis.Redis, dict], object]) -> str:
     prices = {f"check-{k}": 100 + k for k in range(2500)}
     keys = [f"price:{product}" for product in prices]
     try:

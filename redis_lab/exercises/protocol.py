@@ -6,7 +6,9 @@ import io
 import socket
 from collections.abc import Callable
 
-from redis_lab.lesson import NotYet
+import redis
+
+from redis_lab.judging import NotYet, exercise
 from redis_lab.server import server
 
 
@@ -28,7 +30,8 @@ def read(stream: io.BufferedReader) -> object:
     return [read(stream) for _ in range(int(rest))]
 
 
-def encode(answer: Callable[..., bytes]) -> str:
+@exercise
+def encode(_: redis.Redis, answer: Callable[..., bytes]) -> str:
     words: list[tuple[object, bytes]] = [
         ("lamp", b"lamp"),
         ("", b""),
@@ -71,7 +74,8 @@ def encode(answer: Callable[..., bytes]) -> str:
     return f"right: {len(words)} words came back as they were sent"
 
 
-def read3(answer: Callable[[io.BufferedReader, Callable], object]) -> str:
+@exercise
+def read3(_: redis.Redis, answer: Callable[[io.BufferedReader, Callable], object]) -> str:
     cases: list[tuple[bytes, object]] = [
         (b"$4\r\nlamp\r\n", b"lamp"),
         (b"*2\r\n:1\r\n$1\r\nx\r\n", [1, b"x"]),

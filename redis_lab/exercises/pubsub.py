@@ -9,8 +9,7 @@ from collections.abc import Callable
 import redis
 from redis.client import PubSub
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 KEY, CHANNEL = "check:price", "check:prices"
@@ -48,8 +47,8 @@ def heard(p: PubSub, quiet_s: float = 0.1) -> list[dict]:
     return messages
 
 
-def announce(answer: Callable[[redis.Redis, str, str, str], object]) -> str:
-    r = current()
+@exercise
+def announce(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str], object]) -> str:
     at_once: list[str | None] = []
 
     def after(command: str) -> None:
@@ -93,8 +92,8 @@ def announce(answer: Callable[[redis.Redis, str, str, str], object]) -> str:
     return "right: state and news together or not at all, in one round trip"
 
 
-def join(answer: Callable[[redis.Redis, PubSub, str, str], str | None]) -> str:
-    r = current()
+@exercise
+def join(r: redis.Redis, answer: Callable[[redis.Redis, PubSub, str, str], str | None]) -> str:
     changes: list[str] = []
 
     def change(command: str = "GET") -> None:
@@ -187,8 +186,8 @@ def speak(r: redis.Redis, words: list[str], pause_s: float = 0.03) -> threading.
     return thread
 
 
-def collect(answer: Callable[[PubSub, int, float], list[str] | None]) -> str:
-    r = current()
+@exercise
+def collect(r: redis.Redis, answer: Callable[[PubSub, int, float], list[str] | None]) -> str:
     client = of_its_own(r)
     p = client.pubsub()
     try:

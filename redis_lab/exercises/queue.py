@@ -12,8 +12,7 @@ from typing import Any
 import redis
 from redis.commands.core import Script
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 
 LATER, READY, REVENUE = "check:later", "check:ready", "check:revenue"
 
@@ -77,8 +76,8 @@ def clear(r: redis.Redis) -> None:
     r.delete(REVENUE, *r.scan_iter("check:*", count=1000))
 
 
-def book(answer: Callable[[Any, str, int], object]) -> str:
-    r = current()
+@exercise
+def book(r: redis.Redis, answer: Callable[[Any, str, int], object]) -> str:
     clear(r)
     try:
         for job, cents in (("a", 5), ("b", 7), ("a", 5)):
@@ -128,8 +127,8 @@ def book(answer: Callable[[Any, str, int], object]) -> str:
     return "right: each job booked once, by four workers at once and whenever one is killed"
 
 
-def move_due(answer: Callable[[Any, int], int]) -> str:
-    r = current()
+@exercise
+def move_due(r: redis.Redis, answer: Callable[[Any, int], int]) -> str:
     due = {f"job {k}": 100 + k for k in range(30)}
     waiting = {"edge": 1000, "tomorrow": 1001, "next year": 5000}
     wanted = [*due, "edge"]

@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 LIMIT, WINDOW_MS = 5, 1000
@@ -17,8 +16,8 @@ NOON_MS = 1_767_268_800_000
 CALLERS = 8
 
 
-def log(answer: Callable[[redis.Redis, str, int], bool]) -> str:
-    r = current()
+@exercise
+def log(r: redis.Redis, answer: Callable[[redis.Redis, str, int], bool]) -> str:
     keys = [f"check:log:{part}" for part in ("eager", "patient", "many", "same", "cost")]
     eager, patient, many, same, cost = keys
     together = threading.Barrier(CALLERS, timeout=30)
@@ -86,8 +85,8 @@ def log(answer: Callable[[redis.Redis, str, int], bool]) -> str:
     )
 
 
-def retry_after(answer: Callable[[redis.Redis, str, int], int]) -> str:
-    r = current()
+@exercise
+def retry_after(r: redis.Redis, answer: Callable[[redis.Redis, str, int], int]) -> str:
     key = "check:wait"
     now = NOON_MS + 5000
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet, exercise
 from redis_lab.topology import Replicated, replicated, until
 from redis_lab.wire import wire
 
@@ -29,7 +29,8 @@ def taking_turns(made: Replicated) -> redis.Redis:
     return client
 
 
-def write_safely(answer: Callable[[redis.Redis, str, str], bool]) -> str:
+@exercise
+def write_safely(_: redis.Redis, answer: Callable[[redis.Redis, str, str], bool]) -> str:
     with replicated(2) as made, made.primary.client() as own:
         client = taking_turns(made)
 
@@ -79,7 +80,8 @@ def write_safely(answer: Callable[[redis.Redis, str, str], bool]) -> str:
     return f"right: True only when a replica has it, round trips: {w.round_trips}"
 
 
-def settings(answer: Callable[[int], dict]) -> str:
+@exercise
+def settings(_: redis.Redis, answer: Callable[[int], dict]) -> str:
     for seconds in (30, 10, 3):
         given = {name.replace("-", "_"): int(value) for name, value in answer(seconds).items()}
         strange = set(given) - {"min_replicas_to_write", "min_replicas_max_lag"}

@@ -6,8 +6,10 @@ import http.client
 import json
 from collections.abc import Callable
 
+import redis
+
 from redis_lab import rest
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet, exercise
 from redis_lab.server import server
 
 COMMANDS = (
@@ -24,7 +26,8 @@ CUT = (
 )
 
 
-def encode(answer: Callable[[list[str], str], tuple]) -> str:
+@exercise
+def encode(_: redis.Redis, answer: Callable[[list[str], str], tuple]) -> str:
     with server() as private, rest.gateway(private) as web, private.client() as r:
         for command in COMMANDS:
             request = answer(command, web.token)
@@ -65,7 +68,8 @@ def send(port: int, method: str, path: str, headers: dict, body: str | bytes | N
         connection.close()
 
 
-def place_order(answer: Callable[[object, str, dict[str, str]], object]) -> str:
+@exercise
+def place_order(_: redis.Redis, answer: Callable[[object, str, dict[str, str]], object]) -> str:
     key, queue, fields = "check:order:7", "check:orders", {"user": "ada", "total": "4999"}
     with (
         server() as private,

@@ -8,15 +8,14 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 ENDS = 200  # how many sessions end while somebody writes to them
 
 
-def save(answer: Callable[[redis.Redis, str, str, str], bool]) -> str:
-    r = current()
+@exercise
+def save(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str], bool]) -> str:
     try:
         return judge_save(r, answer)
     finally:
@@ -113,8 +112,8 @@ def meddler(r: redis.Redis, key: str, at: int, ended: list, execute: Callable) -
     return execute_command
 
 
-def login(answer: Callable[[redis.Redis, str, str], str]) -> str:
-    r = current()
+@exercise
+def login(r: redis.Redis, answer: Callable[[redis.Redis, str, str], str]) -> str:
     try:
         return judge_login(r, answer)
     finally:

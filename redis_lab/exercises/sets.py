@@ -9,8 +9,7 @@ from contextlib import contextmanager
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 TILLS, CUSTOMERS, HOUR = 8, 25, 3600
@@ -39,8 +38,8 @@ def limits(args: tuple) -> bool:
     return "LIMIT" in words and words[words.index("LIMIT") + 1] != "0"
 
 
-def bought_both(answer: Callable[[redis.Redis, str, str, int], int]) -> str:
-    r = current()
+@exercise
+def bought_both(r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], int]) -> str:
     a, b, rare, absent = "check:a", "check:b", "check:rare", "check:absent"
     try:
         r.sadd(a, *range(3000))
@@ -75,8 +74,8 @@ def bought_both(answer: Callable[[redis.Redis, str, str, int], int]) -> str:
     return f"right: {counted.bytes_in} bytes came back, and the server stopped at 100"
 
 
-def once(answer: Callable[[redis.Redis, str, object], bool]) -> str:
-    r = current()
+@exercise
+def once(r: redis.Redis, answer: Callable[[redis.Redis, str, object], bool]) -> str:
     key = "check:spring"
     together = threading.Barrier(TILLS, timeout=30)
     troubles: list[Exception] = []
@@ -144,8 +143,10 @@ def once(answer: Callable[[redis.Redis, str, object], bool]) -> str:
     )
 
 
-def also_bought(answer: Callable[[redis.Redis, int, Sequence[int], int], list[int]]) -> str:
-    r = current()
+@exercise
+def also_bought(
+    r: redis.Redis, answer: Callable[[redis.Redis, int, Sequence[int], int], list[int]]
+) -> str:
     shared = {10: 50, 11: 700, 12: 0, 13: 300, 14: 299, 15: 301}
     keys = [f"check:buyers:{product}" for product in (1, *shared)]
     try:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 MEMBERS = 400
@@ -17,8 +16,10 @@ LATE = (
 )
 
 
-def around(answer: Callable[[redis.Redis, str, str, int], list[tuple[int, str]]]) -> str:
-    r = current()
+@exercise
+def around(
+    r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], list[tuple[int, str]]]
+) -> str:
     board = "check:board"
     names = [f"player:{place}" for place in range(1, MEMBERS + 1)]  # the best first
     cases = {
@@ -79,8 +80,8 @@ def compare_places(where: str, place: int, got: object, right: list[tuple[int, s
     raise NotYet(f"{where} it should be {right}, and is {got}.")
 
 
-def seen(answer: Callable[[redis.Redis, str, str, int], int]) -> str:
-    r = current()
+@exercise
+def seen(r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], int]) -> str:
     key, fresh = "check:seen", "check:seen:fresh"
     visits = [("ada", 1000), ("bob", 1500), ("ada", 2000), ("eve", 4000), ("ian", 5200)]
     try:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 
 Rule = Callable[[float, float, float, float], bool]
 
 
-def rule(answer: Rule) -> str:
+@exercise
+def rule(_: redis.Redis, answer: Rule) -> str:
     def says(left_s: float, took_s: float, beta: float, reach: float) -> bool:
         """For the random number whose -ln is `reach`."""
         return bool(answer(left_s, took_s, beta, math.exp(-reach)))
@@ -52,8 +52,8 @@ def rule(answer: Rule) -> str:
 Answer = Callable[[redis.Redis, str, Callable[[str], str | None], int, int], str | None]
 
 
-def negative(answer: Answer) -> str:
-    r = current()
+@exercise
+def negative(r: redis.Redis, answer: Answer) -> str:
     there, missing = "check:product:1", "check:product:999"
     asked: list[str] = []
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+import redis
+
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 
-def round_trips(answer: dict) -> str:
-    r = current()
+@exercise
+def round_trips(r: redis.Redis, answer: dict) -> str:
     with wire(r) as counted:
         answer["morning"](r)
     if answer["answer"] == counted.round_trips:
@@ -22,7 +23,8 @@ def round_trips(answer: dict) -> str:
     raise NotYet(f"{answer['answer']} is too few. Each turn of the loop waits for its own answer.")
 
 
-def on_average(answer: Callable[[float, float], float]) -> str:
+@exercise
+def on_average(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
     for query_us, get_us in ((1000, 100), (10, 100), (200_000, 2100)):
         right = get_us + 0.1 * query_us
         got = answer(query_us, get_us)

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 STREAM, GROUP = "check:stream", "check:group"
@@ -34,8 +33,8 @@ def pending(r: redis.Redis) -> set[str]:
     return {note["message_id"] for note in notes}
 
 
-def work(answer: Callable[[redis.Redis, str, str, str, Callable], object]) -> str:
-    r = current()
+@exercise
+def work(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, Callable], object]) -> str:
     ids = [f"{k}-0" for k in range(1, 11)]
     handled: list[str] = []
 
@@ -84,8 +83,8 @@ def work(answer: Callable[[redis.Redis, str, str, str, Callable], object]) -> st
     )
 
 
-def recover(answer: Callable[[redis.Redis, str, str, str, int], list[str]]) -> str:
-    r = current()
+@exercise
+def recover(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, int], list[str]]) -> str:
     ids = [f"{k}-0" for k in range(1, 2501)]
     # XAUTOCLAIM looks at ten times COUNT entries a page: among the fresh ones a page is empty
     idle = ids[:150] + ids[-150:]
@@ -121,8 +120,8 @@ def recover(answer: Callable[[redis.Redis, str, str, str, int], list[str]]) -> s
     return f"right: all {len(idle)} idle entries claimed, over empty pages, and no other touched"
 
 
-def views_between(answer: Callable[[redis.Redis, str, int, int], int]) -> str:
-    r = current()
+@exercise
+def views_between(r: redis.Redis, answer: Callable[[redis.Redis, str, int, int], int]) -> str:
     inside = [f"{START * 1000}-0", f"{START * 1000}-1", f"{START * 1000 + 500}-0"]
     inside += [f"{END * 1000 - 1}-{k}" for k in (0, 7, 9)]
     outside = [f"{START * 1000 - 1}-9", f"{END * 1000}-0", f"{END * 1000}-3", f"{END * 1000 + 1}-0"]

@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 
-def replace(answer: Callable[[redis.Redis, str, str], object]) -> str:
-    r = current()
+@exercise
+def replace(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
     key, absent = "check:here", "check:absent"
     try:
         r.set(key, "old", ex=100)
@@ -43,8 +42,8 @@ def replace(answer: Callable[[redis.Redis, str, str], object]) -> str:
     return "right: one round trip, the clock untouched, nothing out of nothing"
 
 
-def immortals(answer: Callable[[redis.Redis, str], list[str]]) -> str:
-    r = current()
+@exercise
+def immortals(r: redis.Redis, answer: Callable[[redis.Redis, str], list[str]]) -> str:
     mortal = [f"check:{k}" for k in range(500)]
     immortal = {f"check:{k}" for k in range(500, 517)}
     stranger = "checkers:1"

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current, server
+from redis_lab.judging import NotYet, exercise
+from redis_lab.server import server
 from redis_lab.wire import wire
 
 THREADS, EACH, IN_STOCK = 8, 40, 200
@@ -47,8 +47,8 @@ return 3
 Buy = Callable[[redis.Redis, str, str, int], bool]
 
 
-def buy(answer: Buy) -> str:
-    r = current()
+@exercise
+def buy(r: redis.Redis, answer: Buy) -> str:
     stock, cart = "check:stock", "check:cart"
     try:
         alone(r, answer, stock, cart)
@@ -148,14 +148,15 @@ def together(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
         )
 
 
-def set_if_higher(answer: Callable[[redis.Redis, str, int], object]) -> str:
+@exercise
+def set_if_higher(shared: redis.Redis, answer: Callable[[redis.Redis, str, int], object]) -> str:
     """On a server of its own: SCRIPT FLUSH is not for one that others use."""
     key = "check:best"
     try:
         with server() as private, private.client() as r:
             return judge_higher(r, answer, key)
     finally:
-        current().delete(key)  # where an answer went that took no notice of `r`
+        shared.delete(key)  # where an answer went that took no notice of `r`
 
 
 def judge_higher(r: redis.Redis, answer: Callable, key: str) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 
 import redis
 
-from redis_lab.lesson import NotYet
-from redis_lab.server import current
+from redis_lab.judging import NotYet, exercise
 from redis_lab.wire import wire
 
 STRUCTURES = (
@@ -45,7 +44,8 @@ CHOICES = {
 }
 
 
-def choose(answer: Mapping[str, str]) -> str:
+@exercise
+def choose(_: redis.Redis, answer: Mapping[str, str]) -> str:
     if set(answer) != set(CHOICES):
         raise NotYet("keep the eight questions as they are, and change the structures only.")
     unknown = [name for name in answer.values() if name not in STRUCTURES]
@@ -60,8 +60,8 @@ def choose(answer: Mapping[str, str]) -> str:
     return "right: eight questions, eight structures made for them"
 
 
-def viewed(answer: Callable[[redis.Redis, str, str], object]) -> str:
-    r = current()
+@exercise
+def viewed(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
     visitors, top, last = "check:visitors", "check:top", "check:last:ada"
     keys = [visitors, top, last, *(f"check:last:u{k}" for k in range(50))]
     try:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import redis
 import redis.asyncio
 
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet, exercise
 from redis_lab.link import link
 from redis_lab.server import server
 
@@ -21,7 +21,8 @@ def run(work: Coroutine) -> object:
         return thread.submit(asyncio.run, work).result()
 
 
-def fetch(answer: Callable[[str, list[str]], Awaitable[list]]) -> str:
+@exercise
+def fetch(_: redis.Redis, answer: Callable[[str, list[str]], Awaitable[list]]) -> str:
     wanted = {f"cart:{n}": str(n) for n in range(1000)}
     with server() as private, private.client() as r, link(private, rtt_ms=5) as far:
         r.mset(wanted)
@@ -51,7 +52,8 @@ def fetch(answer: Callable[[str, list[str]], Awaitable[list]]) -> str:
 Load = Callable[[str], Awaitable[str]]
 
 
-def page(answer: Callable[[redis.asyncio.Redis, str, Load], Awaitable[str]]) -> str:
+@exercise
+def page(_: redis.Redis, answer: Callable[[redis.asyncio.Redis, str, Load], Awaitable[str]]) -> str:
     loaded: list[str] = []
 
     async def load(key: str) -> str:
