@@ -36,7 +36,6 @@ import pandas as pd
 import psutil
 import redis
 from hdrh.histogram import HdrHistogram
-from scipy import stats
 from tqdm import tqdm
 
 from .errors import LabError
@@ -326,6 +325,8 @@ def block_interval(
     Arrays are resampled together, so that a ratio stays paired. Source: the block bootstrap of
     Künsch (1989), with scipy.stats.bootstrap doing the resampling.
     """
+    from scipy import stats  # takes half a second to load
+
     blocks = len(samples[0])
     if blocks < 2:
         return float("nan"), float("nan")

@@ -13,6 +13,7 @@ further. `%%redis name` uses the client in the variable `name` instead of the on
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -246,11 +247,8 @@ def run(client: redis.Redis, text: str) -> str:
 
 def register() -> None:
     """Give the running IPython its `%%redis`; does nothing where there is none."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return
-    shell = get_ipython()
+    running = sys.modules.get("IPython")  # where it runs it is loaded, and loading it takes time
+    shell = running and running.get_ipython()
     if shell is None:
         return
     from IPython.core.error import UsageError  # shown as one line, without a traceback

@@ -1053,14 +1053,19 @@ def draw(result: Result) -> Figure:
     return figure
 
 
-def png(result: Result) -> bytes:
-    """The figure as a PNG file."""
+def encoded(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
     with matplotlib.rc_context(STYLE):
         out = io.BytesIO()
-        draw(result).savefig(
+        figure.savefig(
             out, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"optimize": True}
         )
     return out.getvalue()
+
+
+def png(result: Result) -> bytes:
+    """The figure of a result as a PNG file."""
+    return encoded(draw(result))
 
 
 def plots_folder() -> Path:

@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 import psutil
 import redis
-from scipy import stats
 
 from .bench import Comparison, effort_name, verdict
 from .errors import LabError
@@ -245,6 +244,8 @@ def compare(old: Result, new: Result) -> pd.DataFrame:
 
     Raises: LabError when the two have nothing in common.
     """
+    from scipy import stats  # takes half a second to load
+
     before = {key_of(row): row for row in old.rows if in_blocks(row)}
     rows = []
     for row in new.rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -21,12 +22,17 @@ MACHINE_PATHS = re.compile(r"/(home|root|tmp|Users|private|var/folders|work)/|[A
 LONGEST_CELL, LONGEST_LINE = 30, 110
 
 
+@cache
+def parsed(path: Path) -> nbformat.NotebookNode:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    notebook.path = path
+    return notebook
+
+
 @pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
 def lesson(request: pytest.FixtureRequest) -> nbformat.NotebookNode:
-    notebook = nbformat.read(request.param, as_version=4)
-    nbformat.validate(notebook)
-    notebook.path = request.param
-    return notebook
+    return parsed(request.param)
 
 
 def code(lesson: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -48,10 +54,6 @@ def text_of(cell: nbformat.NotebookNode) -> str:
 def bullets(lesson: nbformat.NotebookNode, heading: str) -> list[str]:
     section = next(text for text in prose(lesson) if heading in text).split(heading)[1]
     return re.findall(r"^- .+", section.split("\n## ")[0], flags=re.M)
-
-
-def test_there_are_lessons() -> None:
-    assert len(LESSONS) >= 4
 
 
 def test_every_code_cell_was_executed_in_order(lesson) -> None:

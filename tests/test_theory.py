@@ -124,18 +124,21 @@ SIMULATED = {
 @pytest.mark.skipif(sys.platform != "linux", reason="libcachesim has wheels for Linux only")
 @pytest.mark.parametrize("name", SIMULATED)
 @pytest.mark.parametrize(("exponent", "size"), [(0.7, 200), (0.9, 50), (0.9, 500), (1.2, 100)])
-def test_against_an_exact_simulator(name, exponent, size):
+def test_against_an_exact_simulator(name, exponent, size, tmp_path):
     """libcachesim knows nothing of the formulas: it keeps a cache and counts."""
     simulator = pytest.importorskip("libcachesim")
     rule, tolerance = SIMULATED[name]
     zipf = Zipf(2000, exponent, seed=7)
     cache = getattr(simulator, name)(cache_size=size)
-    request, hits = simulator.Request(), 0
-    request.obj_size = 1
-    requests, warm = zipf.sample(400_000), 100_000
-    for n, key in enumerate(requests.tolist()):
-        request.obj_id = key
-        hits += cache.get(request) and n >= warm
-    assert hits / (len(requests) - warm) == pytest.approx(
+    file, warm = tmp_path / "requests", 100_000
+    file.write_text("".join(f"{key}\n" for key in zipf.sample(400_000)))
+
+    def misses(first: int, count: int) -> float:
+        options = simulator.ReaderInitParam(ignore_obj_size=True)  # each takes one place
+        kind = simulator.TraceType.PLAIN_TXT_TRACE
+        return cache.process_trace(simulator.TraceReader(str(file), kind, options), first, count)[0]
+
+    assert misses(0, warm) < 1
+    assert 1 - misses(warm, -1) == pytest.approx(
         rule(zipf.probabilities, size), abs=tolerance + 0.002
     )

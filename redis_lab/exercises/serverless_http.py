@@ -29,29 +29,33 @@ CUT = (
 @exercise
 def encode(_: redis.Redis, answer: Callable[[list[str], str], tuple]) -> str:
     with server() as private, rest.gateway(private) as web, private.client() as r:
-        for command in COMMANDS:
-            request = answer(command, web.token)
-            if not isinstance(request, tuple) or len(request) != 4:
-                raise NotYet("it should return four things: method, path, headers and body.")
-            status, reply = send(web.port, *request)
-            if web.token in request[1]:
-                raise NotYet(
-                    "the token stands in the address, and addresses are written to the logs of "
-                    "every machine on the way. Put it into a header."
-                )
-            if status == 401:
-                raise NotYet(
-                    f"the gateway says 401, {reply}. "
-                    "Who is asking? The token goes into the header Authorization, after Bearer."
-                )
-            if status != 200:
-                raise NotYet(
-                    f"{command!r} became {request[0]} {request[1]}, and the gateway says "
-                    f"{status}, {reply}. {CUT if request[1] != '/' else ''}".rstrip()
-                )
-            if (stored := r.get(command[1])) != command[2]:
-                raise NotYet(f"{command[1]} should be {command[2]!r} and is {stored!r}. {CUT}")
-            r.delete(command[1])
+        return encoded(answer, web, r)
+
+
+def encoded(answer: Callable, web: rest.Gateway, r: redis.Redis) -> str:
+    for command in COMMANDS:
+        request = answer(command, web.token)
+        if not isinstance(request, tuple) or len(request) != 4:
+            raise NotYet("it should return four things: method, path, headers and body.")
+        status, reply = send(web.port, *request)
+        if web.token in request[1]:
+            raise NotYet(
+                "the token stands in the address, and addresses are written to the logs of "
+                "every machine on the way. Put it into a header."
+            )
+        if status == 401:
+            raise NotYet(
+                f"the gateway says 401, {reply}. "
+                "Who is asking? The token goes into the header Authorization, after Bearer."
+            )
+        if status != 200:
+            raise NotYet(
+                f"{command!r} became {request[0]} {request[1]}, and the gateway says "
+                f"{status}, {reply}. {CUT if request[1] != '/' else ''}".rstrip()
+            )
+        if (stored := r.get(command[1])) != command[2]:
+            raise NotYet(f"{command[1]} should be {command[2]!r} and is {stored!r}. {CUT}")
+        r.delete(command[1])
     return f"right: {len(COMMANDS)} commands arrived as they were, with their spaces and slashes"
 
 
@@ -70,13 +74,13 @@ def send(port: int, method: str, path: str, headers: dict, body: str | bytes | N
 
 @exercise
 def place_order(_: redis.Redis, answer: Callable[[object, str, dict[str, str]], object]) -> str:
+    with server() as private, rest.gateway(private) as web, private.client() as r:
+        return placed(answer, web, r)
+
+
+def placed(answer: Callable, web: rest.Gateway, r: redis.Redis) -> str:
     key, queue, fields = "check:order:7", "check:orders", {"user": "ada", "total": "4999"}
-    with (
-        server() as private,
-        rest.gateway(private) as web,
-        private.client() as r,
-        web.client(rest_retries=0) as client,
-    ):
+    with web.client(rest_retries=0) as client:
         client.ping()
         with rest.exchanges(client) as seen:
             answer(client, "7", fields)
