@@ -23,7 +23,7 @@ import redis_lab as package
 from . import notebooks
 from .errors import LabError
 from .files import data_folder, write_whole
-from .server import KINDS, choose, probe, redact
+from .server import KINDS, choose, redact
 from .server import server as start_server
 
 app = typer.Typer(
@@ -76,16 +76,16 @@ def doctor() -> None:
         chosen, why = choose()
         trouble = ""
     except LabError as error:
-        chosen, why, trouble = "", "", str(error)
+        chosen, why, trouble = None, "", str(error)
     rows = []
     for kind in KINDS:
-        usable, found = probe(kind)
-        state = (
-            f"chosen: {why or 'first that works'}"
-            if kind == chosen
-            else ("usable" if usable else "not here")
-        )
-        rows.append([kind, found, state])
+        usable, found = kind.probe()
+        state = "not here"
+        if kind is chosen:
+            state = f"chosen: {why or 'first that works'}"
+        elif usable:
+            state = "usable" if kind.unasked else f"usable, by REDIS_LAB_SERVER={kind}"
+        rows.append([str(kind), found, state])
     table("Servers, in order of preference", ["kind", "found", ""], rows)
     benchmark = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
     data = data_folder()

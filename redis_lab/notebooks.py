@@ -145,6 +145,7 @@ def validate(paths: list[Path], cell_timeout_s: int = CELL_TIMEOUT_S) -> int:
             "--nbval-current-env",
             "-p",
             "no:cacheprovider",
+            "--randomly-dont-reorganize",  # a notebook's cells run in their order
         ),
         *("--nbval-cell-timeout", str(cell_timeout_s), "-o", "timeout=0", "-q"),
         *("--nbval-sanitize-with", str(root / "tests" / "nbval_sanitize.cfg")),

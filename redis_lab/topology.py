@@ -34,9 +34,9 @@ def until(done: Callable[[], bool], seconds: float, what: str) -> None:
 
 def native(what: str) -> str:
     kind = private_kind()
-    if kind == "docker":
+    if not kind.native:
         raise LabError(f"{what} needs a native server: install redis-server 7 or newer.")
-    return kind
+    return kind.name
 
 
 class Cluster:

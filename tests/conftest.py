@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 
 import pytest
 
-from redis_lab.server import binary_on_path, embedded_binary, server
+from redis_lab.server import KINDS, server
 
 # In the background of a script (`make test &`) a shell lets Ctrl-C be ignored, and every process
 # started from there inherits that; the tests that interrupt one need it heard.
@@ -29,7 +30,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"not run: the budget of {budget_s:g} s is used up; the order is random")
 
 
-NATIVE = {"path": binary_on_path(), "embedded": embedded_binary()}
+# Each kind of native server by its name: whether the tests have it. REDIS_LAB_SERVER leaves one.
+NATIVE = {
+    kind.name: os.environ.get("REDIS_LAB_SERVER", kind.name) == kind.name and kind.probe()[0]
+    for kind in KINDS
+    if kind.native
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +45,7 @@ def lab():
         yield started
 
 
-@pytest.fixture(scope="module", params=[kind for kind, binary in NATIVE.items() if binary])
+@pytest.fixture(scope="module", params=[kind for kind, here in NATIVE.items() if here])
 def each_kind(request: pytest.FixtureRequest):
     """One native server after the other, of each kind that this machine has."""
     with server(kind=request.param) as started:

@@ -82,8 +82,8 @@ def test_a_misspelt_command_is_a_usage_error(lab):
 def test_doctor_names_all_kinds_of_servers(lab):
     said = lab("doctor")
     assert said.returncode == 0, said.stderr
-    for kind in KINDS:
-        assert re.search(rf"^{kind}\b", said.stdout, re.MULTILINE)
+    listed = re.findall(r"^(\w+) .*(?:usable|not here|chosen)", said.stdout, re.MULTILINE)
+    assert listed == [kind.name for kind in KINDS]
     assert said.stdout.count("chosen: ") == 1
     for fact in ("Python", "redis-py", "dataset", "free disk", "processor", "load", "effort"):
         assert fact in said.stdout
@@ -281,6 +281,12 @@ def test_validate_tells_of_an_output_that_differs(lab, checkout):
     assert lab("validate", **checkout("print('same')", output="same\n")).returncode == 0
     said = lab("validate", **checkout("print('now')", output="then\n"))
     assert said.returncode == 1 and "now" in said.stdout
+
+
+def test_validate_runs_the_cells_in_their_order(lab, checkout):
+    cells = ["x = 0", *["x += 1"] * 6, "print(x)"]
+    said = lab("validate", **checkout(*cells, output="6\n"))
+    assert said.returncode == 0, said.stdout
 
 
 def test_plots_quote_the_cell_that_fails(lab, checkout, data):

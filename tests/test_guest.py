@@ -548,6 +548,34 @@ print(type(r).__name__, r.dbsize())
         assert not [c for c in one.client_list() if c["name"].startswith("redis-lab")]
 
 
+@pytest.mark.parametrize("order", [(False, True, False), (True, False, True)])
+def test_what_connect_was_asked_first_decides_nothing(three, order):
+    body = f"""
+for one_server in {order}:
+    r = connect(quiet=True, one_server=one_server)
+    r.set("from", type(r).__name__)
+    print(type(r).__name__)
+print(connect(quiet=True).get("from"), connect(quiet=True, one_server=True).get("from"))
+"""
+    told = run("from redis_lab.server import connect\n" + body, REDIS_URL=three.url)
+    assert told.stderr == ""
+    wanted = ["Redis" if one_server else "RedisCluster" for one_server in order]
+    assert told.stdout.split() == [*wanted, "RedisCluster", "Redis"]
+    assert keys_of(three) == 0
+
+
+def test_after_a_refusal_another_url_can_be_named(user, host):
+    user.set("yours", 1)
+    body = f"""
+import os
+os.environ["REDIS_URL"] = {host.url[:-1] + "1"!r}
+print(connect(quiet=True).ping())
+"""
+    told = run(VISIT.replace("sys.exit(1)", body).replace('print("connected")', ""),
+               REDIS_URL=host.url)  # fmt: skip
+    assert told.stdout.startswith("LabError: Database 0") and told.stdout.endswith("True\n"), told
+
+
 def test_a_cluster_with_keys_is_refused(three):
     with three.client() as client:
         client.set("mine", 1)

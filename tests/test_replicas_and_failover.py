@@ -107,7 +107,7 @@ def test_settings(quick):
             exercises.settings(None, answer)
 
 
-@pytest.fixture(params=[kind for kind, binary in NATIVE.items() if binary])
+@pytest.fixture(params=[kind for kind, here in NATIVE.items() if here])
 def native(request, monkeypatch):
     monkeypatch.setenv("REDIS_LAB_SERVER", request.param)
 

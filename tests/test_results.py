@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import redis
 from hdrh.histogram import HdrHistogram
@@ -200,6 +201,17 @@ def test_environment_says_what_the_numbers_depend_on():
     assert found["cores"] == os.cpu_count() and found["cpu"]
     assert found["effort"] == "quick" and found["seed"] == 3
     json.dumps(results.plain(found))
+
+
+def test_environment_of_the_server_behind_connect(monkeypatch):
+    module = sys.modules["redis_lab.server"]
+    with server(hz=50) as here, here.client() as client:
+        monkeypatch.setattr(module, "_default", (here, ""))
+        found = results.environment(client)
+        assert found["server_config"] == {**module.DEFAULTS, "hz": 50}
+        assert found["server_affinity"] == results.affinity(psutil.Process(here.pid))
+        with server() as other, other.client() as elsewhere:
+            assert results.environment(elsewhere)["server_config"] is None
 
 
 def test_environment_of_other_transports():

