@@ -18,7 +18,7 @@ import redis
 from processes import gone
 
 from redis_lab import _generator, load, locust_user
-from redis_lab.bench import Void, endpoint, redis_benchmark
+from redis_lab.bench import InvalidRun, endpoint, redis_benchmark
 from redis_lab.errors import LabError
 from redis_lab.exercises import load as exercises
 from redis_lab.lesson import NotYet
@@ -149,7 +149,7 @@ def test_histograms_add_up(r):
 
 def test_a_generator_that_falls_behind_is_void(r):
     r.set("page", "x")
-    with pytest.raises(Void, match="fell behind"):
+    with pytest.raises(InvalidRun, match="fell behind"):
         load.open_loop(r, "GET", "page", rate_per_s=2_000_000, seconds=0.2, connections=64)
     assert generators() == []
 
@@ -287,7 +287,7 @@ def test_a_key_that_is_gone(r, monkeypatch):
     monkeypatch.setattr(load, "PATIENCE_S", 1.0)
     r.set("count", "a value")
     breaker = later(lambda: r.delete("count"))
-    with pytest.raises(Void, match="replies got shorter"):
+    with pytest.raises(InvalidRun, match="replies got shorter"):
         load.saturate(r, "GET", "count", depth=10, seconds=3)
     breaker.join()
 
