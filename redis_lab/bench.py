@@ -42,6 +42,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from . import claims
+from .claims import NOT_MEASURED
 from .errors import LabError
 from .guest import guest_of
 from .nodes import first, primaries
@@ -69,12 +70,12 @@ class Effort:
 EFFORTS = {"quick": Effort(0.04, 5, 3, 100), "full": Effort(1.0, 30, 8, 500)}
 
 
-def effort_name() -> str:
-    """`quick` (validation) or `full` (publication), from REDIS_LAB_EFFORT.
+def effort_name(name: str | None = None) -> str:
+    """`quick` (validation) or `full` (publication): as named, or from REDIS_LAB_EFFORT.
 
     Raises: LabError for any other word.
     """
-    name = os.environ.get("REDIS_LAB_EFFORT", "quick")
+    name = name or os.environ.get("REDIS_LAB_EFFORT", "quick")
     if name not in EFFORTS:
         raise LabError(f"REDIS_LAB_EFFORT={name} is none of {', '.join(EFFORTS)}.")
     return name
@@ -120,7 +121,6 @@ class TooBusy(InvalidRun):
 TRIES = 3
 CALM = 50.0  # percent of all cores in use, below which a measurement is tried again at once
 CALM_WITHIN_S = 3.0
-NOT_MEASURED = "not measured here: the machine was too busy"
 Measured = TypeVar("Measured")
 
 

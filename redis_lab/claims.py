@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 FILE = "REDIS_LAB_CLAIMS"
+NOT_MEASURED = "not measured here: the machine was too busy"
 missing: list[str] = []  # what could not be measured in this process
 
 

@@ -15,7 +15,8 @@ from types import FrameType
 import redis
 
 from . import claims
-from .bench import NOT_MEASURED, Comparison, effort_name
+from .bench import Comparison, effort_name
+from .claims import NOT_MEASURED
 from .errors import LabError
 from .plots import FIGURES, png, write
 from .results import Result, of, save

@@ -32,7 +32,8 @@ from hdrh.histogram import HdrHistogram
 from tqdm import tqdm
 
 from . import _generator
-from .bench import BEYOND, LONGEST_NS, NOT_MEASURED, InvalidRun, TooBusy, endpoint, tried_again
+from .bench import BEYOND, LONGEST_NS, InvalidRun, TooBusy, endpoint, tried_again
+from .claims import NOT_MEASURED
 from .errors import LabError
 from .nodes import first
 from .server import guard
