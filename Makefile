@@ -32,7 +32,7 @@ plots: setup
 test: setup
 	"$(VENV)/bin/python" -m pytest -n $(JOBS)
 ifndef UNIT
-	"$(VENV)/bin/redis-lab" validate
+	"$(VENV)/bin/redis-lab" validate $(if $(filter-out undefined file,$(origin JOBS)),--jobs $(JOBS))
 endif
 
 drills: setup

@@ -107,8 +107,9 @@ def open_loop(settings, connections):
             break
         loops += 1
         while upcoming < count and start + due[upcoming] <= moment:
+            # A connection is left over for it: if it is late now, that is the generator's own fault
+            own[upcoming] = len(free) > len(waiting)
             waiting.append(upcoming)
-            own[upcoming] = bool(free)  # if it is late now, that is the generator's own fault
             upcoming += 1
         while waiting and free:
             n, connection = waiting.popleft(), free.popleft()

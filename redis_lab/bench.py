@@ -24,12 +24,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import chain
 from time import perf_counter_ns
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -38,6 +40,8 @@ import redis
 from hdrh.histogram import HdrHistogram
 from tqdm import tqdm
 
+from . import claims
+from .claims import NOT_MEASURED
 from .errors import LabError
 from .guest import guest_of
 from .nodes import first, primaries
@@ -65,12 +69,12 @@ class Effort:
 EFFORTS = {"quick": Effort(0.04, 5, 3, 100), "full": Effort(1.0, 30, 8, 500)}
 
 
-def effort_name() -> str:
-    """`quick` (validation) or `full` (publication), from REDIS_LAB_EFFORT.
+def effort_name(name: str | None = None) -> str:
+    """`quick` (validation) or `full` (publication): as named, or from REDIS_LAB_EFFORT.
 
     Raises: LabError for any other word.
     """
-    name = os.environ.get("REDIS_LAB_EFFORT", "quick")
+    name = name or os.environ.get("REDIS_LAB_EFFORT", "quick")
     if name not in EFFORTS:
         raise LabError(f"REDIS_LAB_EFFORT={name} is none of {', '.join(EFFORTS)}.")
     return name
@@ -98,8 +102,57 @@ class Arm:
     columns: Mapping[str, object] = field(default_factory=dict)
 
 
-class Void(LabError):
+class InvalidRun(LabError):
     """The run broke one of its own invariants, so its numbers mean nothing."""
+
+
+class TooBusy(InvalidRun):
+    """Other processes took so much of the machine that the times mean nothing.
+
+    `found` is what was measured all the same; its counts hold, its times do not.
+    """
+
+    def __init__(self, why: str, found: object = None) -> None:
+        super().__init__(why)
+        self.found = found
+
+
+TRIES = 3
+CALM = 50.0  # percent of all cores in use, below which a measurement is tried again at once
+CALM_WITHIN_S = 3.0
+Measured = TypeVar("Measured")
+
+
+def tried_again(measure: Callable[[], Measured], what: str) -> Measured:
+    """What `measure` returns; while the machine is too busy it is called again, three times in all.
+
+    Before each further try this waits until less than half of the machine is in use, for a few
+    seconds at most. Under `redis-lab validate` a measurement that fails to the end does not stop
+    the notebook: it is reported as not measured, and so are the claims that vary with times.
+
+    Raises: TooBusy.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            return measure()
+        except TooBusy as busy:
+            if left:
+                wait_until_calm()
+            elif claims.not_measured(what, str(busy)):
+                return busy.found
+            else:
+                raise TooBusy(
+                    f"{what}: {NOT_MEASURED}. {busy} It was tried {TRIES} times. Close what else "
+                    "is running and try again.",
+                    busy.found,
+                ) from None
+    raise AssertionError("unreachable")
+
+
+def wait_until_calm() -> None:
+    deadline = time.monotonic() + CALM_WITHIN_S
+    while psutil.cpu_percent(interval=0.2) > CALM and time.monotonic() < deadline:
+        pass
 
 
 def timed(call: Callable[[], object], out: list[int], clock: Callable = perf_counter_ns) -> None:
@@ -185,7 +238,7 @@ class Watched:
         self.took.append(perf_counter_ns() - start)
         self.calls += 1
         if not self.arm.may_miss and self.client is not None and has_nil(reply):
-            raise Void(f"{self.name}: a nil reply where a value was meant.")
+            raise InvalidRun(f"{self.name}: a nil reply where a value was meant.")
 
     def learn(self) -> None:
         """One call under `wire` and between two looks at the server: what does a call do?"""
@@ -220,20 +273,39 @@ def compare(
     the same server is measured with them: the floor that no client can go below. `seconds` is the
     time for each arm; by default the effort decides. Ratios are against the first arm.
 
-    Raises: Void when the run broke an invariant; LabError for arms that make no sense.
+    A run that a busy machine spoils is repeated, three times in all.
+
+    Raises: InvalidRun when the run broke an invariant, TooBusy among them; LabError for arms that
+    make no sense.
     """
     if not arms:
         raise LabError("compare() needs at least one arm: compare({'GET': lambda: r.get('k')}).")
-    watched = []
-    for name, arm in arms.items():
-        arm = arm if isinstance(arm, Arm) else Arm(arm)
+    wanted = {n: arm if isinstance(arm, Arm) else Arm(arm) for n, arm in arms.items()}
+    for name, arm in wanted.items():
         if not callable(arm.call):
             raise LabError(f"The arm {name!r} is not callable; write lambda: r.get('k').")
-        watched.append(Watched(name, arm, client))
     work = effort()
     seconds = work.seconds if seconds is None else seconds
+    what = label if label != "measuring" else " and ".join(list(wanted)[:2])
+    return tried_again(
+        lambda: compared(wanted, client, floor and client is not None, seconds, work, seed, label),
+        what,
+    )
+
+
+def compared(
+    arms: Mapping[str, Arm],
+    client: redis.Redis | None,
+    floor: bool,
+    seconds: float,
+    work: Effort,
+    seed: int,
+    label: str,
+) -> Comparison:
+    """One try of `compare`."""
+    watched = [Watched(name, arm, client) for name, arm in arms.items()]
     with contextlib.ExitStack() as stack:
-        if floor and client is not None and (ping := stack.enter_context(bare_ping(client))):
+        if floor and (ping := stack.enter_context(bare_ping(client))):
             watched.append(Watched(FLOOR, Arm(ping, steady=False), None))
         for each in watched:
             each.learn()
@@ -253,8 +325,11 @@ def compare(
         walls = run_blocks(watched, samples, seed, label)
         moved = difference(server_counts(servers), before)
     check_counts(watched, moved)
-    check_little(watched, samples, walls, own)
-    return Comparison(watched, samples, own, work)
+    found = Comparison(watched, samples, own, work)
+    if why := idle_between_calls(watched, samples, walls, own):
+        found.doubt = NOT_MEASURED
+        raise TooBusy(why, found)
+    return found
 
 
 def run_blocks(watched: list[Watched], samples: list, seed: int, label: str) -> list:
@@ -293,25 +368,27 @@ def check_counts(watched: list[Watched], moved: dict[str, Counter]) -> None:
         if pings and counts["PING"]:
             expected[server]["PING"] += pings
         if counts != +expected[server]:
-            raise Void(
+            raise InvalidRun(
                 f"The server counted {dict(counts)}, the calls made explain "
                 f"{dict(expected[server])}. Does something else use this server?"
             )
         may_miss = any(each.arm.may_miss for each in watched)
         if counts["misses"] and not may_miss:
-            raise Void(f"{counts['misses']} reads missed where every key was meant to be there.")
+            raise InvalidRun(
+                f"{counts['misses']} reads missed where every key was meant to be there."
+            )
 
 
-def check_little(watched: list[Watched], samples: list, walls: list, own_ns: float) -> None:
-    """Little's law for one caller: throughput x mean latency must be its concurrency, one."""
+def idle_between_calls(
+    watched: list[Watched], samples: list, walls: list, own_ns: float
+) -> str | None:
+    """What breaks Little's law for one caller: throughput x mean latency must be one, or None."""
     for each, taken, wall in zip(watched, samples, walls, strict=True):
         idle = sum(wall) - int(taken.sum()) - taken.size * own_ns
         # A time slice or two of some other process may fall between two calls.
         if idle > 0.1 * sum(wall) + 20e6:
-            raise Void(
-                f"{each.name}: {idle / sum(wall):.0%} of the time passed between calls; "
-                "the machine was too busy to measure."
-            )
+            return f"{each.name}: {idle / sum(wall):.0%} of the time passed between calls."
+    return None
 
 
 # ---------------------------------------------------------------- what came out
@@ -361,6 +438,8 @@ def verdict(low: float, high: float) -> str:
 class Comparison:
     """The samples of every arm, and the tables made from them."""
 
+    doubt = ""  # why these times mean nothing, where they do not
+
     def __init__(self, watched: list[Watched], samples: list, own_ns: float, work: Effort) -> None:
         self.arms = {each.name: each for each in watched}
         self.samples = {each.name: s for each, s in zip(watched, samples, strict=True)}
@@ -400,7 +479,9 @@ class Comparison:
         values, counts = np.unique(self.samples[name], return_counts=True)
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
             if not histogram.record_value(max(value, 1), count):
-                raise Void(f"{name}: a call took {value / 1e9:.0f} s, more than can be recorded.")
+                raise InvalidRun(
+                    f"{name}: a call took {value / 1e9:.0f} s, more than can be recorded."
+                )
         return histogram
 
     def row(self, name: str, first: str) -> dict[str, object]:
@@ -462,10 +543,11 @@ class Comparison:
             f"Intervals: 95 %, from resampled blocks. The harness itself costs "
             f"{self.harness_ns:.0f} ns a call; it is not subtracted."
         )
+        note = f"<b>{self.doubt}</b> {note}" if self.doubt else note
         return self.table().to_html(border=0) + f"<small>{note}</small>"
 
     def __repr__(self) -> str:
-        return self.table().to_string()
+        return self.table().to_string() + (f"\n{self.doubt}" if self.doubt else "")
 
 
 # ---------------------------------------------------------------- one by one and pipelined
@@ -598,7 +680,7 @@ def bare_ping(client: redis.Redis) -> Iterator[Callable[[], object] | None]:
             return receive(64)
 
         if call() != b"+PONG\r\n":
-            raise Void("The bare socket's PING was not answered with PONG.")
+            raise InvalidRun("The bare socket's PING was not answered with PONG.")
         yield call
 
 

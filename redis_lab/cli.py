@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -127,7 +128,9 @@ def lab(
 
 @app.command(name="plots")
 def plots_command(
-    only: Annotated[str, typer.Argument(help="Part of a notebook's path, such as pipelines.")] = "",
+    only: Annotated[
+        str, typer.Argument(help="Part of a notebook's path or of an experiment's name.")
+    ] = "",
     redraw: Annotated[
         bool, typer.Option("--redraw", help="Draw the committed results again, measure nothing.")
     ] = False,
@@ -137,18 +140,22 @@ def plots_command(
     ] = False,
 ) -> None:
     """Execute the notebooks and write data/results/*.json and data/plots/*.png."""
-    os.environ["REDIS_LAB_EFFORT"] = effort
-    folder = package.results.results_folder()
+    folder = package.results.results_folder(effort)
     if redraw:
-        drawn = sorted(path for path in folder.glob("*.json") if only in path.stem)
+        drawn = [path for path in sorted(folder.glob("*.json")) if wanted(path.stem, only)]
         if not drawn:
             raise LabError(f"There is no result {only!r} to draw again; measure it: make plots.")
         for path in tqdm(drawn, desc="drawing"):
-            package.plots.write(package.results.load(path))
-        return report(drawn)
+            package.plots.write(package.results.load(path), package.plots.plots_folder(effort))
+        return report(drawn, effort)
     began = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
-    harness_cost = bool(only) and only in "harness_cost"
-    for path in [] if harness_cost else notebooks.find(only):
+    chosen = notebooks.measuring(only)
+    with_cost = bool(only) and only in HARNESS_COST
+    if not (chosen or with_cost):
+        notebooks.find(only)  # which says what there is
+    if with_cost:
+        script = harness_cost(must_be_here=not chosen)
+    for path in chosen:
         with tqdm(total=1, desc=path.stem, bar_format="{l_bar}{bar}| {elapsed}") as bar:
             for done, notebook in notebooks.execute(path, effort):
                 bar.total = len(notebook.cells)
@@ -156,21 +163,48 @@ def plots_command(
                 bar.refresh()
         if in_place:
             notebooks.write(path, notebook)
-    if harness_cost or not only:
-        script = notebooks.folder().parent / "tests" / "harness_cost.py"
+    if with_cost and script:
+        env = os.environ | {"REDIS_LAB_EFFORT": effort}
         with tqdm(total=1, desc=script.stem, bar_format="{l_bar}{bar}| {elapsed}") as bar:
-            subprocess.run([sys.executable, script], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([sys.executable, script], check=True, stdout=subprocess.DEVNULL, env=env)
             bar.update()
     now = sorted(folder.glob("*.json"))
-    report([path for path in now if began.get(path) != path.stat().st_mtime_ns])
+    report([path for path in now if began.get(path) != path.stat().st_mtime_ns], effort)
 
 
-def report(paths: list[Path]) -> None:
+HARNESS_COST = "harness_cost"
+
+
+def harness_cost(must_be_here: bool) -> Path | None:
+    """The script that measures the harness itself, where it is here and can run."""
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / f"{HARNESS_COST}.py"
+    if script.exists() and all(map(find_spec, ("pyperf", "pytest_benchmark"))):
+        return script
+    if must_be_here:
+        raise LabError(
+            f"{HARNESS_COST} compares our harness with others: it needs a checkout and "
+            "pip install -e '.[test]'."
+        )
+    return None
+
+
+def wanted(experiment: str, only: str) -> bool:
+    """Whether it is named, or belongs to a notebook whose path is."""
+    if only in experiment:
+        return True
+    try:
+        named = notebooks.find(only)
+    except LabError:
+        return False
+    return any(experiment in notebooks.experiments(path) for path in named)
+
+
+def report(paths: list[Path], effort: str) -> None:
     root = Path.cwd()
     rows = []
     for path in paths:
         result = package.results.load(path)
-        plot = package.plots.plots_folder() / f"{result.experiment}.png"
+        plot = package.plots.plots_folder(effort) / f"{result.experiment}.png"
         where = plot.relative_to(root) if plot.is_relative_to(root) else plot
         rows.append([result.experiment, result.title, str(len(result.rows)), str(where)])
     table("\nMeasured", ["experiment", "what", "points", "plot"], rows)
@@ -204,10 +238,17 @@ def compare(
 def validate(
     only: Annotated[str, typer.Argument(help="Part of a notebook's path.")] = "",
     times: Annotated[int, typer.Option(help="How often in a row.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(help="How many side by side; 0: one more than there are cores.")
+    ] = 0,
 ) -> None:
-    """Run every notebook under strict nbval: committed outputs must come out again."""
+    """Run every notebook under strict nbval: committed outputs must come out again.
+
+    What rests on times or on chance and does not hold here is listed at the end, and so is what
+    the machine was too busy to measure.
+    """
     for _ in range(times):
-        code = notebooks.validate(notebooks.find(only))
+        code = notebooks.validate(notebooks.find(only), jobs)
         if code:
             raise typer.Exit(code)
 

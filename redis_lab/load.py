@@ -32,7 +32,8 @@ from hdrh.histogram import HdrHistogram
 from tqdm import tqdm
 
 from . import _generator
-from .bench import BEYOND, LONGEST_NS, Void, endpoint
+from .bench import BEYOND, LONGEST_NS, InvalidRun, TooBusy, endpoint, tried_again
+from .claims import NOT_MEASURED
 from .errors import LabError
 from .nodes import first
 from .server import guard
@@ -63,6 +64,7 @@ class Load:
     lag_ns: np.ndarray
     errors: int
     generator_busy: float
+    doubt: str = ""  # why these times mean nothing, where they do not
 
     @property
     def achieved_per_s(self) -> float:
@@ -113,6 +115,7 @@ class Load:
             f"{len(self.done):,} requests, {self.offered_per_s:,.0f} a second offered, "
             f"{self.achieved_per_s:,.0f} answered; half within "
             f"{self.percentile_us(50) / 1e3:.2f} ms of being due, the last within {worst:.1f} ms"
+            + (f"; {self.doubt}" if self.doubt else "")
         )
 
 
@@ -157,8 +160,10 @@ def open_loop(
     `connections` in all, shared by `processes`; `arrivals` are "poisson" or "constant". The
     command's replies must all be of one length, such as those of GET of one key.
 
-    Raises: Void when the generators fell behind or not everything was answered; LabError for what
-    cannot be sent.
+    A run in which other processes held the generators up is repeated, three times in all.
+
+    Raises: TooBusy when they held it up each time; InvalidRun when the rate was too high for the
+    generators or not everything was answered; LabError for what cannot be sent.
     """
     if rate_per_s <= 0 or seconds <= 0:
         raise LabError("Load needs a positive rate and a positive time.")
@@ -179,22 +184,23 @@ def open_loop(
         for k, share in enumerate(shares)
         if len(due[k :: len(shares)])  # else there are fewer requests than processes
     ]
-    heads, columns = run(jobs, seconds, label or f"{rate_per_s:,.0f} a second")
+    label = label or f"{rate_per_s:,.0f} a second"
+    return tried_again(lambda: offered(jobs, len(due), seconds, label), label)
+
+
+def offered(jobs: list[dict], requests: int, seconds: float, label: str) -> Load:
+    """One try of `open_loop`."""
+    heads, columns = run(jobs, seconds, label)
     order = np.argsort(np.concatenate([each[0] for each in columns]), kind="stable")
     due, sent, done, own = (np.concatenate([each[k] for each in columns])[order] for k in range(4))
     missing = sum(head["requests"] - head["finished"] for head in heads)
     if missing:
-        raise Void(f"{missing} of {len(due)} requests were not answered within {PATIENCE_S:.0f} s.")
-    lag = (sent - due)[own == 1]
-    late = float((lag > LATE_NS).mean()) if len(lag) else 0.0
-    if late > LATE_SHARE:
-        raise Void(
-            f"The generator fell behind: {late:.0%} of the requests were sent more than "
-            f"{LATE_NS / 1e6:.0f} ms late with a connection free. Use more processes, a lower "
-            "rate, or a machine that is less busy."
+        raise InvalidRun(
+            f"{missing} of {requests} requests were not answered within {PATIENCE_S:.0f} s."
         )
+    lag = (sent - due)[own == 1]
     found = Load(
-        offered_per_s=len(due) / seconds,
+        offered_per_s=requests / seconds,
         due=due,
         sent=sent,
         done=done,
@@ -202,12 +208,24 @@ def open_loop(
         errors=sum(head["errors"] for head in heads),
         generator_busy=max(head["cpu_s"] / (head["ns"] / 1e9) for head in heads),
     )
-    if found.achieved_per_s < 0.9 * found.offered_per_s and min(h["idle"] for h in heads) < IDLE:
-        raise Void(
-            f"The generator fell behind: {found.achieved_per_s:,.0f} a second were answered of "
-            f"{found.offered_per_s:,.0f} offered, and it never had nothing to do. Use more "
-            "processes or a lower rate."
+    late = float((lag > LATE_NS).mean()) if len(lag) else 0.0
+    behind = found.achieved_per_s < 0.9 * found.offered_per_s
+    why = ""
+    if late > LATE_SHARE:
+        why = (
+            f"The generator fell behind: {late:.0%} of the requests were sent more than "
+            f"{LATE_NS / 1e6:.0f} ms late with a connection free."
         )
+    elif behind and min(head["idle"] for head in heads) < IDLE:
+        why = (
+            f"The generator fell behind: {found.achieved_per_s:,.0f} a second were answered of "
+            f"{found.offered_per_s:,.0f} offered, and it never had nothing to do."
+        )
+    if why and found.generator_busy >= BUSY:  # it had its core to itself
+        raise InvalidRun(f"{why} Use more processes or a lower rate.")
+    if why:
+        found.doubt = NOT_MEASURED
+        raise TooBusy(why, found)
     return found
 
 
@@ -222,7 +240,7 @@ def saturate(
 ) -> Saturation:
     """Keep `depth` commands under way on each connection, and count what the server answers.
 
-    Raises: Void when there were errors among the replies; LabError for what cannot be sent.
+    Raises: InvalidRun when there were errors among the replies; LabError for what cannot be sent.
     """
     if depth < 1 or seconds <= 0:
         raise LabError("Saturation needs a depth of at least one and a positive time.")
@@ -237,7 +255,7 @@ def saturate(
     heads, _ = run(jobs, seconds, label)
     used, wall = server_cpu_s(client) - before[0], time.perf_counter() - before[1]
     if errors := sum(head["errors"] for head in heads):
-        raise Void(f"{errors} batches of replies began with an error.")
+        raise InvalidRun(f"{errors} batches of replies began with an error.")
     longest = max(head["ns"] for head in heads) / 1e9
     return Saturation(
         per_second=sum(head["requests"] / (head["ns"] / 1e9) for head in heads),
@@ -349,7 +367,7 @@ def run(jobs: list[dict], seconds: float, label: str) -> tuple[list[dict], list[
         for process in processes:
             head, _, samples = process.stdout.read().partition(b"\n")
             if not head:
-                raise Void(f"A generator ended before its time: {last_words(process)}")
+                raise InvalidRun(f"A generator ended before its time: {last_words(process)}")
             heads.append(json.loads(head))
             values = np.frombuffer(samples, dtype=np.int64)
             columns.append(list(values.reshape(4, -1)) if len(values) else [])

@@ -7,12 +7,17 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
+from . import claims
+from .claims import NOT_MEASURED
 from .errors import LabError
 from .files import write_whole
 
@@ -20,6 +25,7 @@ if TYPE_CHECKING:  # slow to import, and most commands do without
     import nbformat
 
 CELL_TIMEOUT_S = 300
+SECONDS: dict[str, float] = {}
 MARK = "REDIS_LAB_VALIDATION"  # set for everything that a validation starts
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # IPython colours its tracebacks
 CURSOR = re.compile(r"\x1b\[[0-9;]*[A-Z]")  # tqdm moves it, where several bars are shown at once
@@ -59,16 +65,35 @@ def is_bar(output: dict) -> bool:
     )
 
 
+def experiments(path: Path) -> set[str]:
+    """The experiments that a notebook measures: what it hands to `lab.lesson.figure`."""
+    return set(re.findall(r'lesson\.figure\(\\"(\w+)\\"', path.read_text(encoding="utf-8")))
+
+
+def measuring(only: str = "") -> list[Path]:
+    """The notebooks whose path, or the name of one of whose experiments, contains `only`."""
+    return [
+        path
+        for path in find()
+        if only in path.relative_to(folder()).as_posix()
+        or any(only in name for name in experiments(path))
+    ]
+
+
 def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNode]]:
     """Run a notebook's cells in a kernel of its own; yield (cells done, notebook).
 
-    Raises: LabError that quotes the cell that failed.
+    Raises: LabError that names notebook and cell, and quotes the cell that failed.
     """
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    notebook = nbformat.read(path, as_version=4)
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:  # it is not JSON, or no notebook
+        what = str(error).strip().splitlines()[0][:100]
+        raise LabError(f"{path.name} is not a notebook: {what}") from None
 
     def kernel() -> tuple[NotebookClient, contextlib.AbstractContextManager]:
         client = NotebookClient(
@@ -78,34 +103,31 @@ def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNod
             extra_arguments=["--IPKernelApp.log_level=50"],  # Ctrl-C makes it log a traceback
             resources={"metadata": {"path": str(path.parent)}},
         )
-        return client, client.setup_kernel()
+        return client, client.setup_kernel(env=os.environ | {"REDIS_LAB_EFFORT": effort})
 
-    before = os.environ.get("REDIS_LAB_EFFORT")
-    os.environ["REDIS_LAB_EFFORT"] = effort
-    try:
-        with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        client, running = kernel()
+        try:
+            stack.enter_context(running)
+        except RuntimeError:  # another process was quicker to take one of its ports
             client, running = kernel()
+            stack.enter_context(running)
+        for index, cell in enumerate(notebook.cells):
+            where = f"{path.stem}, cell {index}"
             try:
-                stack.enter_context(running)
-            except RuntimeError:  # another process was quicker to take one of its ports
-                client, running = kernel()
-                stack.enter_context(running)
-            for index, cell in enumerate(notebook.cells):
-                try:
-                    client.execute_cell(cell, index)
-                except CellExecutionError as error:
-                    last = COLOURS.sub("", str(error)).strip().splitlines()[-1]
-                    head = "\n    ".join(cell.source.splitlines()[:4])
-                    raise LabError(f"{path.stem}, cell {index}: {last}\n    {head}") from error
-                if cell.cell_type == "code":
-                    cell.outputs = [output for output in cell.outputs if not is_bar(output)]
-                    cell.metadata.pop("execution", None)
-                yield index + 1, notebook
-    finally:
-        if before is None:
-            del os.environ["REDIS_LAB_EFFORT"]
-        else:
-            os.environ["REDIS_LAB_EFFORT"] = before
+                client.execute_cell(cell, index)
+            except CellExecutionError as error:
+                last = COLOURS.sub("", str(error)).strip().splitlines()[-1]
+                head = "\n    ".join(cell.source.splitlines()[:4])
+                raise LabError(f"{where}: {last}\n    {head}") from error
+            except CellTimeoutError:
+                raise LabError(f"{where}: not done after {CELL_TIMEOUT_S} s") from None
+            except DeadKernelError:
+                raise LabError(f"{where}: the kernel died") from None
+            if cell.cell_type == "code":
+                cell.outputs = [output for output in cell.outputs if not is_bar(output)]
+                cell.metadata.pop("execution", None)
+            yield index + 1, notebook
 
 
 def write(path: Path, notebook: nbformat.NotebookNode) -> None:
@@ -133,31 +155,127 @@ def without_solutions(path: Path) -> str:
     return exporter.from_filename(str(path))[0]
 
 
-def validate(paths: list[Path], cell_timeout_s: int = CELL_TIMEOUT_S) -> int:
-    """Strict nbval over notebooks, each in a kernel of its own; pytest's exit code."""
-    root = folder().parent
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "pytest",
-            "--nbval",
-            "--nbval-current-env",
-            "-p",
-            "no:cacheprovider",
-            "--randomly-dont-reorganize",  # a notebook's cells run in their order
-        ),
-        *("--nbval-cell-timeout", str(cell_timeout_s), "-o", "timeout=0", "-q"),
-        *("--nbval-sanitize-with", str(root / "tests" / "nbval_sanitize.cfg")),
-        *map(str, paths),
-    ]
-    ours = str(os.getpid())
-    environment = {"REDIS_LAB_EFFORT": "quick"} | os.environ | {MARK: ours}
-    code = subprocess.run(command, cwd=root, env=environment).returncode
-    _, left = psutil.wait_procs(helpers(ours), timeout=3)
-    if left:
-        raise LabError(f"{len(left)} processes outlived their notebooks: {left}")
-    return code
+@dataclass
+class Validated:
+    """One notebook's validation: pytest's exit code, its report, and what its claims came to."""
+
+    name: str
+    code: int
+    seconds: float
+    report: str
+    told: list[dict]
+    left: list[psutil.Process]
+
+    @property
+    def passed(self) -> bool:
+        return self.code == 0 and not self.left
+
+
+def validate(
+    paths: list[Path], jobs: int | None = None, cell_timeout_s: int = CELL_TIMEOUT_S
+) -> int:
+    """Strict nbval over notebooks, each in a kernel of its own, `jobs` at a time; an exit code.
+
+    Prints a line for each notebook, the full report of those that failed, and the claims that
+    were not tested or did not hold here, which change no exit code.
+    """
+    jobs = jobs or (os.cpu_count() or 1) + 1
+    done = []
+    for each in validations(paths, jobs, cell_timeout_s):
+        done.append(each)
+        verdict = "passed" if each.passed else "FAILED"
+        count = f"{len(done):{len(str(len(paths)))}} of {len(paths)}"
+        print(f"{count}  {verdict}  {each.seconds:6.1f} s  {each.name}", flush=True)
+    for each in done:
+        if not each.passed:
+            print(f"\n{f' {each.name} ':=^80}\n{each.report}")
+        if each.left:
+            print(f"{len(each.left)} processes outlived {each.name}: {each.left}")
+    print(summary(done), flush=True)
+    return 0 if all(each.passed for each in done) else 1
+
+
+def validations(paths: list[Path], jobs: int, cell_timeout_s: int) -> Iterator[Validated]:
+    """Run them side by side, the longest first, and yield each when it is done."""
+    waiting = sorted(paths, key=expected_seconds, reverse=True)
+    running: list[Validation] = []
+    with tempfile.TemporaryDirectory(prefix="redis-lab-") as scratch:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    place = Path(scratch, str(len(waiting)))
+                    running.append(Validation(waiting.pop(0), place, cell_timeout_s))
+                psutil.wait_procs([each.process for each in running], timeout=0.2)
+                for each in [each for each in running if each.process.poll() is not None]:
+                    running.remove(each)
+                    yield each.ended()
+        finally:
+            for each in running:
+                each.process.terminate()
+                each.process.wait()
+
+
+class Validation:
+    """A notebook under nbval, in a pytest of its own."""
+
+    def __init__(self, path: Path, scratch: Path, cell_timeout_s: int) -> None:
+        scratch.mkdir()
+        self.path, self.report, self.claims = path, scratch / "report", scratch / "claims"
+        self.mark = f"{os.getpid()}-{scratch.name}"
+        self.began = time.monotonic()
+        command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env"]
+        command += ["-p", "no:cacheprovider", "-p", "no:randomly", "-o", "addopts="]
+        command += ["--nbval-cell-timeout", str(cell_timeout_s), "-o", "timeout=0", "-q"]
+        command += ["--nbval-sanitize-with", str(Path(__file__).with_name("nbval_sanitize.cfg"))]
+        effort = {"REDIS_LAB_EFFORT": "quick"}
+        ours = {MARK: self.mark, claims.FILE: str(self.claims)}
+        with self.report.open("wb") as report:
+            self.process = psutil.Popen(
+                [*command, str(path)],
+                cwd=folder().parent,
+                env=effort | os.environ | ours,
+                stdin=subprocess.DEVNULL,
+                stdout=report,
+                stderr=subprocess.STDOUT,
+            )
+
+    def ended(self) -> Validated:
+        seconds = time.monotonic() - self.began
+        _, left = psutil.wait_procs(helpers(self.mark), timeout=10)
+        name = self.path.stem
+        if self.path.is_relative_to(folder()):
+            name = self.path.relative_to(folder()).with_suffix("").as_posix()
+        report = self.report.read_text(encoding="utf-8", errors="replace").strip()
+        told = claims.read(self.claims)
+        return Validated(name, self.process.returncode, seconds, report, told, left)
+
+
+def expected_seconds(path: Path) -> float:
+    """A guess, which decides who begins first: what was seen before, or so much a cell."""
+    return SECONDS.get(path.stem, path.stat().st_size / 5_000)
+
+
+def summary(done: list[Validated]) -> str:
+    """How many passed, and which claims were not tested or do not hold here, with the reasons."""
+    failed = [each for each in done if not each.passed]
+    lines = [f"\n{len(done) - len(failed)} of {len(done)} notebooks passed."]
+    varying = [(each.name, line) for each in done for line in each.told if "claim" in line]
+    busy = [(name, c) for name, c in varying if c["reason"] == NOT_MEASURED]
+    unlike = [(name, c) for name, c in varying if not c["holds"] and c["reason"] != NOT_MEASURED]
+    missing = [(each.name, line) for each in done for line in each.told if "measurement" in line]
+    lines.append(
+        f"{len(varying)} claims rest on times or on chance: "
+        f"{len(varying) - len(busy) - len(unlike)} hold here."
+    )
+    for head, found in (("do not hold here", unlike), ("were not tested", busy)):
+        if found:
+            lines.append(f"\n{len(found)} {head}, which is neither passed nor failed:")
+            lines += [f"  {name}: {c['claim']}\n      {c['reason']}" for name, c in found]
+    if missing:
+        lines.append("\nNot measured, because the machine was too busy:")
+        lines += [f"  {name}: {m['measurement']}\n      {m['reason']}" for name, m in missing]
+    lines += [f"FAILED {each.name}" for each in failed]
+    return "\n".join(lines)
 
 
 def helpers(mark: str) -> list[psutil.Process]:

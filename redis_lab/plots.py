@@ -1068,8 +1068,8 @@ def png(result: Result) -> bytes:
     return encoded(draw(result))
 
 
-def plots_folder() -> Path:
-    return data_folder() / ("plots" if effort_name() == "full" else "local")
+def plots_folder(effort: str | None = None) -> Path:
+    return data_folder() / ("plots" if effort_name(effort) == "full" else "local")
 
 
 def write(result: Result, folder: Path | None = None) -> Path:

@@ -34,9 +34,9 @@ FORMAT = 1
 RESAMPLES = 500
 
 
-def results_folder() -> Path:
+def results_folder(effort: str | None = None) -> Path:
     """Where this run's results go: data/results at full effort, data/local otherwise."""
-    return data_folder() / ("results" if effort_name() == "full" else "local")
+    return data_folder() / ("results" if effort_name(effort) == "full" else "local")
 
 
 @dataclass

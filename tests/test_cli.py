@@ -260,9 +260,6 @@ def checkout(tmp_path):
     root = tmp_path / "checkout"
     package = Path(bench.__file__).parent
     shutil.copytree(package, root / "redis_lab", ignore=shutil.ignore_patterns("__pycache__"))
-    sanitize = root / "tests" / "nbval_sanitize.cfg"
-    sanitize.parent.mkdir()
-    shutil.copy(Path(__file__).with_name("nbval_sanitize.cfg"), sanitize)
     (root / "notebooks").mkdir()
 
     def write(*sources: str, output: str = "") -> dict[str, str]:

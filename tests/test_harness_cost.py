@@ -11,8 +11,9 @@ import pytest
 
 from redis_lab import results
 
-HERE = Path(__file__).parent
-COMMITTED = HERE.parent / "data" / "results" / "harness_cost.json"
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "benchmarks" / "harness_cost.py"
+COMMITTED = ROOT / "data" / "results" / "harness_cost.json"
 
 
 def medians(result: results.Result, what: str) -> dict[str, float]:
@@ -21,7 +22,7 @@ def medians(result: results.Result, what: str) -> dict[str, float]:
 
 def test_ours_is_near_a_bare_loop_and_below_the_others(tmp_path) -> None:
     environment = os.environ | {"REDIS_LAB_EFFORT": "quick", "REDIS_LAB_DATA": str(tmp_path)}
-    subprocess.run([sys.executable, HERE / "harness_cost.py"], env=environment, check=True)
+    subprocess.run([sys.executable, SCRIPT], env=environment, check=True)
     cost = medians(results.load(tmp_path / "local" / "harness_cost.json"), "nothing")
     assert cost["redis_lab"] < 1.5 * cost["bare loop"]
     assert cost["redis_lab"] < cost["pytest-benchmark"] < cost["pyperf"]

@@ -8,7 +8,7 @@ import json
 import pytest
 from IPython.display import Image, Markdown
 
-from redis_lab import lesson, results
+from redis_lab import bench, claims, lesson, results
 from redis_lab.errors import LabError
 from redis_lab.results import Result
 
@@ -82,6 +82,49 @@ def test_a_check_needs_a_client(monkeypatch):
     monkeypatch.setattr(lesson, "announced", lambda: None)
     with pytest.raises(LabError, match=r"lab\.connect\(\)"):
         lesson.check("start_here.on_average", lambda query, get: get + 0.1 * query)
+
+
+def test_a_claim_that_varies_shows_both_sides_and_stops_nothing(capsys):
+    ratios = {"fast": 1.5}
+    lesson.claim("it is faster", ratios["fast"] > 1, varies=True)
+    assert capsys.readouterr().out == "✓ it is faster\n"
+    lesson.claim(
+        "it is three times faster",
+        ratios["fast"] > 3,
+        varies=True,
+    )
+    assert capsys.readouterr().out.startswith(
+        "✗ it is three times faster\n  1.5 > 3 does not hold here. This varies from machine"
+    )
+    lesson.claim("between", 2 < ratios["fast"] < 2**9, varies=True)
+    assert "\n  2 < 1.5 < 512 does not hold here." in capsys.readouterr().out
+    lesson.claim("all", all(n > 2 for n in ratios.values()), varies=True)
+    assert "\n  all((n > 2 for n in ratios.values())) does not" in capsys.readouterr().out
+
+
+def test_under_validation_a_claim_that_varies_prints_what_is_committed(
+    capsys, tmp_path, monkeypatch
+):
+    told = tmp_path / "claims"
+    monkeypatch.setenv(claims.FILE, str(told))
+    monkeypatch.setattr(claims, "missing", [])
+    lesson.claim("faster", 2 > 1, varies=True)
+    lesson.claim("three times", 2 > 3, varies=True)
+    lesson.claim("counted", 1 == 1)
+    with pytest.raises(lesson.ClaimFailed, match="✗ miscounted"):
+        lesson.claim("miscounted", 1 == 2)
+    assert claims.not_measured("GET", "the machine slept")
+    lesson.claim("faster after that", 2 > 1, varies=True)
+    lesson.claim("counted after that", 1 == 1)
+    assert capsys.readouterr().out == (
+        "✓ faster\n✓ three times\n✓ counted\n✓ faster after that\n✓ counted after that\n"
+    )
+    assert claims.read(told) == [
+        {"claim": "faster", "holds": True, "reason": ""},
+        {"claim": "three times", "holds": False, "reason": "does not hold here: 2 > 3"},
+        {"measurement": "GET", "reason": "the machine slept"},
+        {"claim": "faster after that", "holds": True, "reason": bench.NOT_MEASURED},
+    ]
 
 
 def test_a_right_answer_is_praised(announced, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,8 +17,8 @@ import pytest
 import redis
 from processes import gone
 
-from redis_lab import load, locust_user
-from redis_lab.bench import Void, endpoint, redis_benchmark
+from redis_lab import _generator, load, locust_user
+from redis_lab.bench import InvalidRun, endpoint, redis_benchmark
 from redis_lab.errors import LabError
 from redis_lab.exercises import load as exercises
 from redis_lab.lesson import NotYet
@@ -75,6 +76,63 @@ def stalled_for(lab, seconds):
         time.sleep(seconds)
 
 
+class VirtualServer:
+    """A clock of its own, and a server at the other end of real sockets that lives by it.
+
+    It answers each request after `service_ns`, but none before `stalled_until_ns`.
+    """
+
+    def __init__(self, connections: int, service_ns: int, stalled_until_ns: int) -> None:
+        self.ns, self.service_ns, self.stalled_until_ns = 0, service_ns, stalled_until_ns
+        pairs = [socket.socketpair() for _ in range(connections)]
+        self.ends = dict(pairs)
+        self.ready_at: dict[socket.socket, int] = {}
+
+    def now(self) -> int:
+        self.ns += 1_000  # looking at the clock takes time as well
+        return self.ns
+
+    def sleep(self, seconds: float) -> None:
+        self.ns += int(seconds * 1e9)
+
+    def select(self, busy: list[socket.socket], _w: object, _x: object, seconds: float):
+        for one in busy:
+            self.ready_at.setdefault(one, max(self.ns, self.stalled_until_ns) + self.service_ns)
+        until = self.ns + int(seconds * 1e9)
+        self.ns = max(self.ns, min([until, *self.ready_at.values()]))
+        answered = [one for one in busy if self.ready_at[one] <= self.ns]
+        for one in answered:
+            del self.ready_at[one]
+            self.ends[one].sendall(self.ends[one].recv(100))
+        return answered, [], []
+
+
+@pytest.mark.parametrize("connections", [1, 2, 8])
+def test_a_stall_of_the_server_is_not_the_generators_fault(monkeypatch, connections):
+    """Who waits behind earlier requests had no free connection, even where one is free by now."""
+    there = VirtualServer(connections, service_ns=40_000, stalled_until_ns=50_000_000)
+    monkeypatch.setattr(_generator, "now", there.now)
+    monkeypatch.setattr(_generator, "begin", there.now)
+    monkeypatch.setattr(_generator, "select", there)
+    monkeypatch.setattr(_generator.time, "sleep", there.sleep)
+    due = np.arange(0, 100_000_000, 50_000)  # 20,000 a second
+    settings = {
+        "request": load.text(b"PING"),
+        "reply_bytes": 4,
+        "due": load.text(due.tobytes()),
+        "patience_ns": 10**10,
+    }
+    head, columns = _generator.open_loop(settings, list(there.ends))
+    due, sent, done, own = (np.array(column) for column in columns)
+    for one, other in there.ends.items():
+        one.close()
+        other.close()
+    assert head["finished"] == len(due) and (done > sent).all()
+    assert ((sent - due) > 10_000_000).sum() > 500, "the stall was not felt"
+    assert not ((sent - due)[own == 1] > load.LATE_NS).any()
+    assert own[due < 1_000_000].any(), "the first were sent while connections were free"
+
+
 def test_histograms_add_up(r):
     r.set("page", "x")
     got = load.open_loop(r, "GET", "page", rate_per_s=800, seconds=1)
@@ -91,7 +149,7 @@ def test_histograms_add_up(r):
 
 def test_a_generator_that_falls_behind_is_void(r):
     r.set("page", "x")
-    with pytest.raises(Void, match="fell behind"):
+    with pytest.raises(InvalidRun, match="fell behind"):
         load.open_loop(r, "GET", "page", rate_per_s=2_000_000, seconds=0.2, connections=64)
     assert generators() == []
 
@@ -229,7 +287,7 @@ def test_a_key_that_is_gone(r, monkeypatch):
     monkeypatch.setattr(load, "PATIENCE_S", 1.0)
     r.set("count", "a value")
     breaker = later(lambda: r.delete("count"))
-    with pytest.raises(Void, match="replies got shorter"):
+    with pytest.raises(InvalidRun, match="replies got shorter"):
         load.saturate(r, "GET", "count", depth=10, seconds=3)
     breaker.join()
 

@@ -1,6 +1,6 @@
 """What does it cost to time one call? Ours beside a bare loop, pyperf and pytest-benchmark.
 
-    python tests/harness_cost.py            # data/local; REDIS_LAB_EFFORT=full: data/results
+    python benchmarks/harness_cost.py       # data/local; REDIS_LAB_EFFORT=full: data/results
 
 Each arm records one sample a call, thousands of calls in a row, around the same call: once a
 function that does nothing, once a real GET. The arms take turns in one run. What is compared is

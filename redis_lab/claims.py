@@ -1,0 +1,41 @@
+"""What a validation is told by the notebooks it runs: which claims held, and what was not measured.
+
+`redis-lab validate` names a file in the environment; each notebook's kernel appends lines of JSON
+to it. Without that file nobody validates, and nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+FILE = "REDIS_LAB_CLAIMS"
+NOT_MEASURED = "not measured here: the machine was too busy"
+missing: list[str] = []  # what could not be measured in this process
+
+
+def validated() -> bool:
+    """Whether a validation is running this process's notebook."""
+    return FILE in os.environ
+
+
+def write(**line: object) -> None:
+    with open(os.environ[FILE], "a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def not_measured(what: str, why: str) -> bool:
+    """Note a measurement that a busy machine voided; False where no validation wants to know."""
+    if not validated():
+        return False
+    missing.append(what)
+    write(measurement=what, reason=why)
+    return True
+
+
+def read(path: Path) -> list[dict]:
+    """The lines of a report, none when nothing was written."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
