@@ -11,6 +11,8 @@ help:
 	@echo "                ONLY=pipelines   one experiment    REDRAW=1   draw without measuring"
 	@echo "make test     unit tests, then every notebook, its outputs compared strictly"
 	@echo "                UNIT=1            unit tests only     JOBS=1     one at a time"
+	@echo "                UNIT=servers      of these, what touches a server"
+	@echo "                NOTEBOOKS=1       notebooks only"
 	@echo "make drills   long races and hundreds of kills, which make test leaves out"
 	@echo "                BUDGET=600        start no further one after so many seconds"
 	@echo "make lint     ruff over package, tests and notebooks; mypy over the package"
@@ -30,7 +32,9 @@ plots: setup
 	@"$(VENV)/bin/redis-lab" plots $(ONLY) $(if $(REDRAW),--redraw)
 
 test: setup
-	"$(VENV)/bin/python" -m pytest -n $(JOBS)
+ifndef NOTEBOOKS
+	"$(VENV)/bin/python" -m pytest -n $(JOBS) $(if $(filter servers,$(UNIT)),--ignore tests/unit)
+endif
 ifndef UNIT
 	"$(VENV)/bin/redis-lab" validate $(if $(filter-out undefined file,$(origin JOBS)),--jobs $(JOBS))
 endif
