@@ -92,7 +92,8 @@ class Watch:
     """Follows the calls of a learner's answer: what they returned, and what they raised."""
 
     def __init__(self) -> None:
-        self.returned: deque[tuple[Callable[..., Any], object]] = deque(maxlen=REMEMBERED)
+        # function, what it returned, and whether that was awaited before
+        self.returned: deque[tuple[Callable[..., Any], object, bool]] = deque(maxlen=REMEMBERED)
         self.let_out: list[tuple[Exception, int | None]] = []
 
     def over(self, answer: Any) -> Any:
@@ -106,10 +107,12 @@ class Watch:
 
         async def awaited(result: Awaitable[Any]) -> Any:
             try:
-                return await result
+                value = await result
             except Exception as error:
                 self.note(error)
                 raise
+            self.returned.append((answer, value, True))
+            return value
 
         def call(*args: Any, **options: Any) -> Any:
             try:
@@ -117,7 +120,7 @@ class Watch:
             except Exception as error:
                 self.note(error)
                 raise
-            self.returned.append((answer, result))
+            self.returned.append((answer, result, False))
             return awaited(result) if inspect.isawaitable(result) else result
 
         return call
@@ -140,8 +143,10 @@ class Watch:
         """A hint, if the answer, or what it returned last, is not of the type that is wanted."""
         if not fits(answer, wanted):
             return f"your answer is {shown(answer)}, and {described(wanted)} is wanted."
-        for function, value in reversed(self.returned):
+        for function, value, waited in reversed(self.returned):
             result = result_of(answer, wanted, function)
+            if waited:
+                [result] = typing.get_args(result) or (object,)
             if not fits(value, result):
                 forgotten = " Is a `return` missing?" if value is None else ""
                 return (
