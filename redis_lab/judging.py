@@ -52,13 +52,15 @@ def exercise(check: Check[A]) -> Check[A]:
 
     @functools.wraps(check)
     def checked(client: redis.Redis, answer: A) -> str:
+        wanted = typing.get_type_hints(check)["answer"]
+        if typing.get_origin(wanted) is abc.Callable and not callable(answer):
+            raise NotYet(f"your answer is {shown(answer)}, and {described(wanted)} is wanted.")
         watch = Watch()
         try:
             return check(client, watch.over(answer))
         except (NotYet, LabError):
             raise
         except Exception as error:
-            wanted = typing.get_type_hints(check)["answer"]
             hint = watch.raised(error) or watch.misfit(answer, wanted) or stored_type(error)
             if hint:
                 raise NotYet(hint) from error
@@ -226,7 +228,7 @@ def described(wanted: Any) -> str:
 
 
 def shown(value: object, longest: int = 60) -> str:
-    text = repr(value)
+    text = f"the function {value.__name__}" if inspect.isfunction(value) else repr(value)
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 

@@ -93,7 +93,7 @@ def contest(r: redis.Redis, answer: Callable[[int, int], float]) -> str:
     rounds = [f"check:round:{k}" for k in range(ROUNDS)]
     try:
         for ahead, behind in better:
-            put(r, "check:one", {"a": answer(*ahead), "b": answer(*behind)})
+            put(r, "check:one", {"a": float(answer(*ahead)), "b": float(answer(*behind))})
             if not above(r, "check:one"):
                 raise NotYet(
                     f"{told(ahead)} should stand above {told(behind)}, and the scores are "
@@ -101,7 +101,7 @@ def contest(r: redis.Redis, answer: Callable[[int, int], float]) -> str:
                 )
         for better_name, ahead, worse_name, behind in totals:
             for key, one, other in zip(rounds, ahead, behind, strict=True):
-                put(r, key, {"a": answer(*one), "b": answer(*other)})
+                put(r, key, {"a": float(answer(*one)), "b": float(answer(*other))})
             r.zunionstore("check:sum", rounds)
             if not above(r, "check:sum"):
                 raise NotYet(
