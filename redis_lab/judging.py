@@ -198,7 +198,7 @@ def fits(value: object, wanted: Any) -> bool:
     return True
 
 
-WORDS = {
+WORDS: dict[Any, str] = {
     float: "a number",
     int: "a whole number",
     bool: "True or False",
@@ -221,7 +221,7 @@ def described(wanted: Any) -> str:
     if origin in (types.UnionType, typing.Union):
         return " or ".join(map(described, args))
     kind = origin or wanted
-    word = WORDS.get(kind) or getattr(kind, "__name__", str(kind))
+    word = WORDS.get(kind) or str(getattr(kind, "__name__", kind))
     if kind in (list, dict, tuple, abc.Sequence, abc.Mapping) and args:
         return f"{word} ({str(wanted).replace('collections.abc.', '')})"
     return word

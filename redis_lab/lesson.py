@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import redis
 
@@ -137,7 +138,7 @@ def figure(
     measured: Comparison | Sequence[Mapping],
     *,
     client: redis.Redis | None = None,
-    **more: object,
+    **more: Any,
 ) -> object:
     """Save what an experiment measured and its plot, and show the plot.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import redis
 
@@ -99,8 +100,8 @@ def contest(r: redis.Redis, answer: Callable[[int, int], float]) -> str:
                     f"{told(ahead)} should stand above {told(behind)}, and the scores are "
                     f"{answer(*ahead)!r} and {answer(*behind)!r}{same(answer, ahead, behind)}."
                 )
-        for better_name, ahead, worse_name, behind in totals:
-            for key, one, other in zip(rounds, ahead, behind, strict=True):
+        for better_name, many, worse_name, few in totals:
+            for key, one, other in zip(rounds, many, few, strict=True):
                 put(r, key, {"a": float(answer(*one)), "b": float(answer(*other))})
             r.zunionstore("check:sum", rounds)
             if not above(r, "check:sum"):
@@ -120,7 +121,8 @@ def put(r: redis.Redis, key: str, scores: dict[str, float]) -> None:
 
 
 def above(r: redis.Redis, key: str) -> bool:
-    first, second = r.zrange(key, 0, -1, desc=True, withscores=True)
+    scores: Any = r.zrange(key, 0, -1, desc=True, withscores=True)
+    first, second = scores
     return first[0] == "a" and first[1] > second[1]
 
 
