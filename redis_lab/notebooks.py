@@ -130,7 +130,7 @@ def without_solutions(path: Path) -> str:
     exporter = NotebookExporter(config=config)
     exporter.register_preprocessor(TagRemovePreprocessor(config=config), enabled=True)
     exporter.register_preprocessor(ClearOutputPreprocessor(), enabled=True)
-    return exporter.from_filename(str(path))[0]
+    return str(exporter.from_filename(str(path))[0])
 
 
 def validate(paths: list[Path], cell_timeout_s: int = CELL_TIMEOUT_S) -> int:

@@ -20,6 +20,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import quote
 
 import redis
@@ -54,7 +55,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def impatient() -> dict[str, object]:
+def impatient() -> dict[str, Any]:
     """Client settings for a first contact: fail now rather than after ten retries."""
     return {"retry": Retry(NoBackoff(), 0), "socket_connect_timeout": 5, "socket_timeout": 5}
 
@@ -103,8 +104,9 @@ class Server:
     pid: int | None = None
     password: str | None = None
     socket: str | None = None
+    bus_port: int | None = None  # of a node of a cluster
 
-    def client(self, **options: object) -> redis.Redis:
+    def client(self, **options: Any) -> redis.Redis:
         """A new client of this server; replies are text unless `decode_responses=False`."""
         return redis.Redis.from_url(self.url, **{"decode_responses": True, **options})
 
@@ -126,6 +128,18 @@ class Server:
             return "Unix socket"
         where = "loopback" if self.host in ("127.0.0.1", "localhost", "::1") else "network"
         return f"{'TLS' if self.url.startswith('rediss') else 'TCP'} {where}"
+
+    def alive(self) -> bool:
+        """Whether it answers."""
+        try:
+            with self.client(**impatient()) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+    def log(self) -> str:
+        """What the server has written about itself, where the lab can read that."""
+        return ""
 
     def stop(self) -> None:
         """Nothing to do for a server that the lab does not own."""
@@ -167,10 +181,12 @@ class Keeper:
         self.finalizer = weakref.finalize(self, Keeper.quit, self.process, os.getpid())
 
     def read(self) -> str:
+        assert self.process.stdout  # a pipe
         return self.process.stdout.readline().decode().strip()
 
     def ask(self, word: str) -> str:
         """`pid N` while the server runs, `exit CODE` once it has ended."""
+        assert self.process.stdin  # a pipe
         try:
             self.process.stdin.write(word.encode() + b"\n")
             self.process.stdin.flush()
@@ -183,6 +199,7 @@ class Keeper:
     def quit(process: subprocess.Popen, owner: int) -> None:
         if os.getpid() != owner:
             return
+        assert process.stdin and process.stdout  # they are pipes
         with contextlib.suppress(OSError, ValueError):
             # Said aloud: closing alone tells nothing while a forked child holds the pipe too
             process.stdin.write(b"quit\n")
@@ -258,7 +275,7 @@ class NativeServer(Server):
             self.pid = int(answer.split()[1])
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
                 probe.settimeout(1)
-                probe.connect(self.socket)
+                probe.connect(str(self.socket))
                 probe.sendall(b"PING\r\n")
                 if probe.recv(64).startswith((b"+PONG", b"-NOAUTH")):
                     return
@@ -278,6 +295,7 @@ class NativeServer(Server):
 
     def kill(self) -> None:
         """Kill the server as a power cut would: SIGKILL, no chance to save anything."""
+        assert self.pid is not None  # it has been started
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, 9)
         while self.alive():
@@ -297,12 +315,14 @@ class NativeServer(Server):
 
         Afterwards it goes on, and carries out what has reached it meanwhile.
         """
-        os.kill(self.pid, signal.SIGSTOP)
+        pid = self.pid
+        assert pid is not None  # it has been started
+        os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGCONT)
+                os.kill(pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """Stop the server and remove its directory."""
@@ -326,7 +346,7 @@ class DockerServer(Server):
         for key, args in config_lines(settings):
             command += [f"--{key}", *map(plain, args)]
         try:
-            container = DockerContainer(image)
+            container: Any = DockerContainer(image)
             container.ports["6379/tcp"] = ("127.0.0.1", None)
             container.with_command(command).with_kwargs(auto_remove=True)
             container.start()
@@ -382,6 +402,7 @@ class UserServer(Server):
 
     kind = "REDIS_URL"
     clustered = False
+    guest: Guest | None = None
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -442,16 +463,17 @@ class UserServer(Server):
         atexit.register(self.leave, guest)
         return guest
 
-    def of_cluster(self, **options: object) -> redis.RedisCluster:
+    def of_cluster(self, **options: Any) -> redis.RedisCluster:
         return redis.RedisCluster.from_url(self.url, **{"decode_responses": True, **options})
 
-    def client(self, **options: object) -> redis.Redis | redis.RedisCluster:
-        """A new client; of the whole cluster, if the URL names one of its nodes."""
-        guest = getattr(self, "guest", None)
+    def client(self, **options: Any) -> redis.Redis:
+        """A new client; a RedisCluster, if the URL names a node of a cluster."""
+        guest = self.guest
         if guest is None:
             return super().client(**options)
         if self.clustered:
-            return polite_cluster(self.of_cluster(**options), guest)
+            # It has the commands of a Redis; who must know the difference asks isinstance
+            return cast(redis.Redis, polite_cluster(self.of_cluster(**options), guest))
         return polite(super().client(**options), guest)
 
     def transport(self) -> str:
@@ -544,7 +566,7 @@ def choose() -> tuple[str, str]:
         if not usable:
             raise LabError(f"REDIS_LAB_SERVER={forced}, but {found}.")
         return forced, f"REDIS_LAB_SERVER={forced}"
-    reasons = []
+    reasons: list[str] = []
     for kind in KINDS:
         usable, found = probe(kind)
         if usable:
@@ -570,7 +592,7 @@ def private_kind() -> str:
     )
 
 
-def server(*, kind: str | None = None, password: str | None = None, **config: object) -> Server:
+def server(*, kind: str | None = None, password: str | None = None, **config: Any) -> Server:
     """Start a private throwaway server; use it in a `with` block.
 
     `config` holds settings of redis.conf with underscores for hyphens; a list repeats a setting, a
@@ -614,7 +636,7 @@ def default(one_server: bool = False) -> Server:
 
 
 def connect(
-    *, quiet: bool = False, one_server: bool = False, **options: object
+    *, quiet: bool = False, one_server: bool = False, **options: Any
 ) -> redis.Redis | redis.RedisCluster:
     """A client of the lab's server; prints one line that says which server and why.
 
