@@ -96,7 +96,8 @@ def open_loop(settings, connections):
         array("q", bytes(8 * count)),
         array("b", bytes(count)),
     )
-    free, busy, waiting = deque(connections), {}, deque()
+    free, busy = deque(connections), {}
+    waiting: deque = deque()
     start = begin()
     give_up = start + (due[-1] if count else 0) + settings["patience_ns"]
     upcoming = finished = errors = loops = idle = 0

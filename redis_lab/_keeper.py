@@ -52,6 +52,7 @@ class Native:
         return self.alive()
 
     def alive(self):
+        assert self.process  # it has been started
         code = self.process.poll()
         return f"pid {self.process.pid}" if code is None else f"exit {code}"
 

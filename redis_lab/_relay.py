@@ -51,11 +51,12 @@ class End:
         "reading",
         "sock",
     )
+    other: "End"  # where what is read here is written to
 
     def __init__(self, sock, earliest):
         self.sock = sock
         self.earliest = earliest  # no chunk is written before this moment
-        self.queue = deque()
+        self.queue: deque = deque()
         self.queued = 0
         self.mask = 0
         self.reading = True  # its peer may still send

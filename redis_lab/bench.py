@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import chain
 from time import perf_counter_ns
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -229,7 +229,8 @@ class Watched:
         self.calls = 0
         self.took: list[int] = []
         self.counted: dict[str, Counter] = {}
-        self.round_trips = self.commands = None
+        self.round_trips: int | None = None
+        self.commands: int | None = None
 
     def call_once(self) -> None:
         """One call outside the measurement, its reply looked at."""
@@ -335,7 +336,7 @@ def compared(
 def run_blocks(watched: list[Watched], samples: list, seed: int, label: str) -> list:
     """Let the arms take turns; return the nanoseconds of each arm's blocks, as a wall clock."""
     random = np.random.default_rng(seed)
-    walls = [[] for _ in watched]
+    walls: list[list[int]] = [[] for _ in watched]
     blocks = len(samples[0])
     with quiet_collector():
         for block in tqdm(range(blocks), desc=label, leave=False, delay=1.0):
@@ -458,7 +459,7 @@ class Comparison:
         return float(np.percentile(samples, q)) / 1e3
 
     def median_us(self, name: str) -> float:
-        return self.percentile_us(name, 50)
+        return float(np.median(self.samples[name])) / 1e3
 
     def ratio(self, slow: str, fast: str) -> float:
         """How many times longer `slow` takes than `fast`: the ratio of the medians."""
@@ -638,7 +639,8 @@ def peak_resident_bytes() -> int:
     try:
         import resource
     except ImportError:  # Windows
-        return psutil.Process().memory_info().peak_wset
+        memory: Any = psutil.Process().memory_info()
+        return memory.peak_wset
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -646,7 +648,7 @@ def peak_resident_bytes() -> int:
 # ---------------------------------------------------------------- calibration
 
 
-def endpoint(client: redis.Redis) -> dict[str, object]:
+def endpoint(client: redis.Redis) -> dict[str, Any]:
     """The pool's host, port, path, username and password."""
     kwargs = first(client).connection_pool.connection_kwargs
     return kwargs if kwargs.get("path") else {"host": "localhost", "port": 6379, **kwargs}

@@ -10,7 +10,7 @@ import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import psutil
 import redis
@@ -261,7 +261,8 @@ def serve(
     stop = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stop.set())
-    with start_server(**({"port": port} if port else {})) as running:
+    config: dict[str, Any] = {"port": port} if port else {}
+    with start_server(**config) as running:
         out.print(f"{running}", highlight=False)
         out.print(f"[bold]{redact(running.url)}[/bold]   Ctrl-C stops it; it keeps nothing.")
         while not stop.wait(0.5):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import redis
@@ -87,7 +88,7 @@ class Place:
         return islice(parts, start, stop, self.step)
 
 
-def as_dict(reply: object) -> dict[str, object]:
+def as_dict(reply: Any) -> dict[str, Any]:
     """A map of the server, which RESP2 sends as a flat list."""
     if not isinstance(reply, dict):
         reply = dict(zip(reply[::2], reply[1::2], strict=True))
@@ -108,11 +109,14 @@ def written_places(specifications: list) -> Iterator[Place]:
         if "unknown" in kinds:
             continue
         at, how = as_dict(begin["spec"]), as_dict(find["spec"])
-        place = {"start": int(at.get("index") or at.get("startfrom"))}
-        place |= {"keyword": text(at.get("keyword", "")).upper(), "step": int(how["keystep"])}
         counted = kinds[1] == "keynum"
-        last = int(how["firstkey"] if counted else how["lastkey"])
-        yield Place(counted=counted, last=last, **place)
+        yield Place(
+            start=int(at.get("index") or at["startfrom"]),
+            keyword=text(at.get("keyword", "")).upper(),
+            last=int(how["firstkey"] if counted else how["lastkey"]),
+            step=int(how["keystep"]),
+            counted=counted,
+        )
 
 
 class Guest:
@@ -179,7 +183,7 @@ def guest_of(client: redis.Redis | redis.RedisCluster) -> Guest | None:
 
 def polite_cluster(client: redis.RedisCluster, guest: Guest) -> redis.RedisCluster:
     """The same for the client of a cluster, and for every node that it will come to know."""
-    manager = client.nodes_manager
+    manager: Any = client.nodes_manager
     make = manager.create_redis_node
     manager.create_redis_node = lambda *args, **kwargs: polite(make(*args, **kwargs), guest)
     for node in (*manager.nodes_cache.values(), *manager.startup_nodes.values()):
@@ -192,7 +196,10 @@ def polite_cluster(client: redis.RedisCluster, guest: Guest) -> redis.RedisClust
 def polite(client: redis.Redis, guest: Guest) -> redis.Redis:
     """Make each connection that `client` opens from now on ask `guest` about each command."""
 
-    class Polite:
+    pool: Any = client.connection_pool
+    kind: Any = pool.connection_class
+
+    class Polite(kind):
         def send_command(self, *args, **kwargs):
             guest.see(args)
             return super().send_command(*args, **kwargs)
@@ -203,10 +210,9 @@ def polite(client: redis.Redis, guest: Guest) -> redis.Redis:
                 guest.see(args)
             return super().pack_commands(commands)
 
-    pool = client.connection_pool
-    kind = pool.connection_class
+    Polite.__name__ = f"Polite{kind.__name__}"
     pool.disconnect()
-    pool.connection_class = type(f"Polite{kind.__name__}", (Polite, kind), {})
+    pool.connection_class = Polite
     pool.connection_kwargs.setdefault("client_name", guest.name)
     pool.guest = guest
     return client
@@ -228,7 +234,7 @@ def elsewhere(client: redis.Redis, where: str, visited: set[int], clustered: boo
     used = visited | {int(name[2:]) for name in client.info("keyspace")}
     count = 16
     with contextlib.suppress(redis.ResponseError, KeyError):  # CONFIG may be forbidden
-        count = int(client.config_get("databases")["databases"])
+        count = int(client.config_get("databases")["databases"] or count)
     free = next((number for number in range(count) if number not in used), None)
     if free is None:
         return "use another server, or unset REDIS_URL to let the lab bring its own"

@@ -52,13 +52,15 @@ def exercise(check: Check[A]) -> Check[A]:
 
     @functools.wraps(check)
     def checked(client: redis.Redis, answer: A) -> str:
+        wanted = typing.get_type_hints(check)["answer"]
+        if typing.get_origin(wanted) is abc.Callable and not callable(answer):
+            raise NotYet(f"your answer is {shown(answer)}, and {described(wanted)} is wanted.")
         watch = Watch()
         try:
             return check(client, watch.over(answer))
         except (NotYet, LabError):
             raise
         except Exception as error:
-            wanted = typing.get_type_hints(check)["answer"]
             hint = watch.raised(error) or watch.misfit(answer, wanted) or stored_type(error)
             if hint:
                 raise NotYet(hint) from error
@@ -92,7 +94,8 @@ class Watch:
     """Follows the calls of a learner's answer: what they returned, and what they raised."""
 
     def __init__(self) -> None:
-        self.returned: deque[tuple[Callable[..., Any], object]] = deque(maxlen=REMEMBERED)
+        # function, what it returned, and whether that was awaited before
+        self.returned: deque[tuple[Callable[..., Any], object, bool]] = deque(maxlen=REMEMBERED)
         self.let_out: list[tuple[Exception, int | None]] = []
 
     def over(self, answer: Any) -> Any:
@@ -106,10 +109,12 @@ class Watch:
 
         async def awaited(result: Awaitable[Any]) -> Any:
             try:
-                return await result
+                value = await result
             except Exception as error:
                 self.note(error)
                 raise
+            self.returned.append((answer, value, True))
+            return value
 
         def call(*args: Any, **options: Any) -> Any:
             try:
@@ -117,7 +122,7 @@ class Watch:
             except Exception as error:
                 self.note(error)
                 raise
-            self.returned.append((answer, result))
+            self.returned.append((answer, result, False))
             return awaited(result) if inspect.isawaitable(result) else result
 
         return call
@@ -140,8 +145,10 @@ class Watch:
         """A hint, if the answer, or what it returned last, is not of the type that is wanted."""
         if not fits(answer, wanted):
             return f"your answer is {shown(answer)}, and {described(wanted)} is wanted."
-        for function, value in reversed(self.returned):
+        for function, value, waited in reversed(self.returned):
             result = result_of(answer, wanted, function)
+            if waited:
+                [result] = typing.get_args(result) or (object,)
             if not fits(value, result):
                 forgotten = " Is a `return` missing?" if value is None else ""
                 return (
@@ -191,7 +198,7 @@ def fits(value: object, wanted: Any) -> bool:
     return True
 
 
-WORDS = {
+WORDS: dict[Any, str] = {
     float: "a number",
     int: "a whole number",
     bool: "True or False",
@@ -214,14 +221,14 @@ def described(wanted: Any) -> str:
     if origin in (types.UnionType, typing.Union):
         return " or ".join(map(described, args))
     kind = origin or wanted
-    word = WORDS.get(kind) or getattr(kind, "__name__", str(kind))
+    word = WORDS.get(kind) or str(getattr(kind, "__name__", kind))
     if kind in (list, dict, tuple, abc.Sequence, abc.Mapping) and args:
         return f"{word} ({str(wanted).replace('collections.abc.', '')})"
     return word
 
 
 def shown(value: object, longest: int = 60) -> str:
-    text = repr(value)
+    text = f"the function {value.__name__}" if inspect.isfunction(value) else repr(value)
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 

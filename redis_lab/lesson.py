@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, zip_longest
 from numbers import Real
 from types import FrameType
+from typing import Any
 
 import redis
 
@@ -203,7 +204,7 @@ def figure(
     measured: Comparison | Sequence[Mapping],
     *,
     client: redis.Redis | None = None,
-    **more: object,
+    **more: Any,
 ) -> object:
     """Save what an experiment measured and its plot, and show the plot.
 

@@ -102,7 +102,7 @@ class Link:
         login = f"{user}:{password}@" if user or password else ""
         if self.port is None:
             return f"unix://{login}{kwargs['path']}?db={kwargs.get('db') or 0}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = f"[{self.host}]" if ":" in str(self.host) else self.host
         scheme = "rediss" if self._tls else "redis"
         return f"{scheme}://{login}{host}:{self.port}/{kwargs.get('db') or 0}"
 
@@ -169,6 +169,7 @@ class Link:
         )
         # A process that this one forked must not cut the link when it ends.
         self._finalizer = weakref.finalize(self, quit_relay, self._process, os.getpid())
+        assert self._process.stdout  # it is a pipe
         answer = self._process.stdout.readline().split()
         if not answer:
             self.stop()
@@ -179,6 +180,7 @@ class Link:
         self.host, self.port, self.pid = "127.0.0.1", int(answer[1]), self._process.pid
 
     def _delay(self, both_ways_ms: float) -> None:
+        assert self._process.stdin and self._process.stdout  # they are pipes
         self._process.stdin.write(b"delay %d\n" % max(0, round(both_ways_ms * 1e6 / 2)))
         self._process.stdin.flush()
         if not self._process.stdout.readline():
@@ -260,10 +262,11 @@ def link(target: redis.Redis | Server | str, rtt_ms: float) -> Link:
     if rtt_ms and sys.platform == "win32":
         raise LabError("A link needs Linux or macOS. On Windows, run the workbook in WSL.")
     if isinstance(target, str):
+        url = target
         try:
-            target = redis.Redis.from_url(target, decode_responses=True)
+            target = redis.Redis.from_url(url, decode_responses=True)
         except ValueError as error:
-            raise LabError(f"{redact(target)} is not a Redis URL: {error}") from error
+            raise LabError(f"{redact(url)} is not a Redis URL: {error}") from error
     elif isinstance(target, Server):
         target = target.client()
     if not isinstance(target, redis.Redis):
@@ -305,6 +308,7 @@ def ping_ms(sock: socket.socket) -> float:
 def quit_relay(process: subprocess.Popen, owner: int) -> None:
     if os.getpid() != owner:
         return
+    assert process.stdin and process.stdout  # they are pipes
     with contextlib.suppress(OSError):
         process.stdin.close()
     try:

@@ -110,11 +110,11 @@ class Load:
         }
 
     def __repr__(self) -> str:
-        worst = max(self.times_ns()) / 1e6
+        times = self.times_ns() / 1e6
         return (
             f"{len(self.done):,} requests, {self.offered_per_s:,.0f} a second offered, "
             f"{self.achieved_per_s:,.0f} answered; half within "
-            f"{self.percentile_us(50) / 1e3:.2f} ms of being due, the last within {worst:.1f} ms"
+            f"{np.median(times):.2f} ms of being due, the last within {times.max():.1f} ms"
             + (f"; {self.doubt}" if self.doubt else "")
         )
 
@@ -352,19 +352,23 @@ def run(jobs: list[dict], seconds: float, label: str) -> tuple[list[dict], list[
             )
             processes.append(process)
             # Not on the command line: a password must not show in the list of processes.
+            assert process.stdin  # a pipe, like the others
             process.stdin.write(json.dumps(job).encode() + b"\n")
             process.stdin.flush()
         for process in processes:
+            assert process.stdout
             if process.stdout.readline().strip() != b"ready":
                 raise LabError(f"A generator did not start: {last_words(process)}")
         start = time.monotonic_ns() + 50_000_000
         for process in processes:
+            assert process.stdin
             process.stdin.write(b"%d\n" % start)
             process.stdin.flush()
         for _ in tqdm(range(int(seconds * 10)), desc=label, leave=False, delay=2.0):
             time.sleep(0.1)
         heads, columns = [], []
         for process in processes:
+            assert process.stdout
             head, _, samples = process.stdout.read().partition(b"\n")
             if not head:
                 raise InvalidRun(f"A generator ended before its time: {last_words(process)}")
@@ -379,4 +383,5 @@ def run(jobs: list[dict], seconds: float, label: str) -> tuple[list[dict], list[
 
 
 def last_words(process: subprocess.Popen) -> str:
+    assert process.stderr
     return (process.stderr.read().decode(errors="replace").strip() or "it said nothing")[-300:]

@@ -43,8 +43,8 @@ def workload(client: redis.Redis, *command: object, pace_s: float = 0.1) -> str:
     if kwargs.get("path"):
         told["unix_socket_path"] = kwargs["path"]
     words = [word if isinstance(word, bytes) else str(word).encode() for word in command]
-    words = [word.decode("latin-1") for word in words]  # JSON has no bytes
-    return json.dumps({"server": told, "command": words, "pace": pace_s})
+    texts = [word.decode("latin-1") for word in words]  # JSON has no bytes
+    return json.dumps({"server": told, "command": texts, "pace": pace_s})
 
 
 def distributed(

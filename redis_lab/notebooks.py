@@ -152,7 +152,7 @@ def without_solutions(path: Path) -> str:
     exporter = NotebookExporter(config=config)
     exporter.register_preprocessor(TagRemovePreprocessor(config=config), enabled=True)
     exporter.register_preprocessor(ClearOutputPreprocessor(), enabled=True)
-    return exporter.from_filename(str(path))[0]
+    return str(exporter.from_filename(str(path))[0])
 
 
 @dataclass

@@ -12,6 +12,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -31,7 +32,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "osD^vPX"
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-")
 DPI = 110
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.spines.top": False,
@@ -97,7 +98,9 @@ def spread(positions: Iterable[float], gap: float) -> list[float]:
 
 def label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Write each line's name at its right-hand end, pushed apart where they would overlap."""
-    height_pt = axes.get_position().height * axes.figure.get_size_inches()[1] * 72
+    figure = axes.get_figure(root=True)
+    assert figure  # the axes are in one
+    height_pt = axes.get_position().height * figure.get_size_inches()[1] * 72
     axes.get_xlim(), axes.get_ylim()  # the limits are settled only when somebody asks
     to_fraction = axes.transScale + axes.transLimits
     heights = [to_fraction.transform((x, y))[1] for x, y, _, _ in ends]
@@ -337,7 +340,7 @@ def human_us(value: float) -> str:
     raise AssertionError
 
 
-KINDS = {"lines": lines, "ladder": ladder, "dots": dots, "timeline": timeline}
+KINDS: dict[str, Any] = {"lines": lines, "ladder": ladder, "dots": dots, "timeline": timeline}
 
 # How each experiment of the workbook is drawn. A result keeps its own copy of this.
 FIGURES: dict[str, dict[str, object]] = {
@@ -1032,7 +1035,7 @@ def draw(result: Result) -> Figure:
     Raises: LabError for a figure kind or column that does not exist.
     """
     wanted = dict(result.figure)
-    kind = wanted.pop("kind", None)
+    kind = str(wanted.pop("kind", None))
     if kind not in KINDS:
         raise LabError(
             f"{result.experiment}: no figure kind {kind!r}; there are {', '.join(KINDS)}."

@@ -237,7 +237,8 @@ class Handler(RequestHandler):
         self.body, self.length = bytearray(), 0
 
     def prepare(self) -> None:
-        self.request.connection.set_max_body_size(max(DISCARDED, self.body_limit))
+        connection: Any = self.request.connection  # tornado calls only part of it public
+        connection.set_max_body_size(max(DISCARDED, self.body_limit))
         if not hmac.compare_digest(self.given_token(), self.token):
             self.refuse(401, "WRONGPASS invalid or missing auth token")
         elif self.request.method not in ("HEAD", "GET", "POST", "PUT"):
@@ -287,11 +288,12 @@ class Handler(RequestHandler):
             done = (c if isinstance(c, Refused) else next(replies) for c in commands)
             return [answer(reply, in_base64) for reply in done]
         if path == "/multi-exec":
-            commands = commands_of(body)
-            for command in commands:
+            all_good = []
+            for command in commands_of(body):
                 if isinstance(command, Refused):
                     raise command
-            return [answer(one, in_base64) for one in await self.backend.transaction(commands)]
+                all_good.append(command)
+            return [answer(one, in_base64) for one in await self.backend.transaction(all_good)]
         if path:
             command = command_in(self.request.path, self.request.query, body)
         else:
@@ -355,13 +357,13 @@ class Endpoint:
     def __repr__(self) -> str:
         return f"the REST API at {self.url}"
 
-    def client(self, **options: object) -> Any:
+    def client(self, **options: Any) -> Any:
         """A new `upstash_redis.Redis`. Unlike its default, it tells nobody who uses it."""
         from upstash_redis import Redis
 
         return Redis(self.url, self.token, **{"allow_telemetry": False, **options})
 
-    def async_client(self, **options: object) -> Any:
+    def async_client(self, **options: Any) -> Any:
         """A new `upstash_redis.asyncio.Redis`."""
         from upstash_redis.asyncio import Redis
 
@@ -396,6 +398,7 @@ class Gateway(Endpoint):
             start_new_session=True,  # Ctrl-C in a notebook must not reach it
         )
         self._finalizer = weakref.finalize(self, quit_relay, self.process, os.getpid())
+        assert self.process.stdin and self.process.stdout  # they are pipes
         # Not on the command line: passwords must not show in the list of processes.
         told = {**self.settings, "token": self.token, "owner": os.getpid()}
         with contextlib.suppress(BrokenPipeError):
@@ -437,6 +440,7 @@ class Gateway(Endpoint):
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
+        assert process.stdin and process.stdout  # they are pipes
         try:
             port = int(process.stdout.readline().split()[1])
             process.stdin.write(b"delay %d\n" % round(far.rounds[-1].delay_ms * 1e6 / 2))

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,7 +79,7 @@ def cpu_model() -> str:
 def affinity(process: psutil.Process | None) -> list[int] | None:
     """The processors a process may run on; None where the system does not say."""
     try:
-        return process.cpu_affinity()
+        return process.cpu_affinity() if process else None
     except (AttributeError, psutil.Error):
         return None
 
@@ -138,7 +139,7 @@ def about_server(client: redis.Redis) -> dict[str, object]:
     }
 
 
-def plain(value: object) -> object:
+def plain(value: Any) -> Any:
     """A value as JSON takes it: numpy scalars to Python's, not-a-number to null."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
@@ -162,7 +163,7 @@ def of(
     **more: object,
 ) -> Result:
     """A result made from a comparison (its rows and histograms) or from rows of your own."""
-    histograms = {}
+    histograms: dict[str, str] = {}
     if isinstance(measured, Comparison):
         more["harness_ns"] = round(measured.harness_ns)
         histograms = {

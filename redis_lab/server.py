@@ -21,6 +21,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import quote
 
 import redis
@@ -54,7 +55,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def impatient() -> dict[str, object]:
+def impatient() -> dict[str, Any]:
     """Client settings for a first contact: fail now rather than after ten retries."""
     return {"retry": Retry(NoBackoff(), 0), "socket_connect_timeout": 5, "socket_timeout": 5}
 
@@ -107,8 +108,9 @@ class Server:
     socket: str | None = None
     settings: dict[str, object] | None = None
     clustered = False
+    bus_port: int | None = None  # of a node of a cluster
 
-    def client(self, **options: object) -> redis.Redis:
+    def client(self, **options: Any) -> redis.Redis:
         """A new client of this server; replies are text unless `decode_responses=False`."""
         return redis.Redis.from_url(self.url, **{"decode_responses": True, **options})
 
@@ -193,10 +195,12 @@ class Keeper:
         self.finalizer = weakref.finalize(self, Keeper.quit, self.process, os.getpid())
 
     def read(self) -> str:
+        assert self.process.stdout  # a pipe
         return self.process.stdout.readline().decode().strip()
 
     def ask(self, word: str) -> str:
         """`pid N` while the server runs, `exit CODE` once it has ended."""
+        assert self.process.stdin  # a pipe
         try:
             self.process.stdin.write(word.encode() + b"\n")
             self.process.stdin.flush()
@@ -209,6 +213,7 @@ class Keeper:
     def quit(process: subprocess.Popen, owner: int) -> None:
         if os.getpid() != owner:
             return
+        assert process.stdin and process.stdout  # they are pipes
         with contextlib.suppress(OSError, ValueError):
             # Said aloud: closing alone tells nothing while a forked child holds the pipe too
             process.stdin.write(b"quit\n")
@@ -285,7 +290,7 @@ class NativeServer(Server):
             self.pid = int(answer.split()[1])
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
                 probe.settimeout(1)
-                probe.connect(self.socket)
+                probe.connect(str(self.socket))
                 probe.sendall(b"PING\r\n")
                 if probe.recv(64).startswith((b"+PONG", b"-NOAUTH")):
                     return
@@ -305,6 +310,7 @@ class NativeServer(Server):
 
     def kill(self) -> None:
         """Kill the server as a power cut would: SIGKILL, no chance to save anything."""
+        assert self.pid is not None  # it has been started
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, 9)
         while self.alive():
@@ -324,12 +330,14 @@ class NativeServer(Server):
 
         Afterwards it goes on, and carries out what has reached it meanwhile.
         """
-        os.kill(self.pid, signal.SIGSTOP)
+        pid = self.pid
+        assert pid is not None  # it has been started
+        os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGCONT)
+                os.kill(pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """Stop the server and remove its directory."""
@@ -352,7 +360,7 @@ class DockerServer(Server):
         for key, args in config_lines({**self.settings, **secret}):
             command += [f"--{key}", *map(plain, args)]
         try:
-            container = DockerContainer(image)
+            container: Any = DockerContainer(image)
             container.ports["6379/tcp"] = ("127.0.0.1", None)
             container.with_command(command).with_kwargs(auto_remove=True)
             container.start()
@@ -477,15 +485,16 @@ class UserServer(Server):
             atexit.register(self.leave, self.guest)
         return self.guest
 
-    def of_cluster(self, **options: object) -> redis.RedisCluster:
+    def of_cluster(self, **options: Any) -> redis.RedisCluster:
         return redis.RedisCluster.from_url(self.url, **{"decode_responses": True, **options})
 
-    def client(self, **options: object) -> redis.Redis | redis.RedisCluster:
-        """A new client; of the whole cluster, if the URL names one of its nodes."""
+    def client(self, **options: Any) -> redis.Redis:
+        """A new client; a RedisCluster, if the URL names a node of a cluster."""
         if self.guest is None:
             return super().client(**options)
         if self.clustered:
-            return polite_cluster(self.of_cluster(**options), self.guest)
+            # It has the commands of a Redis; who must know the difference asks isinstance
+            return cast(redis.Redis, polite_cluster(self.of_cluster(**options), self.guest))
         return polite(super().client(**options), self.guest)
 
     def transport(self) -> str:
@@ -747,7 +756,7 @@ def first_usable(kinds: Iterable[Kind], otherwise: str) -> tuple[Kind, str]:
     )
 
 
-def server(*, kind: str | None = None, password: str | None = None, **config: object) -> Server:
+def server(*, kind: str | None = None, password: str | None = None, **config: Any) -> Server:
     """Start a private throwaway server; use it in a `with` block.
 
     `config` holds settings of redis.conf with underscores for hyphens; a list repeats a setting, a
@@ -790,7 +799,7 @@ def default(one_server: bool = False) -> tuple[Server, str]:
 
 
 def connect(
-    *, quiet: bool = False, one_server: bool = False, **options: object
+    *, quiet: bool = False, one_server: bool = False, **options: Any
 ) -> redis.Redis | redis.RedisCluster:
     """A client of the lab's server; prints one line that says which server and why.
 

@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import tempfile
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -124,8 +124,8 @@ def poisson_times(random: np.random.Generator, expected: int) -> np.ndarray:
     return np.sort(random.integers(START, END, count))
 
 
-def rows_of(size: Scale, seed: int) -> Iterable[tuple[str, list[Sequence]]]:
-    """Each table's name and its columns after the id, as plain lists."""
+def rows_of(size: Scale, seed: int) -> Iterable[tuple[str, list[Sequence | np.ndarray]]]:
+    """Each table's name and its columns after the id."""
     random = np.random.Generator(np.random.PCG64(seed))
     chance = popularity(size.products)
 
@@ -278,6 +278,8 @@ class Shop:
     Times are Unix seconds, money is in cents.
     """
 
+    _remove: Callable[[], object] | None = None  # of a private copy
+
     def __init__(self, file: Path, *, writable: bool) -> None:
         self.file, self.writable = file, writable
         self.database = sqlite3.connect(
@@ -307,7 +309,7 @@ class Shop:
     def close(self) -> None:
         """Close it; a writable shop's copy is removed."""
         self.database.close()
-        if hasattr(self, "_remove"):
+        if self._remove:
             self._remove()
 
     def reopen(self) -> Shop:
@@ -336,7 +338,8 @@ class Shop:
         """How many rows a table has. Raises: LabError for a table that is not there."""
         if table not in TABLES:
             raise LabError(f"There is no table {table!r}; there are {', '.join(TABLES)}.")
-        return self.one(f"SELECT count(*) AS n FROM {table}")["n"]
+        (found,) = self.rows(f"SELECT count(*) AS n FROM {table}")
+        return found["n"]
 
     def products(self, limit: int) -> list[dict]:
         """The most popular products, the most popular first."""
@@ -359,11 +362,12 @@ class Shop:
         )
         if found is None:
             return None
-        found |= self.one(
+        (reviewed,) = self.rows(
             "SELECT count(*) AS reviews, round(avg(stars), 2) AS stars FROM reviews "
             "WHERE product_id = ?",
             (product_id,),
         )
+        found |= reviewed
         found["latest"] = self.rows(
             "SELECT u.name, r.stars, r.text FROM reviews r JOIN users u ON u.id = r.user_id "
             "WHERE product_id = ? ORDER BY r.at DESC, r.id DESC LIMIT 3",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import redis
 from redis.sentinel import Sentinel
@@ -69,7 +70,7 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(primaries: int = 3, replicas: int = 0, **config: object) -> Iterator[Cluster]:
+def cluster(primaries: int = 3, replicas: int = 0, **config: Any) -> Iterator[Cluster]:
     """Start `primaries` servers that share the 16,384 slots, each with so many `replicas`.
 
     `config` goes to every node; by default a node counts as failed after two seconds
@@ -159,7 +160,7 @@ class Replicated:
 
 @contextlib.contextmanager
 def replicated(
-    replicas: int = 2, *, sentinels: int = 0, down_after_ms: int = 1000, **config: object
+    replicas: int = 2, *, sentinels: int = 0, down_after_ms: int = 1000, **config: Any
 ) -> Iterator[Replicated]:
     """Start a primary and its replicas, watched by so many Sentinels (most of them must agree).
 
@@ -194,5 +195,5 @@ def replicated(
 
 
 def knows(sentinel: redis.Redis, replicas: int, others: int) -> bool:
-    state = sentinel.sentinel_master(NAME)
+    state: Any = sentinel.sentinel_master(NAME)
     return (state["num-slaves"], state["num-other-sentinels"]) == (replicas, others)

@@ -379,7 +379,7 @@ class _Flow:
             return []
         data = self.rest + bytes(data)
         at, self.skip, self.rest = self.skip, 0, b""
-        found = []
+        found: list[str] = []
         while at < len(data):
             end = data.find(b"\r\n", at)
             if end < 0:

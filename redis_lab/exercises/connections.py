@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import redis
 
@@ -22,7 +23,7 @@ def worker_client(_: redis.Redis, answer: Callable[[str, float], redis.Redis]) -
         client = answer(private.url, LONG_S)
         if not isinstance(client, redis.Redis):
             raise NotYet(f"it should return a redis.Redis, and returns {type(client).__name__}.")
-        connection = client.connection_pool.make_connection()
+        connection: Any = client.connection_pool.make_connection()
         patience = connection.socket_timeout
         if patience is None:
             raise NotYet(
@@ -39,8 +40,8 @@ def worker_client(_: redis.Redis, answer: Callable[[str, float], redis.Redis]) -
                 f"a pop of {LONG_S} s, and a server that stands still is noticed after "
                 f"{patience:g} s. Some seconds more than block_s are enough."
             )
-        shorter = answer(private.url, WAITS_S).connection_pool.make_connection().socket_timeout
-        if shorter == patience:
+        other: Any = answer(private.url, WAITS_S).connection_pool.make_connection()
+        if other.socket_timeout == patience:
             raise NotYet(
                 f"right for a pop of {LONG_S} s, and a pop of {WAITS_S} s has the same patience: "
                 f"{patience:g} s. Count it from block_s."

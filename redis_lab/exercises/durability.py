@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import redis
 
@@ -49,7 +50,8 @@ def refill(r: redis.Redis, answer: Callable[[redis.Redis, str, Iterator], object
         with wire(r) as w:
             answer(r, key, rows())
         trips = w.round_trips - len(wanted) - len(broken)
-        got = dict(r.zrange(key, 0, -1, withscores=True))
+        scores: Any = r.zrange(key, 0, -1, withscores=True)
+        got = dict(scores)
         if "no longer sold" in got:
             raise NotYet("what is no longer sold is still on the board: adding takes nothing away.")
         if got != wanted:

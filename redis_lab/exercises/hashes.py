@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import redis
 
@@ -34,7 +35,9 @@ def overtaken(r: redis.Redis, answer: Reserve, key: str, wanted: int, other: int
     to come in between, as with WATCH, which sends through a pipeline), and what is left.
     """
     r.hset(key, "stock", 5)
-    send, got = r.execute_command, []
+    client: Any = r  # whose method is another one meanwhile
+    send = client.execute_command
+    got: list[int] = []
 
     def interrupted(*args: object, **options: object) -> object:
         reply = send(*args, **options)
@@ -42,11 +45,11 @@ def overtaken(r: redis.Redis, answer: Reserve, key: str, wanted: int, other: int
             got.append(send("EVAL", TAKE, 1, key, other))
         return reply
 
-    r.execute_command = interrupted
+    client.execute_command = interrupted
     try:
         reserved = answer(r, key, wanted)
     finally:
-        del r.execute_command
+        del client.execute_command
     return bool(reserved), got[0] if got else None, left_in(r, key)
 
 
@@ -108,7 +111,9 @@ def reserve(r: redis.Redis, answer: Reserve) -> str:
             f"stock is {left}. Looking and taking must be one step."
         )
     if set(fields) != {"name", "stock"}:
-        raise NotYet(f"the product had a name and a stock, and now has {', '.join(fields)}.")
+        raise NotYet(
+            f"the product had a name and a stock, and now has {', '.join(map(str, fields))}."
+        )
     return f"right: {BUYERS} buyers at once, {CROWDED} lamps, none sold twice"
 
 
@@ -125,6 +130,7 @@ def price_list(
             pipe.execute()
         with wire(r) as counted:
             got = answer(r, list(prices))
+        with_absent: object
         try:
             with_absent = answer(r, [1, 999, 2])
         except (TypeError, KeyError) as error:

@@ -20,8 +20,11 @@ def update(
     key, meetings, stale = "1", ("before the commit", "after the commit", "all through"), []
     for meeting in meetings:
         row = {"version": 1, "cents": 100}
-        cache = CacheAside(r, "check", lambda _, row=row: (row["version"], dict(row)))
-        late = CacheAside(r, "check", None)
+
+        def load(_: str, row: dict = row) -> tuple[int, dict]:
+            return row["version"], dict(row)
+
+        cache, late = CacheAside(r, "check", load), CacheAside(r, "check", load)
         held: list[dict] = []
 
         def commit(cents: int, row: dict = row, cache: CacheAside = cache) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import redis
 
@@ -93,15 +94,15 @@ def contest(r: redis.Redis, answer: Callable[[int, int], float]) -> str:
     rounds = [f"check:round:{k}" for k in range(ROUNDS)]
     try:
         for ahead, behind in better:
-            put(r, "check:one", {"a": answer(*ahead), "b": answer(*behind)})
+            put(r, "check:one", {"a": float(answer(*ahead)), "b": float(answer(*behind))})
             if not above(r, "check:one"):
                 raise NotYet(
                     f"{told(ahead)} should stand above {told(behind)}, and the scores are "
                     f"{answer(*ahead)!r} and {answer(*behind)!r}{same(answer, ahead, behind)}."
                 )
-        for better_name, ahead, worse_name, behind in totals:
-            for key, one, other in zip(rounds, ahead, behind, strict=True):
-                put(r, key, {"a": answer(*one), "b": answer(*other)})
+        for better_name, many, worse_name, few in totals:
+            for key, one, other in zip(rounds, many, few, strict=True):
+                put(r, key, {"a": float(answer(*one)), "b": float(answer(*other))})
             r.zunionstore("check:sum", rounds)
             if not above(r, "check:sum"):
                 raise NotYet(
@@ -120,7 +121,8 @@ def put(r: redis.Redis, key: str, scores: dict[str, float]) -> None:
 
 
 def above(r: redis.Redis, key: str) -> bool:
-    first, second = r.zrange(key, 0, -1, desc=True, withscores=True)
+    scores: Any = r.zrange(key, 0, -1, desc=True, withscores=True)
+    first, second = scores
     return first[0] == "a" and first[1] > second[1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from typing import Any
 
 import redis
 
@@ -30,7 +31,7 @@ class Meddled(redis.Redis):
 def release(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
     client = Meddled(connection_pool=r.connection_pool)
 
-    def after(holder: str | None) -> tuple[bool, str | None, int]:
+    def after(holder: str | None) -> tuple[bool, object, int]:
         """What Ada's release says, who holds the lock then, and how many trips it took."""
         r.delete(KEY)
         if holder:
@@ -75,7 +76,7 @@ class Interrupted(sqlite3.Connection):
 
     armed = False
 
-    def execute(self, sql: str, *args: object) -> sqlite3.Cursor:
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
         cursor = super().execute(sql, *args)
         if self.armed and sql.lstrip().upper().startswith("SELECT"):
             self.armed = False
@@ -84,7 +85,7 @@ class Interrupted(sqlite3.Connection):
 
 
 @exercise
-def fenced(_: redis.Redis, answer: Callable[[sqlite3.Connection, int, str], object]) -> str:
+def fenced(client: redis.Redis, answer: Callable[[sqlite3.Connection, int, str], object]) -> str:
     database = sqlite3.connect(":memory:", isolation_level=None, factory=Interrupted)
     database.execute("CREATE TABLE report (id INTEGER PRIMARY KEY, text TEXT, fence INTEGER)")
     database.execute("INSERT INTO report VALUES (1, 'empty', 0)")

@@ -62,6 +62,8 @@ def estimate(_: redis.Redis, answer: Callable[[redis.Redis, Write, int], float])
 
     with server() as private, private.client() as r:
         said = answer(r, counted, COUNT)
+    if not isinstance(said, int | float):
+        raise NotYet(f"it says {said!r}; a number of bytes is meant, for {COUNT:,} objects.")
     if len(written) > 2000:
         raise NotYet(f"it wrote {len(written)} objects; 2000 are allowed.")
     off = said / size_of_objects(private.kind) - 1

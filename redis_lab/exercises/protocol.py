@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import socket
 from collections.abc import Callable
+from typing import Any
 
 import redis
 
@@ -89,7 +90,7 @@ def read3(_: redis.Redis, answer: Callable[[io.BufferedReader, Callable], object
         (b"*2\r\n_\r\n%1\r\n+k\r\n#t\r\n", [None, {"k": True}]),
     ]
     for raw, right in cases:
-        stream = io.BufferedReader(io.BytesIO(raw))
+        stream: Any = io.BufferedReader(io.BytesIO(raw))
         try:
             got = answer(stream, read)
         except NotYet as hint:

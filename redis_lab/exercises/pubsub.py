@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import redis
 from redis.client import PubSub
@@ -49,7 +50,7 @@ def heard(p: PubSub, quiet_s: float = 0.1) -> list[dict]:
 
 @exercise
 def announce(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str], object]) -> str:
-    at_once: list[str | None] = []
+    at_once: list[object] = []
 
     def after(command: str) -> None:
         if command == "PUBLISH":  # a listener is quick, and looks
@@ -138,9 +139,10 @@ class Counting:
 
     def __init__(self, p: PubSub) -> None:
         self.calls, self.original = 0, p.get_message
-        p.get_message = self
+        counted: Any = p  # whose method is replaced
+        counted.get_message = self
 
-    def __call__(self, *args: object, **options: object) -> dict | None:
+    def __call__(self, *args: Any, **options: Any) -> dict | None:
         self.calls += 1
         return self.original(*args, **options)
 

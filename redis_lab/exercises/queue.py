@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import redis
@@ -36,10 +37,11 @@ class Mortal:
         self.lives -= 1
 
     def register_script(self, script: str) -> Script:
-        return Script(self, script)
+        stands_in: Any = self  # what it does not do itself, the client does
+        return Script(stands_in, script)
 
     def pipeline(self, *args: Any, **options: Any) -> Any:
-        pipe = self.client.pipeline(*args, **options)
+        pipe: Any = self.client.pipeline(*args, **options)
         execute = pipe.execute
 
         def mortally(*args: Any, **options: Any) -> Any:
@@ -87,7 +89,7 @@ def book(r: redis.Redis, answer: Callable[[Any, str, int], object]) -> str:
         lasting = sum(r.ttl(key) == -1 for key in marks)
         r.delete(REVENUE)
         for k in range(40):
-            at_once(lambda k=k: answer(r, f"c{k}", 1))
+            at_once(partial(answer, r, f"c{k}", 1))
         together = int(r.get(REVENUE) or 0)
         crashes = []
         for lives in range(50):

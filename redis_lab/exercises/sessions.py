@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import redis
 
@@ -90,7 +91,7 @@ def revived_between(r: redis.Redis, answer: Callable) -> int:
         r.hset(key, mapping={"user": '"ada"'})
         r.expire(key, 60)
         ended: list[bool] = []
-        meddled = redis.Redis(connection_pool=pool)
+        meddled: Any = redis.Redis(connection_pool=pool)
         meddled.execute_command = meddler(r, key, at, ended, meddled.execute_command)
         answer(meddled, key, "cart", "1")
         revived += bool(ended) and r.exists(key)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import redis
 
@@ -19,17 +20,18 @@ TILLS, CUSTOMERS, HOUR = 8, 25, 3600
 def overheard(r: redis.Redis) -> Iterator[list[tuple]]:
     """The commands that are sent through this client's own methods; not those of pipelines."""
     said: list[tuple] = []
-    send = r.execute_command
+    client: Any = r  # whose method is another one meanwhile
+    send = client.execute_command
 
     def listen(*args: object, **options: object) -> object:
         said.append(args)
         return send(*args, **options)
 
-    r.execute_command = listen
+    client.execute_command = listen
     try:
         yield said
     finally:
-        del r.execute_command
+        del client.execute_command
 
 
 def limits(args: tuple) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import redis
 
@@ -57,7 +58,7 @@ def around(
     return "right: at the top, in the middle, at the bottom and off the board, in two round trips"
 
 
-def compare_places(where: str, place: int, got: object, right: list[tuple[int, str]]) -> None:
+def compare_places(where: str, place: int, got: Any, right: list[tuple[int, str]]) -> None:
     try:
         got = [tuple(pair) for pair in got]
         names = [name for _, name in got]

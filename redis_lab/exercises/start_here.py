@@ -12,15 +12,16 @@ from redis_lab.wire import wire
 
 @exercise
 def round_trips(r: redis.Redis, answer: dict) -> str:
+    morning, guess = answer.get("morning"), answer.get("answer")
+    if not callable(morning) or not isinstance(guess, int):
+        raise NotYet("keep `morning` as it is, and say as a whole number how often it waits.")
     with wire(r) as counted:
-        answer["morning"](r)
-    if answer["answer"] == counted.round_trips:
+        morning(r)
+    if guess == counted.round_trips:
         return f"right: {counted.round_trips} round trips, one for each time the code waits"
-    if answer["answer"] > counted.round_trips:
-        raise NotYet(
-            f"{answer['answer']} is too many. MGET asks for three keys; how often does it wait?"
-        )
-    raise NotYet(f"{answer['answer']} is too few. Each turn of the loop waits for its own answer.")
+    if guess > counted.round_trips:
+        raise NotYet(f"{guess} is too many. MGET asks for three keys; how often does it wait?")
+    raise NotYet(f"{guess} is too few. Each turn of the loop waits for its own answer.")
 
 
 @exercise

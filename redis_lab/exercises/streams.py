@@ -30,7 +30,7 @@ def fill(r: redis.Redis, ids: list[str]) -> None:
 
 def pending(r: redis.Redis) -> set[str]:
     notes = r.xpending_range(STREAM, GROUP, "-", "+", 10_000)
-    return {note["message_id"] for note in notes}
+    return {str(note["message_id"]) for note in notes}
 
 
 @exercise
@@ -92,7 +92,7 @@ def recover(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, int], 
     try:
         fill(r, ids)
         r.xreadgroup(GROUP, "alive", {STREAM: ">"}, count=len(ids))
-        r.xclaim(STREAM, GROUP, "dead", 0, idle, idle=60_000, justid=True)
+        r.xclaim(STREAM, GROUP, "dead", 0, [*idle], idle=60_000, justid=True)
         found = answer(r, STREAM, GROUP, "ada", 30_000)
         hers = {
             note["message_id"]

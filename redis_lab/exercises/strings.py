@@ -55,10 +55,10 @@ def immortals(r: redis.Redis, answer: Callable[[redis.Redis, str], list[str]]) -
             pipe.set(key, 1)
         pipe.execute()
         with wire(r) as counted:
-            found = answer(r, "check")
+            said = answer(r, "check")
     finally:
         r.delete(stranger, *mortal, *immortal)
-    found = set(found or ())
+    found = set(said or ())
     if found != immortal:
         others = len(found - immortal)
         raise NotYet(f"{len(found & immortal)} of the 17 immortal keys found, and {others} others.")

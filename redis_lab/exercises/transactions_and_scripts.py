@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import redis
 
@@ -18,7 +19,10 @@ def interrupted(r: redis.Redis, at: int, act: Callable[[], object]) -> redis.Red
     """A client to whom something happens: once its reply number `at` is read, `act` is called."""
     replies = -1_000_000  # those that belong to connecting do not count
 
-    class Between:
+    pool = r.connection_pool
+    kind: Any = pool.connection_class
+
+    class Interrupted(kind):
         def read_response(self, *args, **kwargs):
             nonlocal replies
             try:
@@ -28,10 +32,10 @@ def interrupted(r: redis.Redis, at: int, act: Callable[[], object]) -> redis.Red
                 if replies == at:
                     act()
 
-    pool = r.connection_pool
-    kind = type("Interrupted", (Between, pool.connection_class), {})
     kwargs = pool.connection_kwargs
-    client = redis.Redis(connection_pool=redis.ConnectionPool(connection_class=kind, **kwargs))
+    client = redis.Redis(
+        connection_pool=redis.ConnectionPool(connection_class=Interrupted, **kwargs)
+    )
     client.ping()
     replies = 0
     return client
@@ -72,11 +76,16 @@ def buy(r: redis.Redis, answer: Buy) -> str:
     )
 
 
+def numbers_in(r: redis.Redis, *keys: str) -> tuple[int, ...]:
+    """The numbers under keys; a key that is gone counts as 0."""
+    return tuple(int(found or 0) for found in r.mget(*keys))
+
+
 def alone(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
     for left, quantity, sold in ((5, 3, True), (3, 3, True), (2, 3, False), (0, 1, False)):
         r.mset({stock: left, cart: 0})
         said = answer(r, stock, cart, quantity)
-        now = tuple(int(n) for n in r.mget(stock, cart))
+        now = numbers_in(r, stock, cart)
         right = (left - quantity, quantity) if sold else (left, 0)
         if now != right:
             raise NotYet(
@@ -99,7 +108,7 @@ def with_a_rival(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) ->
         said = answer(client, stock, cart, 3)
     finally:
         client.close()
-    left, mine = (int(n) for n in r.mget(stock, cart))
+    left, mine = numbers_in(r, stock, cart)
     others = sum(rival)
     if left < 0:
         raise NotYet(
@@ -118,8 +127,8 @@ def with_a_rival(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) ->
 def watched(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) -> None:
     """Two in stock, three wanted; somebody looks at the stock after reply number `at`."""
     r.mset({stock: 2, cart: 0})
-    seen = []
-    client = interrupted(r, at, lambda: seen.append(int(r.get(stock))))
+    seen: list[int] = []
+    client = interrupted(r, at, lambda: seen.extend(numbers_in(r, stock)))
     try:
         answer(client, stock, cart, 3)
     finally:
@@ -140,7 +149,7 @@ def together(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
 
     with ThreadPoolExecutor(THREADS) as pool:
         sold = sum(pool.map(visitor, range(THREADS)))
-    left, carts = (int(n) for n in r.mget(stock, cart))
+    left, carts = numbers_in(r, stock, cart)
     if (left, carts, sold) != (0, IN_STOCK, IN_STOCK):
         raise NotYet(
             f"{THREADS} threads wanted more than the {IN_STOCK} pieces there were: {left} are "

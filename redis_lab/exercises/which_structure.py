@@ -71,7 +71,7 @@ def viewed(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) ->
             answer(r, "ada", page)
         with wire(r) as counted:
             answer(r, "ada", "a")
-        kinds = [r.type(key) for key in (visitors, top, last)]
+        kinds = [str(r.type(key)) for key in (visitors, top, last)]
         if kinds[0] == "set":
             raise NotYet(
                 "check:visitors is a set. It answers, and keeps every single name for it; the "

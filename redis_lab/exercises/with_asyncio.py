@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import redis
 import redis.asyncio
@@ -14,11 +15,17 @@ from redis_lab.judging import NotYet, exercise
 from redis_lab.link import link
 from redis_lab.server import server
 
+T = TypeVar("T")
 
-def run(work: Coroutine) -> object:
-    """Run it in a loop of its own; a notebook's is running already."""
+
+def run(work: Awaitable[T]) -> T:
+    """Wait for it in a loop of its own; a notebook's is running already."""
+
+    async def wait() -> T:
+        return await work
+
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
+        return thread.submit(asyncio.run, wait()).result()
 
 
 @exercise
@@ -82,7 +89,7 @@ def page(_: redis.Redis, answer: Callable[[redis.asyncio.Redis, str, Load], Awai
             if took > 1:
                 raise NotYet(f"it waited {took:.1f} s for a Redis that stands still.")
             with private.stalled():
-                task = asyncio.create_task(answer(client, "there", load))
+                task = asyncio.ensure_future(answer(client, "there", load))
                 await asyncio.sleep(0.03)
                 task.cancel()
                 await asyncio.wait([task], timeout=2)

@@ -1,0 +1,199 @@
+"""What all checks of exercises have in common: they are found, and they survive any answer."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import re
+import typing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+
+from redis_lab import exercises, judging
+from redis_lab.errors import LabError
+from redis_lab.judging import CheckFailed, NotYet, exercise
+
+for module in pkgutil.iter_modules(exercises.__path__):
+    importlib.import_module(f"{exercises.__name__}.{module.name}")
+NAMES = sorted(judging.EXERCISES)
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+WRONG = {"None": None, "0": 0, "an empty str": "", "an object": object()}
+# These start several servers or write a lot; a drill gives them all of the answers
+SLOW = (
+    "cluster.values",
+    "memory.estimate",
+    "replicas_and_failover.write_safely",
+    "serverless_http.encode",
+    "serverless_http.place_order",
+    "with_asyncio.fetch",
+)
+
+
+NO_FUNCTIONS = ("connections.rules", "idempotency.safe_to_repeat", "which_structure.choose")
+
+
+def shaped(name, function):
+    """The function in the form in which the notebook hands over an answer."""
+    if name == "start_here.round_trips":
+        return {"morning": function, "answer": 3}
+    return (function, function) if name == "memory.counters" else function
+
+
+def wants_await(name):
+    return "Awaitable" in str(typing.get_type_hints(judging.EXERCISES[name].__wrapped__)["answer"])
+
+
+def refused(name, client, answer):
+    """The hint with which a check refuses an answer."""
+    with pytest.raises(NotYet) as hint:
+        judging.EXERCISES[name](client, answer)
+    return str(hint.value)
+
+
+def returning(name, value):
+    async def answer_later(*args, **options):
+        return value
+
+    def answer(*args, **options):
+        return value
+
+    return shaped(name, answer_later if wants_await(name) else answer)
+
+
+def test_every_exercise_of_the_notebooks_has_its_check_and_no_check_is_without_one():
+    told = set()
+    for path in NOTEBOOKS.rglob("*.ipynb"):
+        for cell in json.loads(path.read_text())["cells"]:
+            told |= set(re.findall(r'lab\.check\("([\w.]+)"', "".join(cell["source"])))
+    assert told == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_answer_that_returns_nothing_of_use_is_refused_with_a_hint(name, learner):
+    for value in (WRONG["None"],) if name in SLOW else WRONG.values():
+        refused(name, learner, returning(name, value))
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("name", SLOW)
+def test_the_slow_checks_refuse_all_of_them(name, learner):
+    for value in [*WRONG.values(), True, [], {}, -1.5, b"x", [None]]:
+        refused(name, learner, returning(name, value))
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(NO_FUNCTIONS)))
+def test_what_is_no_function_is_refused_as_such(name, learner):
+    for value in WRONG.values():
+        hint = refused(name, learner, value)
+        assert f"your answer is {value!r}" in hint and "is wanted" in hint
+
+
+@pytest.mark.parametrize("name", NO_FUNCTIONS)
+def test_what_should_be_a_text_or_a_dictionary_and_is_not_is_refused(name, learner):
+    for value in [*WRONG.values(), lambda: None]:
+        refused(name, learner, value)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(NO_FUNCTIONS) - set(SLOW)))
+def test_an_exception_in_an_answer_is_the_answers(name, learner):
+    def answer(*args, **options):
+        raise ZeroDivisionError("mine")
+
+    hint = refused(name, learner, shaped(name, answer))
+    assert "raised ZeroDivisionError" in hint and "mine" in hint
+    if name not in ("client_side_caching.on_push", "protocol.read3"):  # these say with which input
+        assert f"in line {answer.__code__.co_firstlineno + 1}: mine" in hint
+
+
+# ---------------------------------------------------------------- whose fault
+
+
+@pytest.fixture
+def marked():
+    """`@exercise` for a check that is forgotten after the test."""
+    before = dict(judging.EXERCISES)
+    yield exercise
+    judging.EXERCISES.clear()
+    judging.EXERCISES.update(before)
+
+
+def test_a_fault_of_the_check_is_not_blamed_on_the_answer(marked):
+    @marked
+    def broken(_: redis.Redis, answer: typing.Callable[[], int]) -> str:
+        return f"{answer() / 0}"
+
+    with pytest.raises(CheckFailed, match=r"ZeroDivisionError.*fault of the workbook.*report"):
+        broken(None, lambda: 3)
+    with pytest.raises(NotYet, match=r"returned None, and a whole number is wanted\. Is"):
+        broken(None, lambda: None)
+
+
+def test_a_server_that_is_gone_is_nobodys_fault(marked):
+    @marked
+    def lonely(client: redis.Redis, answer: typing.Callable[[], int]) -> str:
+        answer()
+        raise redis.ConnectionError("refused")
+
+    with pytest.raises(LabError, match="gone: refused") as error:
+        lonely(None, lambda: 3)
+    assert not isinstance(error.value, CheckFailed)
+
+
+def test_a_key_of_another_type_is_the_answers(marked, r):
+    @marked
+    def listed(client: redis.Redis, answer: typing.Callable[[redis.Redis], object]) -> str:
+        answer(client)
+        return str(client.lrange("check:list", 0, -1))
+
+    with pytest.raises(NotYet, match="another type"):
+        listed(r, lambda r: r.set("check:list", 1))
+    assert listed(r, lambda r: (r.delete("check:list"), r.rpush("check:list", 1))) == "['1']"
+
+
+def test_an_exception_keeps_its_author_on_the_way_through_a_library(marked):
+    @marked
+    def sorting(_: redis.Redis, answer: typing.Callable[[int], int]) -> str:
+        return str(sorted([2, 1], key=answer))
+
+    with pytest.raises(NotYet, match=r"raised TypeError: .* takes 0 positional arguments but 1"):
+        sorting(None, lambda: 1)
+    with pytest.raises(NotYet, match=r"raised ValueError in line \d+: invalid literal"):
+        sorting(None, lambda n: int("x"))
+    assert sorting(None, lambda n: n) == "[1, 2]"
+
+
+def test_only_what_is_marked_is_found():
+    assert judging.find("hashes.reserve") is judging.EXERCISES["hashes.reserve"]
+    for name in ("hashes.left_in", "hashes.Reserve", "hashes", "..hashes.reserve", ""):
+        with pytest.raises(LabError, match="no exercise"):
+            judging.find(name)
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted", "right"),
+    [
+        (1, float, True),
+        (np.float64(1), float, True),
+        (np.int64(1), int, True),
+        ("1", float, False),
+        (1.5, int, False),
+        (None, float | None, True),
+        ([1, "x"], list[int], False),
+        ("abc", typing.Sequence[str], False),
+        (["abc"], typing.Sequence[str], True),
+        ({1: 2}, dict[int, int], True),
+        ({1: None}, dict[int, int], False),
+        ((1, "a"), tuple[int, str], True),
+        ((1,), tuple[int, str], False),
+        (len, typing.Callable[..., int], True),
+        (None, typing.Any, True),
+        (0, None, False),
+    ],
+)
+def test_what_fits_an_annotation(value, wanted, right):
+    assert judging.fits(value, wanted) is right
