@@ -21,7 +21,15 @@ SLOTS = 16384
 NAME = "lab"  # of the primary, as Sentinels and their clients call it
 # By default a primary waits five seconds for further replicas before it sends its data, and then
 # ten before it sends anything more; until then the cluster does not name its replicas to clients.
-AT_ONCE = {"repl_diskless_sync_delay": 0, "repl_ping_replica_period": 1}
+# A replica with a file between would look only once a second whether it is complete.
+AT_ONCE = {
+    "repl_diskless_sync_delay": 0,
+    "repl_ping_replica_period": 1,
+    "repl_diskless_load": "on-empty-db",
+}
+# How often Sentinels look for replicas and for each other, in ms: by default, and at the start
+PERIODS = {"INFO-PERIOD": 10_000, "PUBLISH-PERIOD": 2_000}
+SHORT_PERIODS = dict.fromkeys(PERIODS, 100)
 
 
 def until(done: Callable[[], bool], seconds: float, what: str) -> None:
@@ -89,22 +97,41 @@ def cluster(primaries: int = 3, replicas: int = 0, **config: Any) -> Iterator[Cl
             if k < primaries:
                 admin.execute_command("CLUSTER ADDSLOTSRANGE", edges[k], edges[k + 1] - 1)
             admin.execute_command("CLUSTER SET-CONFIG-EPOCH", k + 1)
-        introduce(nodes, admins)
+        introduce(nodes, admins, met if replicas else settled)
         ids = [admin.execute_command("CLUSTER MYID") for admin in admins[:primaries]]
         for k, admin in enumerate(admins[primaries:]):
             admin.execute_command("CLUSTER REPLICATE", ids[k % primaries])
         following = admins[primaries:]
         until(lambda: all(map(linked, following)), START_TIMEOUT_S, "Replication")
         until(
-            lambda: all(replicas_named(admin) == len(following) for admin in admins),
+            lambda: all(
+                replicas_named(admin) == len(following) and settled(admin, count)
+                for admin in admins
+            ),
             START_TIMEOUT_S,
             "Agreement on the replicas",
         )
         yield Cluster(nodes)
 
 
-def introduce(nodes: list[Server], admins: list[redis.Redis]) -> None:
-    """Let the nodes meet until they agree that all slots are served.
+def met(admin: redis.Redis, nodes: int) -> bool:
+    """Whether a node knows so many, itself among them, and none of them only by its address."""
+    known = admin.cluster("NODES").values()
+    return len(known) == nodes and not any("handshake" in node["flags"] for node in known)
+
+
+def settled(admin: redis.Redis, nodes: int) -> bool:
+    """Whether a node knows so many, and that all slots are served."""
+    state = admin.cluster("INFO")
+    return state["cluster_state"] == "ok" and int(state["cluster_known_nodes"]) == nodes
+
+
+def introduce(
+    nodes: list[Server],
+    admins: list[redis.Redis],
+    done: Callable[[redis.Redis, int], bool] = settled,
+) -> None:
+    """Let the nodes meet until each is `done`: `settled`, which takes two seconds, or only `met`.
 
     A handshake can time out on one side only, and before Valkey 8.1 nobody tries again then.
     """
@@ -113,7 +140,7 @@ def introduce(nodes: list[Server], admins: list[redis.Redis]) -> None:
             admins[0].execute_command("CLUSTER MEET", node.host, node.port, node.bus_port)
         try:
             until(
-                lambda: all(settled(admin, len(nodes)) for admin in admins),
+                lambda: all(done(admin, len(nodes)) for admin in admins),
                 START_TIMEOUT_S,
                 "Agreement of the cluster's nodes",
             )
@@ -121,11 +148,6 @@ def introduce(nodes: list[Server], admins: list[redis.Redis]) -> None:
         except LabError:
             if last:
                 raise
-
-
-def settled(admin: redis.Redis, nodes: int) -> bool:
-    state = admin.cluster("INFO")
-    return state["cluster_state"] == "ok" and int(state["cluster_known_nodes"]) == nodes
 
 
 def replicas_named(admin: redis.Redis) -> int:
@@ -186,12 +208,19 @@ def replicated(
             stack.enter_context(server(kind=kind, sentinel=watch)) for _ in range(sentinels)
         ]
         eyes = [stack.enter_context(one.client()) for one in watchers]
+        look_every(eyes, SHORT_PERIODS)
         until(
             lambda: all(knows(eye, replicas, sentinels - 1) for eye in eyes),
-            START_TIMEOUT_S + 15,  # a Sentinel looks for replicas and others every ten seconds
+            START_TIMEOUT_S + 15,
             "Agreement of the Sentinels",
         )
+        look_every(eyes, PERIODS)
         yield Replicated(primary, others, watchers)
+
+
+def look_every(sentinels: list[redis.Redis], periods: dict[str, int]) -> None:
+    for one in sentinels:
+        one.execute_command("SENTINEL DEBUG", *(x for pair in periods.items() for x in pair))
 
 
 def knows(sentinel: redis.Redis, replicas: int, others: int) -> bool:

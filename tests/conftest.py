@@ -10,6 +10,7 @@ import pytest
 
 from redis_lab.bench import TooBusy
 from redis_lab.server import KINDS, server
+from redis_lab.topology import cluster
 
 # In the background of a script (`make test &`) a shell lets Ctrl-C be ignored, and every process
 # started from there inherits that; the tests that interrupt one need it heard.
@@ -60,6 +61,22 @@ def each_kind(request: pytest.FixtureRequest):
     """One native server after the other, of each kind that this machine has."""
     with server(kind=request.param) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def one_cluster():
+    """Three primaries, started once, since Redis makes them wait two seconds; see `three`."""
+    with cluster(3) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def three(one_cluster):
+    """A cluster of three primaries, all of them empty; for tests that leave its nodes alone."""
+    for node in one_cluster.nodes:
+        with node.client() as client:
+            client.flushall()
+    return one_cluster
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -79,26 +80,63 @@ def packages(tmp_path_factory) -> Path:
     return folder
 
 
-def by_node(client: str, topic: str, folder: Path, env: dict[str, str]) -> list[object]:
-    """Run a section's block in node; the replies that the page shows something for."""
-    lines = [SECTIONS[CONNECT][client]]
-    for code, shown in statements(SECTIONS[topic][client]):
-        code = code.rstrip(";")
-        lines.append(f"console.log(JSON.stringify({code}));" if shown else f"{code};")
+# After each section it waits for a line, so that what was written can be looked at.
+TURNS = """
+import { createInterface } from "node:readline";
+const turns = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+"""
+
+
+def program_of(client: str) -> str:
+    """All sections of a client; each prints the replies that the page shows, then an empty line."""
+    lines = [SECTIONS[CONNECT][client], TURNS]
+    for topic in TOPICS:
+        lines.append("await (async () => {")
+        for code, shown in statements(SECTIONS[topic][client]):
+            code = code.rstrip(";")
+            lines.append(f"console.log(JSON.stringify({code}));" if shown else f"{code};")
+        lines.append("})();\nconsole.log();\nawait turns.next();")
     if client == "js ioredis":
         lines.append("redis.disconnect();")
-    script = folder / f"{client[3:]}-{TOPICS.index(topic)}.mjs"
-    script.write_text("\n".join(lines))
-    said = subprocess.run(
-        ["node", script.name],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | env,
-    )
-    assert said.returncode == 0, said.stderr[-2000:]
-    return [json.loads(line) for line in said.stdout.splitlines()]
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def by_node(lab, gateway, packages):
+    """Runs all sections of a client in one node: for each the replies and what it has written."""
+    env = {"REDIS_URL": lab.url, rest.URL: gateway.url, rest.TOKEN: gateway.token}
+
+    @cache
+    def run(client: str) -> dict[str, tuple[list[object], dict[str, tuple]]]:
+        program, found = packages / f"{client[3:]}.mjs", {}
+        program.write_text(program_of(client))
+        with (
+            lab.client() as r,
+            open(packages / "stderr", "w+") as errors,
+            subprocess.Popen(
+                ["node", program.name],
+                cwd=packages,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=os.environ | env,
+            ) as node,
+        ):
+            for topic in TOPICS:
+                r.flushall()
+                replies = []
+                while (line := node.stdout.readline()) != "\n":
+                    assert line, f"{topic}: {(packages / 'stderr').read_text()[-2000:]}"
+                    replies.append(json.loads(line))
+                found[topic] = replies, content(r)
+                node.stdin.write("\n")
+                node.stdin.flush()
+            node.communicate(timeout=60)
+            assert node.returncode == 0, (packages / "stderr").read_text()[-2000:]
+        return found
+
+    return run
 
 
 def by_python(topic: str, r: redis.Redis) -> list[object]:
@@ -167,11 +205,10 @@ def test_python(topic, r):
 
 @pytest.mark.parametrize("topic", TOPICS)
 @pytest.mark.parametrize("client", CLIENTS[:2])
-def test_node(client, topic, r, lab, gateway, packages):
-    env = {"REDIS_URL": lab.url, rest.URL: gateway.url, rest.TOKEN: gateway.token}
+def test_node(client, topic, r, by_node):
     wanted = [json.loads(s) for _, s in statements(SECTIONS[topic][client]) if s]
-    assert by_node(client, topic, packages, env) == wanted
-    written = content(r)
+    replies, written = by_node(client)[topic]
+    assert replies == wanted
     r.flushall()
     by_python(topic, r)
     assert written == content(r), "the clients leave different data behind"

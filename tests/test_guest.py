@@ -21,8 +21,8 @@ from processes import environment, run, script
 
 from redis_lab.errors import LabError
 from redis_lab.guest import Guest
-from redis_lab.server import binary_on_path, free_port, server
-from redis_lab.topology import Cluster, cluster
+from redis_lab.server import Server, binary_on_path, free_port, server
+from redis_lab.topology import Cluster
 
 # A visit prints the LabError that it meets; any other exception is a traceback on stderr.
 VISIT = """
@@ -38,14 +38,41 @@ print("connected")
 """
 
 
+# Being turned away leaves nothing behind, so that one process can try many URLs.
+TURNED_AWAY = """
+import os, sys
+from redis_lab.errors import LabError
+from redis_lab.server import connect
+for url in sys.stdin.read().split("\\n"):
+    os.environ["REDIS_URL"] = url
+    try:
+        connect()
+    except LabError as error:
+        print("LabError:", error, end="\\n\\0")
+"""
+
+
 @pytest.fixture(scope="module")
-def host(each_kind):
-    return each_kind
+def host(lab):
+    return lab
 
 
 @pytest.fixture
 def user(host):
     """The user's own client, with every database empty and all counts at nothing."""
+    with emptied(host) as client:
+        yield client
+
+
+@pytest.fixture
+def user_of_each(each_kind):
+    """As `user`, where servers of different kinds can differ."""
+    with emptied(each_kind) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def emptied(host: Server):
     with host.client() as client:
         client.flushall()
         client.config_resetstat()
@@ -63,6 +90,23 @@ def refusal(url: str) -> str:
     assert done.returncode == 1
     assert done.stdout.startswith("LabError: ")
     return done.stdout
+
+
+def refusals(*urls: str) -> list[str]:
+    """The same for many URLs, in one process."""
+    done = subprocess.run(
+        script(TURNED_AWAY),
+        input="\n".join(urls),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    *said, after = done.stdout.split("\0")
+    assert not after and len(said) == len(urls)
+    assert all(text.startswith("LabError: ") for text in said)
+    return said
 
 
 # ---------------------------------------------------------------- getting in
@@ -112,29 +156,29 @@ def test_tls(tmp_path):
         assert advice == url.replace("secret", "***").replace("/0?", "/1?")
 
 
-@pytest.mark.parametrize(
-    ("rights", "missing"),
-    [
-        (["+@all", "-@admin", "-@dangerous", "+info"], None),
-        (["+@all", "-info"], "info"),
-        (["+@all", "-command"], "command"),
-        (["+@all", "-dbsize"], "dbsize"),
-    ],
-)
-def test_user_with_limited_rights(user, host, rights, missing):
-    user.execute_command("ACL", "DELUSER", "ada")
-    user.execute_command("ACL", "SETUSER", "ada", "on", ">secret", "~*", "&*", *rights)
-    url = f"redis://ada:secret@127.0.0.1:{host.port}/0"
-    if missing:
-        said = refusal(url)
-        assert "does not let this user do" in said and f"'{missing}'" in said
+def acl_user(user: redis.Redis, host: Server, name: str, *rights: str) -> str:
+    """The URL of a new user with these rights."""
+    user.execute_command("ACL", "DELUSER", name)
+    user.execute_command("ACL", "SETUSER", name, "on", ">secret", "~*", "&*", *rights)
+    return f"redis://{name}:secret@127.0.0.1:{host.port}/0"
+
+
+def test_user_with_limited_rights(user_of_each, each_kind):
+    user = user_of_each
+    url = acl_user(user, each_kind, "ada", "+@all", "-@admin", "-@dangerous", "+info")
+    done = visit(url, "r.set('a', 1); print(r.get('a'))")
+    assert done.stdout.endswith("connected\n1\n"), done
+    assert user.keys() == []
+    user.set("yours", 1)
+    assert "/1." in refusal(url)  # though it may not ask how many databases there are
+
+
+def test_user_without_a_needed_right(user_of_each, each_kind):
+    missing = ("info", "command", "dbsize")
+    urls = [acl_user(user_of_each, each_kind, f"no-{m}", "+@all", f"-{m}") for m in missing]
+    for right, said in zip(missing, refusals(*urls), strict=True):
+        assert "does not let this user do" in said and f"'{right}'" in said
         assert "ACL SETUSER" in said and "secret" not in said
-    else:
-        done = visit(url, "r.set('a', 1); print(r.get('a'))")
-        assert done.stdout.endswith("connected\n1\n"), done
-        assert user.keys() == []
-        user.set("yours", 1)
-        assert "/1." in refusal(url)  # though it may not ask how many databases there are
 
 
 # ---------------------------------------------------------------- being turned away
@@ -155,8 +199,9 @@ def test_database_with_keys_is_refused_and_the_advice_works(user, host):
 def test_advice_may_be_database_0_or_a_socket(user, host):
     with redis.Redis(port=host.port, db=3) as third:
         third.set("yours", "1")
-    for url in (host.url.replace("/0", "/3"), host.unix_url.replace("db=0", "db=3")):
-        advice = re.search(r"set REDIS_URL to (\S+)\.\n", refusal(url)).group(1)
+    urls = (host.url.replace("/0", "/3"), host.unix_url.replace("db=0", "db=3"))
+    for said in refusals(*urls):
+        advice = re.search(r"set REDIS_URL to (\S+)\.\n", said).group(1)
         assert advice.endswith("0")
         assert visit(advice).stdout.endswith("connected\n")
 
@@ -193,8 +238,7 @@ def test_second_visit_is_refused_while_the_first_lives(user, host):
 SECRET = "hunter2"
 
 
-@pytest.mark.parametrize(
-    ("url", "words"),
+REFUSED = dict(
     [
         ("redis://:hunter2wrong@127.0.0.1:{port}/0", "refused the user name or password"),
         ("redis://eve:hunter2@127.0.0.1:{port}/0", "refused the user name or password"),
@@ -211,12 +255,15 @@ SECRET = "hunter2"
         ("redis://[::1:hunter2@127.0.0.1:{port}/0", "not a Redis URL"),
         ("redis://127.0.0.1:{port}/0?no_such_option=1&password=hunter2", "not a Redis URL"),
         ("redis://:hunter2@127.0.0.1:{port}/0", "already holds"),
-    ],
+    ]
 )
-def test_no_password_in_a_refusal(guarded, url, words):
-    said = refusal(url.format(port=guarded.port))
-    assert words in said
-    assert SECRET not in said
+
+
+def test_no_password_in_a_refusal(guarded):
+    told = refusals(*(url.format(port=guarded.port) for url in REFUSED))
+    for (url, words), said in zip(REFUSED.items(), told, strict=True):
+        assert words in said, url
+        assert SECRET not in said, url
 
 
 @pytest.mark.parametrize(
@@ -231,7 +278,8 @@ def test_no_password_in_a_traceback(guarded, url):
 
 @pytest.fixture(scope="module")
 def guarded():
-    with server(password=SECRET) as started:
+    # It hangs up after a second of silence, which is what it hears from one who speaks TLS to it.
+    with server(password=SECRET, timeout=1) as started:
         started.client().set("yours", 1)
         yield started
 
@@ -337,7 +385,8 @@ print(shown.count("(refused) "), "refused by the magic")
 """
 
 
-def test_forbidden_commands_never_arrive(user, host):
+def test_forbidden_commands_never_arrive(user_of_each, each_kind):
+    user, host = user_of_each, each_kind
     with redis.Redis(port=host.port, db=1) as second:
         second.set("yours", "1")
     done = visit(host.url, FORBIDDEN)
@@ -351,7 +400,7 @@ def test_forbidden_commands_never_arrive(user, host):
     assert user.info("commandstats").get("cmdstat_flushall", {"calls": 0})["calls"] == 0
 
 
-def test_malformed_commands_get_the_servers_own_error(user, host):
+def test_malformed_commands_get_the_servers_own_error(user_of_each, each_kind):
     body = """
 import redis
 for words in (["EVAL", "return 1", "many"], ["EVAL"], ["EVAL", "return 1", "-1"], ["MSET"],
@@ -362,7 +411,7 @@ for words in (["EVAL", "return 1", "many"], ["EVAL"], ["EVAL", "return 1", "-1"]
     except redis.ResponseError as error:
         print("ResponseError")
 """
-    done = visit(host.url, body)
+    done = visit(each_kind.url, body)
     assert done.stdout.endswith("connected\n" + "ResponseError\n" * 10), done
 
 
@@ -426,8 +475,16 @@ def furnish(user: redis.Redis) -> None:
 MEANWHILE = "print('ready', flush=True); sys.stdin.readline()\n"
 
 
-@pytest.mark.parametrize("how", ["at exit", "clean_up", "after an exception"])
-def test_exactly_what_it_wrote_is_removed(user, host, how):
+def test_exactly_what_it_wrote_is_removed(user_of_each, each_kind):
+    removed_again(user_of_each, each_kind, "clean_up")
+
+
+@pytest.mark.parametrize("how", ["at exit", "after an exception"])
+def test_what_it_wrote_is_removed_without_being_told(user, host, how):
+    removed_again(user, host, how)
+
+
+def removed_again(user: redis.Redis, host: Server, how: str) -> None:
     last = {
         "at exit": "",
         "clean_up": "clean_up(r); print(sorted(r.keys('*')), flush=True); sys.stdin.readline()",
@@ -479,12 +536,12 @@ print(r.get("a"))
     assert user.keys() == []
 
 
-def test_the_servers_own_table_of_commands_is_read(host):
+def test_the_servers_own_table_of_commands_is_read(each_kind):
     """Every command that the server marks as writing to a key it names at a fixed place."""
-    with host.client() as client:
+    with each_kind.client() as client:
         guest = Guest(client)
         for protocol in (2, 3):
-            with host.client(protocol=protocol) as other:
+            with each_kind.client(protocol=protocol) as other:
                 assert Guest(other).table == guest.table
         assert {"SET", "MSET", "EVAL", "XGROUP CREATE", "COPY", "SORT"} <= set(guest.table)
         assert not {"GET", "DEL", "ZMPOP", "PFCOUNT", "XGROUP DESTROY"} & set(guest.table)
@@ -497,12 +554,6 @@ def test_the_servers_own_table_of_commands_is_read(host):
 
 
 # ---------------------------------------------------------------- a cluster
-
-
-@pytest.fixture(scope="module")
-def three():
-    with cluster(3) as nodes:
-        yield nodes
 
 
 def keys_of(nodes: Cluster) -> int:
@@ -523,14 +574,13 @@ for command in ("FLUSHALL", "FLUSHDB"):
     except LabError as error:
         print(error)
 """
-    for node in three.nodes:
-        done = visit(node.url, body)
-        assert done.stderr == ""
-        first, *_, answer, flushall, flushdb = done.stdout.splitlines()
-        assert ", REDIS_URL, TCP loopback, cluster · REDIS_URL is redis://" in first
-        assert answer == "RedisCluster 435"
-        assert flushall.startswith("FLUSHALL is never run on") and flushdb.startswith("FLUSHDB is")
-        assert keys_of(three) == 0
+    done = visit(three.nodes[1].url, body)  # any node will do
+    assert done.stderr == ""
+    first, *_, answer, flushall, flushdb = done.stdout.splitlines()
+    assert ", REDIS_URL, TCP loopback, cluster · REDIS_URL is redis://" in first
+    assert answer == "RedisCluster 435"
+    assert flushall.startswith("FLUSHALL is never run on") and flushdb.startswith("FLUSHDB is")
+    assert keys_of(three) == 0
 
 
 def test_a_lesson_that_needs_one_server_gets_one_of_its_own(three):
@@ -579,13 +629,9 @@ print(connect(quiet=True).ping())
 def test_a_cluster_with_keys_is_refused(three):
     with three.client() as client:
         client.set("mine", 1)
-        try:
-            for node in three.nodes:
-                said = refusal(node.url)
-                assert "already holds 1 keys" in said and "use an empty cluster, or unset" in said
-            assert client.get("mine") == "1"
-        finally:
-            client.delete("mine")
+        for said in refusals(*(node.url for node in three.nodes)):
+            assert "already holds 1 keys" in said and "use an empty cluster, or unset" in said
+        assert client.get("mine") == "1"
 
 
 def test_load_keeps_the_rules_of_a_guest_too(host, user):
@@ -594,7 +640,10 @@ def test_load_keeps_the_rules_of_a_guest_too(host, user):
         """
 from redis_lab import load
 rate = {"rate_per_s": 50, "seconds": 0.2}
-print(load.open_loop(r, "SET", "page", "x", **rate).errors)
+try:
+    print(load.open_loop(r, "SET", "page", "x", **rate).errors)
+except load.Void:  # the machine was busy; what was written must go all the same
+    print(0)
 for command in (["FLUSHALL"], ["CONFIG", "SET", "save", ""]):
     try:
         load.open_loop(r, *command, **rate)
@@ -624,8 +673,6 @@ def test_a_second_visit_to_a_cluster_is_refused(three):
         finally:
             first.terminate()
             first.wait()
-    with three.client() as client:
-        client.delete("a")
 
 
 def test_raw_commands_and_measurements_on_a_cluster(three):
@@ -642,7 +689,8 @@ rows = lab.bench.compare(arms, client=r).rows
 print([row["round_trips"] for row in rows][:3], about_server(r)["transport"])
 """,
     )
-    assert done.stderr == "" and "OK" not in done.stdout
+    assert "Traceback" not in done.stderr  # a progress bar may be there, if it takes long
+    assert "OK" not in done.stdout
     assert "\n6\n" in done.stdout and "(refused) FLUSHALL" in done.stdout
     assert done.stdout.endswith("[1, 1, 1] TCP loopback\n"), done.stdout
     assert keys_of(three) == 0

@@ -108,6 +108,9 @@ def test_replicas_follow(native):
 def test_sentinels_choose_another_primary(native):
     with replicated(2, sentinels=3, down_after_ms=500) as made:
         pids = [node.pid for node in (*made.nodes, *made.sentinels)]
+        with made.sentinels[0].client() as one:  # they look more often only until they agree
+            periods = one.execute_command("SENTINEL DEBUG")
+        assert (periods["INFO-PERIOD"], periods["PUBLISH-PERIOD"]) == ("10000", "2000")
         watchers = made.sentinel()
         primary = watchers.master_for(NAME)
         primary.set("a", 1)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 import redis
+from processes import within
 
 from redis_lab.exercises import transactions_and_scripts as exercises
 from redis_lab.lesson import NotYet
@@ -221,9 +221,16 @@ def test_a_script_that_has_written_cannot_be_killed(each_kind):
 
         thread = threading.Thread(target=run)
         thread.start()
-        time.sleep(0.1)
-        with pytest.raises(redis.ResponseError, match="UNKILLABLE"):
-            other.script_kill()
+        said = []
+
+        def refused():
+            """NOTBUSY until the script has run for a while, then UNKILLABLE."""
+            with pytest.raises(redis.ResponseError) as error:
+                other.script_kill()
+            said.append(str(error.value))
+            return not said[-1].startswith("NOTBUSY")
+
+        assert within(30, refused) and said[-1].startswith("UNKILLABLE")
         private.kill()
         thread.join(10)
 
