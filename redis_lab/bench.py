@@ -375,7 +375,9 @@ def check_counts(watched: list[Watched], moved: dict[str, Counter]) -> None:
             )
         may_miss = any(each.arm.may_miss for each in watched)
         if counts["misses"] and not may_miss:
-            raise InvalidRun(f"{counts['misses']} reads missed where every key was meant to be there.")
+            raise InvalidRun(
+                f"{counts['misses']} reads missed where every key was meant to be there."
+            )
 
 
 def idle_between_calls(
@@ -476,7 +478,9 @@ class Comparison:
         values, counts = np.unique(self.samples[name], return_counts=True)
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
             if not histogram.record_value(max(value, 1), count):
-                raise InvalidRun(f"{name}: a call took {value / 1e9:.0f} s, more than can be recorded.")
+                raise InvalidRun(
+                    f"{name}: a call took {value / 1e9:.0f} s, more than can be recorded."
+                )
         return histogram
 
     def row(self, name: str, first: str) -> dict[str, object]:

@@ -395,9 +395,7 @@ def test_a_run_that_a_busy_machine_spoils_is_repeated(monkeypatch, tmp_path):
     monkeypatch.setattr(claims, "missing", [])
     waits.clear()
     assert bench.tried_again(lambda: measure(99), "GET") == "the last one"
-    assert claims.read(tmp_path / "told") == [
-        {"measurement": "GET", "reason": "held up 3 times."}
-    ]
+    assert claims.read(tmp_path / "told") == [{"measurement": "GET", "reason": "held up 3 times."}]
     assert claims.missing == ["GET"]
 
 
