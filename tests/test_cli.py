@@ -12,11 +12,9 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import nbformat
-import psutil
 import pytest
 import redis
 from processes import environment, gone, within
@@ -142,12 +140,10 @@ def test_serve_answers_and_stops_cleanly(how):
             assert client.ping()
             pid = client.info("server")["process_id"]
         child.send_signal(how)
-        began = time.monotonic()
-        child.wait(10)
-        assert time.monotonic() - began < 2
+        child.wait(20)
         assert child.returncode == 0
         assert child.stderr.read() == ""
-        assert within(2, lambda: gone(pid))
+        assert within(20, lambda: gone(pid))
 
 
 def test_serve_says_so_when_the_server_ends_by_itself():
@@ -155,7 +151,7 @@ def test_serve_says_so_when_the_server_ends_by_itself():
         with redis.Redis.from_url(url) as client:
             pid = client.info("server")["process_id"]
         os.kill(pid, signal.SIGKILL)
-        assert child.wait(10) == 1
+        assert child.wait(20) == 1
         assert "ended by itself" in child.stderr.read()
 
 
@@ -286,11 +282,103 @@ def test_validate_runs_the_cells_in_their_order(lab, checkout):
     assert said.returncode == 0, said.stdout
 
 
+def test_validate_lists_claims_that_do_not_hold_and_stays_green(lab, checkout):
+    source = (
+        "import time; from redis_lab import bench, lesson\n"
+        "lesson.claim('instant', 3 < 2, varies=True)\n"
+        "lesson.claim('counted', 1 == 1)"
+    )
+    said = lab("validate", **checkout(source, output="✓ instant\n✓ counted\n"))
+    assert said.returncode == 0, said.stdout
+    assert "1 of 1 notebooks passed." in said.stdout
+    assert "1 claims rest on times or on chance: 0 hold here." in said.stdout
+    assert "1 do not hold here" in said.stdout
+    assert "00_own: instant\n      does not hold here: 3 < 2" in said.stdout
+
+
+SPOILT = """
+from redis_lab import bench, lesson
+def measure():
+    raise bench.TooBusy("it stood still.", found={"GET": 1})
+bench.wait_until_calm = lambda: None
+found = bench.tried_again(measure, "a GET")
+lesson.claim("quick", found["GET"] < 2, varies=True)
+lesson.claim("one", found["GET"] == 1)
+"""
+
+
+def test_validate_lists_what_could_not_be_measured_and_stays_green(lab, checkout):
+    said = lab("validate", **checkout(SPOILT.strip(), output="✓ quick\n✓ one\n"))
+    assert said.returncode == 0, said.stdout
+    assert "1 were not tested" in said.stdout
+    assert f"00_own: quick\n      {bench.NOT_MEASURED}" in said.stdout
+    assert "00_own: a GET\n      it stood still." in said.stdout
+
+
+def test_validate_is_red_where_a_count_is_wrong(lab, checkout):
+    source = "from redis_lab import lesson\nlesson.claim('counted', 1 == 2)"
+    said = lab("validate", **checkout(source, output="✓ counted\n"))
+    assert said.returncode == 1
+    assert "✗ counted" in said.stdout and "FAILED 00_own" in said.stdout
+
+
 def test_plots_quote_the_cell_that_fails(lab, checkout, data):
     said = lab("plots", "own", "--effort", "quick", **checkout("x = 1", "1 / 0"))
     assert said.returncode == 1
     assert "00_own, cell 1: ZeroDivisionError: division by zero" in said.stderr
     assert "1 / 0" in said.stderr
+
+
+def test_plots_name_the_cell_in_which_the_kernel_dies(lab, checkout):
+    said = lab("plots", "own", "--effort", "quick", **checkout("x = 1", "import os; os._exit(1)"))
+    assert "00_own, cell 1: the kernel died" in one_line(said)
+
+
+def test_plots_name_the_cell_that_runs_out_of_time(checkout, monkeypatch, tmp_path):
+    checkout("x = 1", "import time; time.sleep(60)")
+    monkeypatch.setattr(notebooks, "CELL_TIMEOUT_S", 1)
+    own = tmp_path / "checkout" / "notebooks" / "00_own.ipynb"
+    with pytest.raises(LabError, match="00_own, cell 1: not done after 1 s"):
+        list(notebooks.execute(own, "quick"))
+
+
+@pytest.mark.parametrize("text", ["no JSON", "{}", '{"cells": 3, "nbformat": 4}', ""])
+def test_plots_of_what_is_no_notebook(lab, checkout, tmp_path, text):
+    env = checkout("x = 1")
+    (tmp_path / "checkout" / "notebooks" / "00_own.ipynb").write_text(text)
+    said = lab("plots", "own", "--effort", "quick", **env)
+    assert "00_own.ipynb is not a notebook" in one_line(said)
+
+
+def one_line(said: subprocess.CompletedProcess) -> str:
+    """The last line, after the progress bar."""
+    assert said.returncode == 1
+    (line,) = [line for line in said.stderr.splitlines() if line.startswith("redis-lab: ")]
+    assert said.stderr.rstrip().endswith(line)
+    return line
+
+
+def test_only_means_a_path_or_an_experiment():
+    stems = lambda only: [path.stem for path in notebooks.measuring(only)]  # noqa: E731
+    assert stems("hit_ratio_pace") == ["03_hit_ratio"], "an experiment's name"
+    assert stems("structures/03") == ["03_lists"], "a path"
+    assert "05_invalidation" in stems("cost"), "it measures invalidation_cost"
+    assert stems("s") == stems("") == [path.stem for path in notebooks.find()]
+    assert stems("no-such") == []
+    from redis_lab import cli
+
+    assert cli.wanted("hit_ratio_pace", "patterns/03") and cli.wanted("pubsub", "ubsu")
+    assert not cli.wanted("pubsub", "patterns/03") and not cli.wanted("pubsub", "no-such")
+
+
+def test_each_figure_is_some_notebooks():
+    measured = set().union(*map(notebooks.experiments, notebooks.find()))
+    assert set(plots.FIGURES) - measured == {"harness_cost"}
+
+
+def test_the_comparison_of_harnesses_without_a_checkout(lab, checkout):
+    said = lab("plots", "harness_cost", **checkout("x = 1"))
+    assert "needs a checkout" in one_line_of_trouble(said)
 
 
 def test_plots_run_a_notebook_and_report_its_results(lab, checkout, data):
@@ -328,24 +416,22 @@ def test_ctrl_c_while_measuring_is_said_and_not_a_traceback(checkout, data, tmp_
 LEAVES = """
 import subprocess, sys
 left = subprocess.Popen(
-    [sys.executable, "-c", "import time; time.sleep(30)", "_keeper.py"], start_new_session=True
+    [sys.executable, "-c", "import time; time.sleep(90)", "_keeper.py"], start_new_session=True
 )
 """
 
 
-def test_validate_notices_what_a_notebook_leaves_running(tmp_path):
+def test_validate_notices_what_a_notebook_leaves_running(tmp_path, capsys):
     cell = nbformat.v4.new_code_cell(LEAVES.strip(), execution_count=1)
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "leaves.ipynb")
     stranger = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(30)", "_keeper.py"]
+        [sys.executable, "-c", "import time; time.sleep(90)", "_keeper.py"]
     )  # somebody else's validation
     try:
-        with pytest.raises(LabError, match="1 processes outlived") as error:
-            notebooks.validate([tmp_path / "leaves.ipynb"])
-        assert str(stranger.pid) not in str(error.value)
+        (left,) = notebooks.validations([tmp_path / "leaves.ipynb"], 1, 60)
+        assert left.code == 0 and not left.passed
+        assert len(left.left) == 1 and stranger.pid != left.left[0].pid
+        left.left[0].kill()
     finally:
         stranger.kill()
         stranger.wait()
-        for process in psutil.process_iter(["cmdline"]):
-            if (process.info["cmdline"] or [])[-1:] == ["_keeper.py"]:
-                process.kill()

@@ -131,10 +131,16 @@ def test_a_slow_reader_holds_the_server_back_and_not_the_memory(lab, monkeypatch
         with socket.create_connection((far.host, far.port)) as reader:
             reader.sendall(b"GET megabyte\r\n" * 100)
             most = 0
-            for _ in range(30):
-                time.sleep(0.02)
-                most = max(most, relay.memory_info().rss - before)
+
+            def full() -> bool:
+                nonlocal most
+                now = relay.memory_info().rss - before
+                steady, most = now <= most, max(most, now)
+                return steady and most > 2 * 2**20
+
+            assert within(20, full)
             assert far.client().ping()  # others still pass
+            most = max(most, relay.memory_info().rss - before)
             reply = b"$%d\r\n%b\r\n" % (len(value), value)
             got = bytearray()
             while len(got) < 100 * len(reply):
@@ -147,7 +153,7 @@ def test_a_half_closed_connection_still_gets_its_replies(r):
     with link(r, 10) as far, socket.create_connection((far.host, far.port)) as bare:
         bare.sendall(b"ECHO " + b"x" * 1000 + b"\r\n")
         bare.shutdown(socket.SHUT_WR)
-        bare.settimeout(5)
+        bare.settimeout(20)
         got = b""
         while chunk := bare.recv(4096):
             got += chunk
@@ -158,8 +164,7 @@ def test_a_half_closed_connection_still_gets_its_replies(r):
 def test_closed_connections_leave_nothing_behind(r):
     with link(r, 1) as far:
         relay = psutil.Process(far.pid)
-        assert within(2, lambda: r.info("clients")["connected_clients"] == 1)
-        time.sleep(0.2)  # the relay closes its ends a moment after the server does
+        assert within(20, lambda: r.info("clients")["connected_clients"] == 1)
         files = relay.num_fds()
         for _ in range(50):
             with far.client() as client:
@@ -168,8 +173,8 @@ def test_closed_connections_leave_nothing_behind(r):
             bare = socket.create_connection((far.host, far.port))
             bare.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             bare.close()
-        assert within(2, lambda: r.info("clients")["connected_clients"] == 1)
-        assert within(2, lambda: relay.num_fds() == files)
+        assert within(20, lambda: r.info("clients")["connected_clients"] == 1)
+        assert within(20, lambda: relay.num_fds() <= files)
 
 
 # ---------------------------------------------------------------- who is linked to whom
@@ -284,9 +289,15 @@ def test_a_blocked_reader_learns_that_the_server_died():
     with server() as lab, link(lab, 5) as far:
         client = far.client(socket_timeout=None, **NOW)
         client.ping()
-        threading.Timer(0.2, lab.kill).start()
+
+        def kill_once_it_waits() -> None:
+            with lab.client() as near:
+                within(20, lambda: near.info("clients")["blocked_clients"])
+            lab.kill()
+
+        threading.Thread(target=kill_once_it_waits).start()
         with pytest.raises(redis.ConnectionError):
-            client.blpop(["nothing"], timeout=20)
+            client.blpop(["nothing"], timeout=60)
 
 
 def test_stopping_ends_the_relay_and_its_clients(r):
@@ -333,7 +344,7 @@ def test_the_relay_dies_with_its_owner(lab, forks):
         assert not gone(pid)
         owner.send_signal(signal.SIGKILL)
         owner.wait()
-        assert within(2, lambda: gone(pid))
+        assert within(20, lambda: gone(pid))
     finally:
         if forks:
             os.killpg(owner.pid, signal.SIGKILL)

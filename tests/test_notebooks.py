@@ -157,9 +157,8 @@ def test_the_table_of_lessons_is_complete() -> None:
 def test_the_sanitizer_applies() -> None:
     from nbval.plugin import get_sanitize_patterns
 
-    patterns = get_sanitize_patterns(
-        Path(notebooks.__file__).with_name("nbval_sanitize.cfg").read_text()
-    )
+    sanitizer = Path(notebooks.__file__).with_name("nbval_sanitize.cfg")
+    patterns = get_sanitize_patterns(sanitizer.read_text())
     (pattern, replacement), *_ = patterns
     for line in ("Valkey 9.1.2 (speaks Redis 7.2), embedded, TCP loopback · no", "Redis 7.0.15, x"):
         assert re.sub(pattern, replacement, line) == "SERVER"

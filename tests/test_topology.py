@@ -133,7 +133,7 @@ def test_what_does_not_happen_in_time_says_so():
     began = time.monotonic()
     with pytest.raises(LabError, match=r"The miracle did not happen within 0 seconds\."):
         until(lambda: False, 0.1, "The miracle")
-    assert 0.1 <= time.monotonic() - began < 5
+    assert time.monotonic() - began >= 0.1
 
 
 def test_replicas_of_a_client_are_known_to_the_cluster():
