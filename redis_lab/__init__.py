@@ -8,7 +8,7 @@ from typing import Any
 from . import magic
 from .errors import LabError
 from .link import link
-from .server import Server, clean_up, connect, server
+from .server import Server, clean_up, connect, has, server
 from .topology import Cluster, Replicated, cluster, replicated
 from .wire import wire
 
@@ -24,6 +24,7 @@ __all__ = [
     "clean_up",
     "cluster",
     "connect",
+    "has",
     "link",
     "magic",
     "replicated",

@@ -32,6 +32,7 @@ from . import _keeper
 from .errors import LabError
 from .files import data_folder, write_whole
 from .guest import Guest, guest_of, move_in, polite, polite_cluster
+from .nodes import first
 
 OLDEST = (7, 0)
 START_TIMEOUT_S = 10.0
@@ -838,6 +839,20 @@ def server_behind(client: redis.Redis) -> Server | None:
 def announced() -> redis.Redis | None:
     """The client that `connect()` announced last, for `check` and `%%redis` only."""
     return _announced
+
+
+def has(command: str, client: redis.Redis | redis.RedisCluster | None = None) -> bool:
+    """Whether a server knows a command or subcommand, such as "HSETEX" or "CLIENT NO-TOUCH".
+
+    It is the server behind `client`, by default the one of `connect()`; it is asked in one round
+    trip and runs nothing. A command that an ACL forbids to this user is known all the same.
+
+    Raises: redis.NoPermissionError where this user may not run COMMAND.
+    """
+    one = first(client or _current or connect(quiet=True))
+    # In one word it has no parser in redis-py, whose own fails at the nil of an unknown command.
+    [found] = one.execute_command("COMMAND INFO", "|".join(command.split()))
+    return bool(found)
 
 
 def guard(client: redis.Redis, args: tuple) -> None:

@@ -27,11 +27,13 @@ from redis_lab.server import (
     binary_version,
     choose,
     executable,
+    has,
     impatient,
     kind_named,
     redact,
     server,
 )
+from redis_lab.wire import wire
 
 LINUX = sys.platform.startswith("linux")
 
@@ -454,6 +456,58 @@ def test_choose_in_this_process(monkeypatch, kind):
     monkeypatch.delenv("REDIS_LAB_SERVER")
     monkeypatch.setenv("REDIS_URL", "redis://:secret@127.0.0.1:1/0")
     assert choose() == (kind_named("url"), "REDIS_URL is redis://:***@127.0.0.1:1/0")
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_has_asks_in_one_round_trip(lab, protocol):
+    with lab.client() as admin, lab.client(protocol=protocol) as client, wire(client) as seen:
+        assert has("GET", client) and has("client no-evict", client) and has("hset", client)
+        assert not has("NOSUCH", client) and not has("CLIENT NOSUCH", client)
+        assert seen.round_trips == 5
+        called = admin.info("commandstats")
+        assert not {"cmdstat_get", "cmdstat_hset", "cmdstat_client|no-evict"} & set(called)
+
+
+def test_has_knows_what_each_server_brought(lab):
+    """From the release notes: what Redis had in 7.4 and 8.0, and Valkey in 9.0 and 9.1."""
+    release = (lab.product, *map(int, lab.version.split(".")[:2]))
+    brought = {
+        "HEXPIRE": {"Redis": (7, 4), "Valkey": (9, 0)},
+        "HSETEX": {"Redis": (8, 0), "Valkey": (9, 0)},
+        "VADD": {"Redis": (8, 0)},
+        "DELIFEQ": {"Valkey": (9, 0)},
+        "OBJECT FREQ": {"Redis": (4, 0), "Valkey": (7, 2)},
+    }
+    with lab.client() as client:
+        for command, since in brought.items():
+            expected = release[1:] >= since.get(release[0], (99, 0))
+            assert has(command, client) is expected, (command, release)
+
+
+def test_has_for_a_user_with_limited_rights(lab):
+    with lab.client() as admin:
+        admin.execute_command("ACL SETUSER", "ada", "on", ">secret", "~*", "+@read", "+command")
+        with lab.client(username="ada", password="secret") as client:
+            assert has("SET", client), "known, though she may not run it"
+            assert not has("NOSUCH", client)
+        admin.execute_command("ACL SETUSER", "ada", "-command")
+        with (
+            lab.client(username="ada", password="secret") as client,
+            pytest.raises(redis.exceptions.NoPermissionError),
+        ):
+            has("SET", client)
+
+
+def test_has_asks_the_server_of_connect():
+    body = """
+    import redis_lab as lab
+    print(lab.has("GET"), lab.has("NOSUCH"))
+    r = lab.connect()
+    print(lab.has("GET"), lab.has("NOSUCH"))
+    """
+    done = run(body, REDIS_LAB_SERVER="embedded" if NATIVE["embedded"] else None)
+    first, line, second = done.stdout.splitlines()
+    assert first == second == "True False" and "TCP loopback" in line
 
 
 def test_redis8_is_a_plain_redis():
