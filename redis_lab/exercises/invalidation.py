@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 
 from redis_lab.lesson import NotYet
-from redis_lab.patterns.cache import CacheAside
+from redis_lab.patterns.cache_aside import CacheAside
 from redis_lab.server import current
 
 Announce = Callable[[str, int], object]
@@ -35,7 +35,7 @@ def update(answer: Callable[[Callable[[int], int], CacheAside, str, int], object
             cache.get(key)
             answer(commit, cache, key, 250)
             for old in held:  # the reader that was overtaken stores at last
-                args = [old["version"], '{"version": 1, "cents": 100}', 60_000]
+                args = [old["version"], '{"version": 1, "cents": 100}', 60_000, "0"]
                 late._store(keys=["check:1"], args=args)
             if row["cents"] != 250:
                 raise NotYet("the price in the database should be 250 afterwards.")
