@@ -8,7 +8,7 @@ from collections.abc import Callable
 import redis
 
 from redis_lab.judging import NotYet, exercise
-from redis_lab.patterns.cache import CacheAside
+from redis_lab.patterns.cache_aside import CacheAside
 
 Announce = Callable[[str, int], object]
 
@@ -41,7 +41,7 @@ def update(
             cache.get(key)
             answer(commit, cache, key, 250)
             for old in held:  # the reader that was overtaken stores at last
-                args = [old["version"], '{"version": 1, "cents": 100}', 60_000]
+                args = [old["version"], '{"version": 1, "cents": 100}', 60_000, "0"]
                 late._store(keys=["check:1"], args=args)
             if row["cents"] != 250:
                 raise NotYet("the price in the database should be 250 afterwards.")
