@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import doctest
 import subprocess
 from collections import Counter
@@ -10,15 +11,24 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 import redis
+from adversary import LOST, Migration, alone, deliver, flaky, undeclared
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import environment, script
+from processes import environment
 
-from redis_lab.errors import LabError
 from redis_lab.exercises import leaderboard as exercises
 from redis_lab.lesson import NotYet
 from redis_lab.patterns import leaderboard as module
-from redis_lab.patterns.leaderboard import EPOCH, POINTS, Leaderboard, ShardedLeaderboard, Standing
+from redis_lab.patterns.leaderboard import (
+    EPOCH,
+    POINTS,
+    AsyncLeaderboard,
+    AsyncShardedLeaderboard,
+    Leaderboard,
+    OutOfRange,
+    ShardedLeaderboard,
+    Standing,
+)
 from redis_lab.server import server
 from redis_lab.topology import cluster
 from redis_lab.wire import wire
@@ -107,7 +117,7 @@ EVENTS = st.lists(
     ),
     max_size=25,
 )
-QUICK = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def in_order(totals: Counter, reached: dict[str, int]) -> list[tuple]:
@@ -132,7 +142,7 @@ def test_against_a_model(lab):
                 day_totals, day_latest = of_days[(at - MONDAY) // DAY_S]
                 if totals[member] + points >= POINTS:
                     for each in (board, sharded):
-                        with pytest.raises(LabError, match="fewer than 16777216"):
+                        with pytest.raises(OutOfRange, match="fewer than 16777216"):
                             each.add(member, points, at)
                     totals += Counter()  # the look at a new member left a zero
                     continue
@@ -223,7 +233,7 @@ def test_what_does_not_fit_is_refused_and_adds_nothing(r, board):
         (1, -1, "from 2025"),
         (1, MONDAY * 1000, "from 2025"),  # milliseconds
     ):
-        with pytest.raises(LabError, match=why):
+        with pytest.raises(OutOfRange, match=why):
             board.add("ada", points, at)
     assert {key: r.zrange(key, 0, -1, withscores=True) for key in r.scan_iter()} == before
     assert board.add("ada", 2, at=MONDAY) == POINTS - 1
@@ -249,7 +259,7 @@ def test_by_default_it_is_the_servers_clock(r):
     assert today == board.top(1) == [Standing(1, "ada", 1)]
     left = 2**module.ALL_BITS - 1 - (before - EPOCH)
     score = int(r.zscore("{b}:all", "ada")) % 2**module.ALL_BITS
-    assert left - 2 <= score <= left
+    assert left - 60 <= score <= left
 
 
 def test_days_go_at_a_fixed_moment_and_do_not_come_back(r):
@@ -270,11 +280,129 @@ def test_days_go_at_a_fixed_moment_and_do_not_come_back(r):
     assert r.ttl("{b}:all") > 3 * DAY_S - 5
 
 
+# ---------------------------------------------------------------- corrections
+
+
+def test_corrections(r, board):
+    tuesday = TODAY + timedelta(1)
+    board.add("ada", 5, at=MONDAY), board.add("ada", 7, at=MONDAY + DAY_S)
+    assert board.subtract("ada", 2, at=MONDAY) == 10
+    assert board.top(1, TODAY) == [Standing(1, "ada", 3)]
+    assert board.set("ada", 9, at=MONDAY + DAY_S) == 12
+    assert board.top(1, tuesday) == [Standing(1, "ada", 9)] and board.top(1)[0].points == 12
+    with pytest.raises(OutOfRange, match="not so many"):
+        board.subtract("ada", 4, at=MONDAY)  # 12 of all time, but 3 on that day
+    assert board.subtract("ada", 3, at=MONDAY) == 9
+    assert board.top(9, TODAY) == [], "with nothing left it is not on the board"
+    assert board.set("ada", 0, at=MONDAY + DAY_S) == 0 and board.top(9) == []
+    board.set("eve", 4, at=MONDAY)
+    assert board.top(9) == board.top(9, TODAY) == [Standing(1, "eve", 4)]
+    assert all(r.ttl(key) > 0 for key in r.scan_iter())
+
+
+def test_a_day_that_is_gone(r):
+    board = Leaderboard(r, "b", keep_days=2)
+    board.add("ada", 5)
+    assert board.subtract("ada", 2, at=MONDAY) == 3, "all time can still be corrected"
+    with pytest.raises(OutOfRange, match="kept no longer"):
+        board.set("ada", 2, at=MONDAY)
+
+
+def test_removing_a_member(r):
+    board = Leaderboard(r, "b", keep_days=3)
+    now = r.time()[0]
+    for ago in range(4):
+        board.add("ada", 1, at=now - ago * DAY_S), board.add("eve", 1, at=now - ago * DAY_S)
+    assert board.remove("ada") == 5 and board.remove("ada") == 0
+    assert {name for key in r.scan_iter("{b}:[a0-9]*") for name in r.zrange(key, 0, -1)} == {"eve"}
+    assert board.rank("eve") == 1 and r.zcard("{b}:all") == 1
+
+
+# ---------------------------------------------------------------- lost, late, and on the way
+
+
+def test_an_add_sent_again_counts_once(lab, r, board):
+    sharded = ShardedLeaderboard(r, "s", shards=2, keep_days=LONG)
+    for each in (board, sharded):
+        each.add("ada", 5, at=MONDAY)
+        with flaky(lab, LOST) as client:
+            own = Leaderboard(client, "b", keep_days=LONG)
+            if each is sharded:
+                own = ShardedLeaderboard(client, "s", shards=2, keep_days=LONG)
+            assert own.add("ada", 5, at=MONDAY) == 10
+            late = client.connection_pool.connection_class.sent[-1]
+        each.add("ada", 1, at=MONDAY)
+        deliver(lab, late)
+        assert each.top(1) == each.top(1, TODAY) == [Standing(1, "ada", 11)]
+
+
+def test_an_event_counts_once_for_its_caller_too(r, board):
+    assert [board.add("ada", 5, at=MONDAY, event="order 7") for _ in range(3)] == [5, 5, 5]
+    assert board.subtract("ada", 1, at=MONDAY, event="order 8") == 4
+    assert board.subtract("ada", 1, at=MONDAY, event="order 8") == 4
+    assert 0 < r.ttl("{b}:recent") <= 60
+    r.zadd("{b}:recent", {"order 7": 1})  # it was long ago
+    assert board.add("ada", 5, at=MONDAY, event="order 7") == 9
+
+
+def test_what_scripts_touch_is_declared(lab, r, board):
+    board.add("warm", 1)
+    with undeclared(lab) as keys:
+        board.add("ada", 5), board.add("ada", 5, at=MONDAY), board.subtract("ada", 1, at=MONDAY)
+        board.set("ada", 7), board.top(3), board.top(3, TODAY), board.rank("ada", TODAY, 7)
+        board.remove("ada")
+    assert keys == set()
+
+
+@pytest.mark.parametrize("ahead_s", [-3 * DAY_S, 3 * DAY_S])
+def test_it_is_the_servers_day_whatever_ours(r, board, monkeypatch, ahead_s):
+    monkeypatch.setattr(module.time, "time", lambda: r.time()[0] + ahead_s)
+    other = Leaderboard(r, "b", keep_days=LONG)
+    with wire(r) as w:
+        assert other.add("ada", 5) == 5
+    first = w.round_trips
+    with wire(r) as w:
+        assert other.add("ada", 5) == 10
+    now_day = r.time()[0] // DAY_S
+    assert w.round_trips - first <= 0, "it has learned"
+    kept = {key for key in r.scan_iter("{b}:2*")}
+    assert kept <= {f"{{b}}:{now_day - 1}", f"{{b}}:{now_day}"} and kept
+
+
+def test_the_rights_that_the_docstring_names(lab, r):
+    rights = "+@read +@write +@scripting +@connection +time"
+    assert rights in Leaderboard.__doc__
+    r.execute_command("ACL", "SETUSER", "game", "reset", "on", ">pw", "~{b}:*", *rights.split())
+    with lab.client(username="game", password="pw") as client:
+        board = Leaderboard(client, "b", keep_days=LONG)
+        assert board.add("ada", 5, at=MONDAY) == 5 and board.rank("ada", TODAY, 7) == 1
+        assert board.set("ada", 4, at=MONDAY) == 4 and board.remove("ada") == 2
+    r.execute_command("ACL", "DELUSER", "game")
+
+
+def test_adding_while_the_slot_moves(three):
+    """What was accepted is there in the end, on both boards; the slot can be moved to its end."""
+    for moved in ("all", "day"):
+        with three.client() as client:
+            board = Leaderboard(client, f"m{moved}", keep_days=LONG)
+            board.add("ada", 5, at=MONDAY)
+            migration = Migration(three, board.keys()[0])
+            migration.move(board.keys(None if moved == "all" else TODAY)[0])
+            accepted = 5
+            with contextlib.suppress(redis.RedisError):
+                accepted = board.add("ada", 3, at=MONDAY)
+            migration.finish()
+        with three.client() as client:
+            board = Leaderboard(client, f"m{moved}", keep_days=LONG)
+            assert board.top(1) == board.top(1, TODAY) == [Standing(1, "ada", accepted)]
+            assert board.add("ada", 1, at=MONDAY) == accepted + 1
+
+
 # ---------------------------------------------------------------- many at once, and crashes
 
 ADDER = """
     import random, redis
-    from redis_lab.patterns.leaderboard import Leaderboard, ShardedLeaderboard
+    from alone import Leaderboard, ShardedLeaderboard
     r = redis.Redis.from_url({url!r})
     boards = (Leaderboard(r, "k", keep_days=10_000),
               ShardedLeaderboard(r, "s", shards=3, keep_days=10_000))
@@ -290,7 +418,9 @@ ADDER = """
 def adders(lab, count: int, times: int) -> list[subprocess.Popen]:
     pipe = {"stdout": subprocess.PIPE, "text": True, "env": environment()}
     return [
-        subprocess.Popen(script(ADDER.format(url=lab.url, seed=seed, times=times)), **pipe)
+        subprocess.Popen(
+            alone("leaderboard", ADDER.format(url=lab.url, seed=seed, times=times)), **pipe
+        )
         for seed in range(count)
     ]
 
@@ -316,19 +446,20 @@ def boards_agree(r) -> Counter:
 
 def test_several_processes_lose_nothing(lab, r):
     noted, latest = Counter(), {}
-    for process in adders(lab, 6, times=200):
+    for process in adders(lab, 3, times=200):
         for line in process.communicate()[0].splitlines():
             member, points, at = line.split()
             noted[member] += int(points)
             latest[member] = max(int(at), latest.get(member, 0))
-    assert noted.total() > 1200 and boards_agree(r) == noted
+    assert noted.total() > 600 and boards_agree(r) == noted
     assert lines(Leaderboard(r, "k", keep_days=9).top(9)) == in_order(noted, latest)
     sharded = ShardedLeaderboard(r, "s", shards=3, keep_days=9)
     assert lines(sharded.top(9)) == in_order(noted, latest)
 
 
-def test_killed_processes_leave_boards_that_agree(lab, r):
-    noted, started = Counter(), adders(lab, 6, times=10**9)
+@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.drill)])
+def test_killed_processes_leave_boards_that_agree(lab, r, kills):
+    noted, started = Counter(), adders(lab, kills, times=10**9)
     try:
         for k, process in enumerate(started):
             said = [process.stdout.readline() for _ in range(5 + 11 * k)]
@@ -342,10 +473,10 @@ def test_killed_processes_leave_boards_that_agree(lab, r):
         for process in started:
             process.kill()
             process.wait()
-    assert [process.returncode for process in started] == [-9] * 6
+    assert [process.returncode for process in started] == [-9] * kills
     found = boards_agree(r)
     assert noted <= found
-    assert (found - noted).total() <= 6 * 8  # what a killed one had added, and not yet said so
+    assert (found - noted).total() <= kills * 8  # what a killed one had added, and not yet said so
 
 
 def test_script_flush_and_restart():
@@ -386,24 +517,40 @@ def test_asyncio(lab):
     async def all_calls() -> None:
         async with redis.asyncio.Redis.from_url(lab.url) as client:  # replies as bytes
             await client.flushall()
-            board = Leaderboard(client, "b", keep_days=LONG)
-            sharded = ShardedLeaderboard(client, "s", shards=3, keep_days=LONG)
+            board = AsyncLeaderboard(client, "b", keep_days=LONG)
+            sharded = AsyncShardedLeaderboard(client, "s", shards=3, keep_days=LONG)
             for each in (board, sharded):
                 await asyncio.gather(*(each.add(f"p{k % 9}", k, at=MONDAY) for k in range(1, 91)))
                 best = [Standing(1, "p0", 495), Standing(2, "p8", 485)]
                 assert await each.top(2) == await each.top(2, TODAY) == best
                 assert [await each.rank(name) for name in ("p0", "p1", "x")] == [1, 9, None]
-                with pytest.raises(LabError, match="from 2025"):
+                with pytest.raises(OutOfRange, match="from 2025"):
                     await each.add("p0", 1, at=1)
             assert names(await board.around("p7", 1, TODAY, 7)) == "p8p7p6"
             assert await board.page(3, 4) == await board.around("p1", 0)
             assert await board.around("x", 1) == []
+            for each in (board, sharded):
+                assert await each.subtract("p0", 95, at=MONDAY) == 400
+                assert await each.set("p0", 7, at=MONDAY) == 7
+                assert await each.remove("p0") >= 1 and await each.rank("p0") is None
+                with pytest.raises(OutOfRange, match="not so many"):
+                    await each.subtract("p1", 10**6, at=MONDAY)
+            with pytest.raises(TypeError, match="there is AsyncLeaderboard"):
+                Leaderboard(client, "b", keep_days=8)
+        with lab.client() as sync, pytest.raises(TypeError, match=r"needs a client of redis\.asyn"):
+            AsyncLeaderboard(sync, "b", keep_days=8)
 
     asyncio.run(all_calls())
 
 
-def test_on_a_cluster():
-    with cluster() as nodes, nodes.client() as client:
+@pytest.fixture(scope="module")
+def three():
+    with cluster() as nodes:
+        yield nodes
+
+
+def test_on_a_cluster(three):
+    with three.client() as client:
         sharded = ShardedLeaderboard(client, "s", shards=8, keep_days=LONG)
         assert len({client.get_node_from_key(s.keys()[0]).name for s in sharded.shards}) == 3
         boards = [Leaderboard(client, f"b{k}", keep_days=LONG) for k in range(6)]
@@ -428,6 +575,10 @@ def test_round_trips(r, board):
         (lambda: board.page(2, 10, TODAY), 1, 1),
         (lambda: board.around("ada", 2), 1, 1),
         (lambda: board.rank("ada", TODAY, 7), 1, 1),
+        (lambda: board.add("ada", 1), 1, 1),
+        (lambda: board.subtract("ada", 1), 1, 1),
+        (lambda: board.set("ada", 1), 1, 1),
+        (lambda: board.remove("eve"), 1, 1),
         (lambda: sharded.add("ada", 1, at=MONDAY), 1, 1),
         (lambda: sharded.top(10), 1, 4),
         (lambda: sharded.rank("ada"), 2, 5),
@@ -452,7 +603,7 @@ def test_round_trips(r, board):
     ],
 )
 def test_arguments_that_make_no_sense(r, bad):
-    with pytest.raises(LabError, match="needs a prefix without"):
+    with pytest.raises(ValueError, match="needs a prefix without"):
         Leaderboard(r, **{"prefix": "b", "keep_days": 8, **bad})
 
 
@@ -460,7 +611,7 @@ def test_other_arguments(r, board):
     sharded = ShardedLeaderboard(r, "s", shards=2, keep_days=8)
     for each in (board, sharded):
         for member, points in (("", 1), ("ada", 0), ("ada", -1), ("ada", 1.5), ("ada", POINTS)):
-            with pytest.raises(LabError, match="whole points from 1"):
+            with pytest.raises(ValueError, match="whole points from 1"):
                 each.add(member, points)
     for call in (
         lambda: board.top(0),
@@ -476,7 +627,7 @@ def test_other_arguments(r, board):
         lambda: sharded.top(0),
         lambda: ShardedLeaderboard(r, "s", shards=0, keep_days=8),
     ):
-        with pytest.raises(LabError):
+        with pytest.raises(ValueError):
             call()
     assert not list(r.scan_iter())
 
