@@ -541,56 +541,78 @@ def test_against_a_model(lab):
 # ---------------------------------------------------------------- exercises
 
 
-@pytest.fixture
-def learner(r, monkeypatch):
-    monkeypatch.setattr(exercises, "current", lambda: r)
-    yield
-    assert not list(r.scan_iter("check:*"))
+INSERT = "INSERT INTO seen VALUES (?) ON CONFLICT DO NOTHING"
+BOOK = "UPDATE income SET cents = cents + ?"
 
 
-def handler(*, nx=True, ex=3600, back=True, mark_first=True):
-    def handle_once(r, event_id, handle):
-        key = f"check:{event_id}"
-        if nx:
-            if not r.set(key, 1, nx=True, ex=ex):
-                return
-        elif r.get(key):
-            return
+def in_one_transaction(database, event, cents):
+    database.execute("BEGIN IMMEDIATE")
+    if database.execute(INSERT, (event,)).rowcount:
+        database.execute(BOOK, (cents,))
+    database.execute("COMMIT")
+
+
+def with_a_cursor(database, event, cents):
+    cursor = database.cursor()
+    cursor.execute("BEGIN IMMEDIATE")
+    if not cursor.execute("SELECT 1 FROM seen WHERE event = ?", (event,)).fetchone():
+        cursor.execute(BOOK, (cents,))
+        cursor.execute("INSERT INTO seen VALUES (?)", (event,))
+    database.commit()
+
+
+def mark_first(database, event, cents):
+    if database.execute(INSERT, (event,)).rowcount:
+        database.execute(BOOK, (cents,))
+
+
+def mark_first_and_undo(database, event, cents):
+    """What lesson and exercise once took for right."""
+    if database.execute(INSERT, (event,)).rowcount:
         try:
-            handle(event_id)
+            database.execute(BOOK, (cents,))
         except Exception:
-            if back:
-                r.delete(key)
+            database.execute("DELETE FROM seen WHERE event = ?", (event,))
             raise
-        if not nx:
-            r.set(key, 1, ex=ex)
-
-    return handle_once
 
 
-def test_handle_once_is_accepted(learner):
-    assert "320 arrivals" in exercises.handle_once(handler())
+def book_first(database, event, cents):
+    if not database.execute("SELECT 1 FROM seen WHERE event = ?", (event,)).fetchone():
+        database.execute(BOOK, (cents,))
+        database.execute(INSERT, (event,))
+
+
+def look_before_the_transaction(database, event, cents):
+    if not database.execute("SELECT 1 FROM seen WHERE event = ?", (event,)).fetchone():
+        time.sleep(0.002)
+        database.execute("BEGIN IMMEDIATE")
+        database.execute(BOOK, (cents,))
+        database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (event,))
+        database.execute("COMMIT")
+
+
+@pytest.mark.parametrize("answer", [in_one_transaction, with_a_cursor])
+def test_handle_once_is_accepted(answer):
+    assert "by eight at once and when killed" in exercises.handle_once(answer)
 
 
 @pytest.mark.parametrize(
     ("wrong", "hint"),
     [
-        ({"nx": False}, "eight arrive at once"),
-        ({"back": False}, "handler raised"),
-        ({"ex": None}, "no time to live"),
+        (mark_first, "counts as seen and was never booked"),
+        (mark_first_and_undo, "counts as seen and was never booked"),
+        (book_first, "100 cents became 200"),
+        (look_before_the_transaction, "eight arrivals of each at once"),
+        (lambda database, event, cents: database.execute(BOOK, (cents,)), "one after the other"),
+        (lambda database, event, cents: None, "one after the other"),
     ],
 )
-def test_handle_once_explains_what_is_wrong(learner, wrong, hint):
+def test_handle_once_explains_what_is_wrong(wrong, hint):
     with pytest.raises(NotYet, match=hint):
-        exercises.handle_once(handler(**wrong))
+        exercises.handle_once(wrong)
 
 
-def test_handling_every_time_is_explained(learner):
-    with pytest.raises(NotYet, match="one after the other"):
-        exercises.handle_once(lambda r, event, handle: handle(event))
-
-
-def test_safe_to_repeat(learner):
+def test_safe_to_repeat():
     right = {command: safe for command, (safe, _) in exercises.SAFE.items()}
     assert exercises.safe_to_repeat(right).startswith("right")
     for command in right:
