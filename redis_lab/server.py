@@ -849,7 +849,7 @@ def has(command: str, client: redis.Redis | redis.RedisCluster | None = None) ->
 
     Raises: redis.NoPermissionError where this user may not run COMMAND.
     """
-    one = first(client or _current or connect(quiet=True))
+    one = first(client or _announced or connect(quiet=True))
     # In one word it has no parser in redis-py, whose own fails at the nil of an unknown command.
     [found] = one.execute_command("COMMAND INFO", "|".join(command.split()))
     return bool(found)

@@ -16,16 +16,16 @@ from itertools import combinations
 import pytest
 import redis
 import redis.asyncio
+from alone import NO_NUMBERS, foreign_imports
 from processes import within
 from redis.backoff import NoBackoff
 from redis.cache import CacheConfig
 from redis.cluster import LoadBalancingStrategy
 from redis.retry import Retry
 
-from redis_lab.errors import LabError
 from redis_lab.patterns import cache_aside, counter
 from redis_lab.patterns.cache_aside import CacheAside
-from redis_lab.patterns.counter import ExpiringCounter
+from redis_lab.patterns.counter import AsyncExpiringCounter, ExpiringCounter
 from redis_lab.server import server
 from redis_lab.topology import cluster
 from redis_lab.wire import wire
@@ -82,7 +82,7 @@ def test_hit_costs_one_round_trip(r):
     with wire(r) as w:
         hits.hit("a")
     assert w.round_trips == 1
-    assert sorted(w.by_command) == ["EXEC", "EXPIRE", "INCRBY", "MULTI"]
+    assert sorted(w.by_command) == ["EXEC", "INCRBY", "MULTI", "PEXPIRE"]
     assert w.commands == 4
 
 
@@ -163,10 +163,48 @@ def test_a_killed_naive_process_does_leave_one(lab, r):
     pytest.fail("a hundred kills never fell between INCR and EXPIRE")
 
 
-@pytest.mark.parametrize(("prefix", "ttl_s"), [("", 60), ("c", 0), ("c", -1), ("c", 0.5)])
-def test_counter_refuses_what_cannot_work(r, prefix, ttl_s):
-    with pytest.raises(LabError, match="TTL of at least one second"):
-        ExpiringCounter(r, prefix, ttl_s)
+def test_counter_refuses_what_cannot_work(r):
+    for prefix, ttl_s in [("", 60), ("c", 0), ("c", 0.5), *(("c", no) for no in NO_NUMBERS)]:
+        with pytest.raises(ValueError, match="TTL of at least one second"):
+            ExpiringCounter(r, prefix, ttl_s)
+        with pytest.raises(ValueError, match="TTL of at least one second"):
+            AsyncExpiringCounter(redis.asyncio.Redis(), prefix, ttl_s)
+    assert r.dbsize() == 0
+
+
+def test_counter_takes_a_ttl_that_is_not_whole(r):
+    for ttl_s in (90.0, 1.5):
+        assert ExpiringCounter(r, f"c{ttl_s}", ttl_s).hit("a") == 1
+        assert 0 < r.pttl(f"c{ttl_s}:a") <= ttl_s * 1000
+
+
+def test_counter_refuses_the_wrong_client(lab, r):
+    for wrong in (redis.asyncio.Redis.from_url(lab.url), r.pipeline()):
+        with pytest.raises(TypeError, match="AsyncExpiringCounter"):
+            ExpiringCounter(wrong, "c", 60)
+    with pytest.raises(TypeError, match="Not with a"):
+        AsyncExpiringCounter(r, "c", 60)
+
+
+def test_counter_for_asyncio(lab, r):
+    async def hit() -> list:
+        async with redis.asyncio.Redis.from_url(lab.url) as client:
+            hits = AsyncExpiringCounter(client, "c", ttl_s=60)
+            return await asyncio.gather(*(hits.hit("a") for _ in range(50)))
+
+    assert sorted(asyncio.run(hit())) == list(range(1, 51))
+    assert 0 < r.ttl("c:a") <= 60
+
+
+def test_counter_needs_what_its_docstring_says(lab, r):
+    may = ["+incrby", "+pexpire", "+multi", "+exec"]
+    r.acl_setuser("shop", enabled=True, nopass=True, keys=["p:*"], commands=["-@all", *may])
+    with lab.client(username="shop", password="") as client:
+        assert ExpiringCounter(client, "p", 60).hit("a") == 1
+
+
+def test_counter_stands_alone():
+    assert foreign_imports("counter") == set()
 
 
 def test_counter_on_a_cluster(nodes):

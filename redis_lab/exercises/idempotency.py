@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import redis
 
 from redis_lab.judging import NotYet, exercise
 
-Handler = Callable[[str], object]
+EVENTS = 10
 
 SAFE = {
-    "SET price:1 500": (True, "the second SET leaves what the first left"),
+    "SET price:1 500": (
+        True,
+        "the second SET leaves what the first left, if nobody wrote in between",
+    ),
     "INCR views": (False, "the second INCR counts again"),
     "LPUSH jobs a": (False, "the job is in the list twice"),
     "SADD seen e1": (True, "it is a set; only the reply differs, 0 instead of 1"),
@@ -29,56 +35,117 @@ SAFE = {
 }
 
 
-@exercise
-def handle_once(r: redis.Redis, answer: Callable[[redis.Redis, str, Handler], object]) -> str:
-    handled: list[str] = []
+class Killed(BaseException):
+    """Stands for SIGKILL: no `except Exception` of the learner's survives it."""
 
-    def broken(event: str) -> None:
-        raise RuntimeError("the handler's own trouble")
+
+class Mortal(sqlite3.Connection):
+    """A connection whose owner is killed when it would send one statement more than `lives`."""
+
+    lives = 10**9
+
+    def live(self) -> None:
+        if self.lives == 0:
+            raise Killed
+        self.lives -= 1
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        self.live()
+        return super().execute(sql, *args)
+
+    def executemany(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        self.live()
+        return super().executemany(sql, *args)
+
+    def executescript(self, sql: str) -> sqlite3.Cursor:
+        self.live()
+        return super().executescript(sql)
+
+    def cursor(self, *args: Any) -> Any:
+        return self  # so that no statement goes past us
+
+    def commit(self) -> None:
+        self.live()
+        super().commit()
+
+
+@exercise
+def handle_once(_: redis.Redis, answer: Callable[[sqlite3.Connection, str, int], object]) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        return in_a_file(answer, f"{folder}/shop.sqlite")
+
+
+def in_a_file(answer: Callable[[sqlite3.Connection, str, int], object], file: str) -> str:
+    def connected(kind: type[sqlite3.Connection] = sqlite3.Connection) -> Any:
+        return sqlite3.connect(file, isolation_level=None, timeout=30, factory=kind)
+
+    def arrive(event: str, cents: int, lives: int = 10**9) -> bool:
+        """A worker of its own; whether it lived. What it had not committed dies with it."""
+        with contextlib.closing(connected(Mortal)) as database:
+            database.lives = lives
+            try:
+                answer(database, event, cents)
+            except Killed:
+                return False
+        return True
+
+    def total() -> int:
+        """What has been booked since last asked."""
+        [(cents,)] = shop.execute("SELECT cents FROM income").fetchall()
+        shop.execute("UPDATE income SET cents = 0")
+        return cents
 
     def meet(event: str) -> None:
         """Eight arrivals of one event at the same moment."""
-        together = threading.Barrier(8)
+        together = threading.Barrier(8, timeout=30)
 
-        def arrive(_: int) -> None:
+        def one(_: int) -> None:
             together.wait()
-            answer(r, event, handled.append)
+            arrive(event, 1)
 
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(arrive, range(8)))
+            list(pool.map(one, range(8)))
 
-    events = [f"e{k}" for k in range(40)]
-    try:
+    with contextlib.closing(connected()) as shop:
+        shop.execute("PRAGMA journal_mode=wal")
+        shop.execute("PRAGMA synchronous=off")
+        shop.execute("CREATE TABLE seen (event TEXT PRIMARY KEY)")
+        shop.execute("CREATE TABLE income (cents INTEGER)")
+        shop.execute("INSERT INTO income VALUES (0)")
         for event in ("a", "b", "a", "c", "b"):
-            answer(r, event, handled.append)
-        in_turn = list(handled)
-        handled.clear()
-        for event in events:
-            meet(event)
-        with contextlib.suppress(RuntimeError):
-            answer(r, "broken", broken)
-        before = len(handled)
-        answer(r, "broken", handled.append)
-        recovered = len(handled) > before
-        lasting = [key for key in r.scan_iter("check:*", count=1000) if r.ttl(key) == -1]
-    finally:
-        r.delete(*r.scan_iter("check:*", count=1000), "check:")
-    if in_turn != ["a", "b", "c"]:
-        raise NotYet(f"a, b, a, c, b arrived one after the other, and handled were {in_turn}.")
-    twice = len(handled) - recovered - len(events)
-    if twice > 0:
+            arrive(event, 100)
+        in_turn = total()
+        killed = {}
+        for lives in range(30):
+            lived = arrive(f"killed {lives}", 100, lives)
+            arrive(f"killed {lives}", 100)
+            killed[lives] = total()
+            if lived:
+                break
+        for k in range(EVENTS):
+            meet(f"e{k}")
+        at_once = total()
+    if in_turn != 300:
         raise NotYet(
-            "when eight arrive at once, some events are handled more than once. Between GET and "
-            "SET there is room for seven. Which word lets SET tell the first from the rest?"
+            f"a, b, a, c, b arrived one after the other, 100 cents each: 300, and not {in_turn}."
         )
-    if not recovered:
+    for lives, cents in killed.items():
+        if cents == 0:
+            raise NotYet(
+                f"killed after {lives} statements, the event counts as seen and was never booked: "
+                "the next arrival finds the mark and goes home. Mark and money must be one step."
+            )
+        if cents != 100:
+            raise NotYet(
+                f"killed after {lives} statements and delivered again, 100 cents became {cents}: "
+                "the money was there, and the mark was not. They must be one step: a transaction."
+            )
+    if at_once != EVENTS:
         raise NotYet(
-            "the handler raised, and the event counts as handled all the same: it is lost. Take "
-            "the mark away again before the error goes on."
+            f"{EVENTS} events of one cent, eight arrivals of each at once: {at_once} cents. Between a "
+            "look and a note there is room for seven. Which statement says who was first?"
         )
-    if lasting:
-        raise NotYet(f"{len(lasting)} keys have no time to live. Each event leaves one for ever.")
-    return f"right: {len(events)} events, {8 * len(events)} arrivals, each handled once"
+    return f"right: each booked once, by eight at once and when killed at any of {lives} places"
 
 
 @exercise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import redis
 
@@ -17,9 +18,9 @@ CALLERS = 8
 
 
 @exercise
-def log(r: redis.Redis, answer: Callable[[redis.Redis, str, int], bool]) -> str:
-    keys = [f"check:log:{part}" for part in ("eager", "patient", "many", "same", "cost")]
-    eager, patient, many, same, cost = keys
+def log(r: redis.Redis, answer: Callable[..., bool]) -> str:
+    keys = [f"check:log:{part}" for part in ("eager", "patient", "many", "same", "cost", "now")]
+    eager, patient, many, same, cost, live = keys
     together = threading.Barrier(CALLERS, timeout=30)
 
     troubles: list[Exception] = []
@@ -48,6 +49,12 @@ def log(r: redis.Redis, answer: Callable[[redis.Redis, str, int], bool]) -> str:
             answer(r, cost, NOON_MS)
         with ThreadPoolExecutor(CALLERS) as pool:
             crowd = sum(pool.map(caller, range(CALLERS)))
+        times = asked_the_time(r)
+        today = sum(bool(answer(r, live)) for _ in range(LIMIT))
+        with mock.patch("time.time", lambda: NOON_MS / 1000):  # another web server's clock
+            answer(r, live)
+        times = asked_the_time(r) - times
+        late = r.pttl(live)
     finally:
         r.delete(*keys)
     if troubles:
@@ -75,7 +82,14 @@ def log(r: redis.Redis, answer: Callable[[redis.Redis, str, int], bool]) -> str:
             f"{CALLERS} callers at once, five times: {crowd} were let through, not {5 * LIMIT}. "
             "Between the look at the log and the entry another caller looks. A script is one step."
         )
-    if ttl < 0:
+    if today != LIMIT or times < LIMIT:
+        raise NotYet(
+            "right with a `now` that is given. Without one, as it is called in earnest, the time "
+            "must be the server's: two web servers have two clocks, Redis has one. "
+            f"In {LIMIT + 1} calls it was asked {times} times what time it is (TIME, in the "
+            f"script), and {today} of the first {LIMIT} were let through."
+        )
+    if ttl < 0 or late < 0:
         raise NotYet("right, but the key has no time to live: a client who leaves is kept forever.")
     if counted.round_trips > 1:
         raise NotYet(f"right, in {counted.round_trips} round trips. One is enough.")
@@ -83,6 +97,11 @@ def log(r: redis.Redis, answer: Callable[[redis.Redis, str, int], bool]) -> str:
         f"right: {len(let)} of the eager client's 100, never more than {most} in a second, "
         f"and {crowd // 5} of {CALLERS} callers at once"
     )
+
+
+def asked_the_time(r: redis.Redis) -> int:
+    """How often TIME was called on this server, by whomever."""
+    return r.info("commandstats").get("cmdstat_time", {"calls": 0})["calls"]
 
 
 @exercise

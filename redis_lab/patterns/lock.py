@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 import secrets
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
 
 import redis
+import redis.asyncio
+from redis.exceptions import RedisClusterException
 
-from redis_lab.errors import LabError
+SYNC, ASYNC = (redis.Redis, redis.RedisCluster), (redis.asyncio.Redis, redis.asyncio.RedisCluster)
+ERRORS = (redis.RedisError, RedisClusterException)
+DAY_MS = 86_400_000
+LONGEST_S = 3_153_600_000  # a hundred years
+MARK_MS = 120_000  # longer than a request is sent again, or is on its way
 
-from .both import then
-
-# KEYS: the lock, the last fence. ARGV: token, lease in ms, TTL of the fence in ms
+# KEYS: the lock, the last fence, the token's end. ARGV: token, lease in ms, TTL of the fence in ms
 ACQUIRE = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return false end
+if redis.call('EXISTS', KEYS[3]) == 1 then return false end -- sent again, and late
 local at = redis.call('TIME')
 local last = tonumber(redis.call('GET', KEYS[2]) or '0')
 local fence = string.format('%.0f', math.max(at[1] * 1000000 + at[2], last + 1))
@@ -33,38 +40,93 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
 
-# KEYS[1]: the lock. ARGV[1]: token
+# KEYS: the lock, the token's end. ARGV: token, TTL of the end in ms, what to note if it is not held
 RELEASE = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('DEL', KEYS[1])
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  redis.call('DEL', KEYS[1])
+  redis.call('SET', KEYS[2], 'released', 'PX', ARGV[2])
+elseif ARGV[3] ~= '' then
+  redis.call('SET', KEYS[2], ARGV[3], 'NX', 'PX', ARGV[2])
+end
+return redis.call('GET', KEYS[2]) == 'released' and 1 or 0
 """
 
-DAY_MS = 86_400_000
+
+class LockTimeout(Exception):
+    """It was not free in time. (HTTP: 409, or 503 with Retry-After.)"""
 
 
-@dataclass(frozen=True)
+class LeaseLost(Exception):
+    """It was held longer than its lease, so perhaps not alone. The work may have been done."""
+
+
+@dataclass(unsafe_hash=True)
 class Lease:
     """The lock is yours for a while. `fence` is what you show to whatever you write to."""
 
     name: str
     token: str
     fence: int
+    expires_at: float = field(default=0.0, compare=False)  # on this process's time.monotonic()
+
+    @property
+    def left_s(self) -> float:
+        """So long it is yours for certain; reckoned from before the request was sent."""
+        return max(0.0, self.expires_at - time.monotonic())
 
 
-class Lock:
+class _Rules:
+    """What both kinds of client have in common."""
+
+    def __init__(self, prefix: str, lease_s: float, poll_s: float) -> None:
+        times = number(lease_s, 0.001, LONGEST_S) and number(poll_s, 0.0001, LONGEST_S)
+        if not isinstance(prefix, str) or not prefix or not times:
+            raise ValueError("Lock needs a prefix, a lease of at least 1 ms, and poll_s above 0.")
+        self.prefix, self.lease_ms, self.poll_s = prefix, round(lease_s * 1000), poll_s
+        self.lease_s = self.lease_ms / 1000
+
+    def key(self, name: str) -> str:
+        if not isinstance(name, str) or not name or "}" in name:
+            raise ValueError("A lock needs a name, and without a closing brace.")
+        return f"{self.prefix}:{{{name}}}"
+
+    def _acquire_with(self, name: str, token: str) -> tuple[list[str], list[str | int]]:
+        key = self.key(name)
+        keys = [key, f"{key}:fence", f"{key}:over:{token}"]
+        return keys, [token, self.lease_ms, self.lease_ms + DAY_MS]
+
+    def _release_with(self, lease: Lease, note: str = "") -> tuple[list[str], list[str | int]]:
+        key = self.key(lease.name)
+        return [key, f"{key}:over:{lease.token}"], [lease.token, MARK_MS, note]
+
+    def _renewed(self, lease: Lease, start: float, reply: int) -> bool:
+        lease.expires_at = start + self.lease_s if reply == 1 else 0.0
+        return reply == 1
+
+    def _pause_s(self, deadline: float) -> float:
+        return min(self.poll_s * random.uniform(0.5, 1.5), max(0.0, deadline - time.monotonic()))
+
+
+class Lock(_Rules):
     """One holder at a time, for `lease_s` unless renewed.
 
     Contract: while nobody holds it longer than its lease, there is one holder at a time. Only the
-    holder can renew or release; one who dies blocks the others for `lease_s` at most. A holder
-    that is stopped or slow may outlive its lease and NOT KNOW: then there are two. So each lease
-    has a `fence`, greater than those before it: let the resource keep the greatest it was shown,
-    at reading and at writing, and refuse all smaller ones. A lock that is lost with its server (a
-    restart, a failover) has two holders as well; the fences still rise, as they follow the
-    server's clock, unless that is behind the old one's. Asking again after a lost reply (redis-py
-    does) finds one's own lock; releasing again finds none, and says so. Waiting is polling, and
-    not fair.
-    Keys: `<prefix>:{<name>}`, TTL `lease_s`; the last fence beside it, TTL a day more. One slot.
-    Cost: one round trip a call, for `acquire` one each try. Needs Redis 7.0.
+    holder can renew or release; one who dies blocks the others for `lease_s` at most. Asking again
+    or releasing again after a lost reply (redis-py does) finds one's own lock, or one's own
+    release; a request that arrives late takes nothing. Waiting is polling, and not fair.
+    NOT kept: a holder that is stopped or slow may outlive its lease and NOT KNOW, and A SERVER THAT
+    LOSES THE LOCK (a restart without persistence, an eviction, a failover to a replica that had not
+    heard of it) gives it to a second one: then TWO hold it. So each lease has a `fence`, greater
+    than those before it: let the resource keep the greatest it was shown, at reading and at
+    writing, and refuse all smaller ones. The fences rise even then, as they follow the server's
+    clock, unless that is behind the old one's. When the clock goes back, a lease lasts so much
+    longer.
+    Keys: `<prefix>:{<name>}`, TTL `lease_s`; the last fence beside it, TTL a day more; for each
+    release a mark, TTL two minutes. One slot.
+    Cost: one round trip a call, for `acquire` one each try. Tested from Redis 7.0. A user of the
+    server needs `~<prefix>:* +@read +@write +@scripting +time`.
+    Raises: LockTimeout, LeaseLost, ValueError for arguments, TypeError for an asyncio client,
+    redis's errors. After one of those in `try_acquire` it may be taken, for `lease_s`, by nobody.
     Prevents: a lock that outlives its holder, one that is released by somebody else, and (with
     the fence) the late write that undoes another's.
 
@@ -75,57 +137,176 @@ class Lock:
     """
 
     def __init__(
-        self, client: redis.Redis, prefix: str, *, lease_s: float, poll_s: float = 0.01
+        self,
+        client: redis.Redis | redis.RedisCluster,
+        prefix: str,
+        *,
+        lease_s: float,
+        poll_s: float = 0.01,
     ) -> None:
-        if not prefix or lease_s < 0.001 or poll_s <= 0:
-            raise LabError("Lock needs a prefix, a lease of at least 1 ms, and poll_s above 0.")
-        self.prefix, self.lease_ms, self.poll_s = prefix, int(lease_s * 1000), poll_s
+        refuse(client, ASYNC, "AsyncLock")
+        super().__init__(prefix, lease_s, poll_s)
         self._acquire = client.register_script(ACQUIRE)
         self._renew = client.register_script(RENEW)
         self._release = client.register_script(RELEASE)
 
     def try_acquire(self, name: str) -> Lease | None:
         """The lock, or None while somebody else has it."""
-        key, token = self.key(name), secrets.token_hex(8)
-        reply = self._acquire(
-            keys=[key, f"{key}:fence"], args=[token, self.lease_ms, self.lease_ms + DAY_MS]
-        )
-        return then(reply, lambda fence: fence and Lease(name, token, int(fence)))
+        token, start = secrets.token_hex(8), time.monotonic()
+        keys, args = self._acquire_with(name, token)
+        fence = self._acquire(keys=keys, args=args)
+        return Lease(name, token, int(fence), start + self.lease_s) if fence else None
 
     def acquire(self, name: str, wait_s: float) -> Lease | None:
-        """Try for so long. (For a synchronous client, as `holding`.)"""
-        deadline = time.monotonic() + wait_s
+        """Try for so long."""
+        deadline = time.monotonic() + seconds(wait_s)
         while (lease := self.try_acquire(name)) is None and time.monotonic() < deadline:
-            time.sleep(self.poll_s * random.uniform(0.5, 1.5))
+            time.sleep(self._pause_s(deadline))
         return lease
 
     def renew(self, lease: Lease) -> bool:
         """`lease_s` from now. False: it was lost, stop working."""
-        keys, args = [self.key(lease.name)], [lease.token, self.lease_ms]
-        return then(self._renew(keys=keys, args=args), bool)
+        start, key = time.monotonic(), self.key(lease.name)
+        reply = self._renew(keys=[key], args=[lease.token, self.lease_ms])
+        return self._renewed(lease, start, reply)
 
     def release(self, lease: Lease) -> bool:
         """Give it back. False: it was not yours any more, and so perhaps not yours alone.
 
-        (Or this was sent twice, as a reply was lost, and the first has given it back.)
+        If you release again within two minutes, as the reply was lost, you are told the same.
         """
-        return then(self._release(keys=[self.key(lease.name)], args=[lease.token]), bool)
+        keys, args = self._release_with(lease)
+        return int(self._release(keys=keys, args=args)) == 1
 
-    @contextmanager
-    def holding(self, name: str, wait_s: float) -> Iterator[Lease]:
-        """Hold it for a block. Raises: LabError if it is not free in time, or was lost within."""
+    @contextlib.contextmanager
+    def holding(self, name: str, wait_s: float, *, renewing: bool = False) -> Iterator[Lease]:
+        """Hold it for a block. `renewing`: a thread renews it every third of the lease.
+
+        Raises: LockTimeout if it is not free in time; LeaseLost, after the block, if it was lost
+        within. When Redis cannot be asked at the end, the clock decides: within the lease is well.
+        """
         lease = self.acquire(name, wait_s)
         if lease is None:
-            raise LabError(f"{name} is locked, and was so for {wait_s:g} s.")
+            raise LockTimeout(f"{name} is locked, and was so for {wait_s:g} s.")
+        over = threading.Event()
+        keeper = threading.Thread(target=self._keep, args=(lease, over), daemon=True)
+        try:
+            if renewing:
+                keeper.start()
+            yield lease
+        except BaseException:
+            over.set()
+            with contextlib.suppress(*ERRORS):
+                self.release(lease)
+            raise
+        over.set()
+        if renewing:
+            keeper.join()
+        in_time = lease.left_s > 0
+        with contextlib.suppress(*ERRORS):
+            in_time = self.release(lease)
+        if not in_time:
+            raise LeaseLost(f"{name} was held longer than its lease; another may have had it.")
+
+    def _keep(self, lease: Lease, over: threading.Event) -> None:
+        while not over.wait(self.lease_s / 3) and lease.left_s > 0:
+            with contextlib.suppress(*ERRORS):  # there is time for another try
+                self.renew(lease)
+
+
+class AsyncLock(_Rules):
+    """`Lock` for asyncio: the same keys, and the same contract.
+
+    A caller that is cancelled while it takes the lock gives it back.
+    """
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis | redis.asyncio.RedisCluster,
+        prefix: str,
+        *,
+        lease_s: float,
+        poll_s: float = 0.01,
+    ) -> None:
+        refuse(client, SYNC, "Lock")
+        super().__init__(prefix, lease_s, poll_s)
+        self._acquire = client.register_script(ACQUIRE)
+        self._renew = client.register_script(RENEW)
+        self._release = client.register_script(RELEASE)
+
+    async def try_acquire(self, name: str) -> Lease | None:
+        """As `Lock.try_acquire`."""
+        token, start = secrets.token_hex(8), time.monotonic()
+        keys, args = self._acquire_with(name, token)
+        try:
+            fence = await self._acquire(keys=keys, args=args)
+        except asyncio.CancelledError:  # it may be on its way: the note stops it as well
+            keys, args = self._release_with(Lease(name, token, 0), "cancelled")
+            with contextlib.suppress(*ERRORS):
+                await asyncio.shield(self._release(keys=keys, args=args))
+            raise
+        return Lease(name, token, int(fence), start + self.lease_s) if fence else None
+
+    async def acquire(self, name: str, wait_s: float) -> Lease | None:
+        """As `Lock.acquire`."""
+        deadline = time.monotonic() + seconds(wait_s)
+        while (lease := await self.try_acquire(name)) is None and time.monotonic() < deadline:
+            await asyncio.sleep(self._pause_s(deadline))
+        return lease
+
+    async def renew(self, lease: Lease) -> bool:
+        """As `Lock.renew`."""
+        start, key = time.monotonic(), self.key(lease.name)
+        reply = await self._renew(keys=[key], args=[lease.token, self.lease_ms])
+        return self._renewed(lease, start, reply)
+
+    async def release(self, lease: Lease) -> bool:
+        """As `Lock.release`."""
+        keys, args = self._release_with(lease)
+        return int(await self._release(keys=keys, args=args)) == 1
+
+    @contextlib.asynccontextmanager
+    async def holding(
+        self, name: str, wait_s: float, *, renewing: bool = False
+    ) -> AsyncIterator[Lease]:
+        """As `Lock.holding`; `renewing` is a task."""
+        lease = await self.acquire(name, wait_s)
+        if lease is None:
+            raise LockTimeout(f"{name} is locked, and was so for {wait_s:g} s.")
+        keeper = asyncio.ensure_future(self._keep(lease)) if renewing else None
         try:
             yield lease
         except BaseException:
-            self.release(lease)
+            if keeper:
+                keeper.cancel()
+            with contextlib.suppress(*ERRORS):
+                await asyncio.shield(self.release(lease))
             raise
-        if not self.release(lease):
-            raise LabError(f"{name} was held longer than its lease; somebody else may have had it.")
+        if keeper:
+            keeper.cancel()
+        in_time = lease.left_s > 0
+        with contextlib.suppress(*ERRORS):
+            in_time = await asyncio.shield(self.release(lease))
+        if not in_time:
+            raise LeaseLost(f"{name} was held longer than its lease; another may have had it.")
 
-    def key(self, name: str) -> str:
-        if not name or "}" in name:
-            raise LabError("A lock needs a name, and without a closing brace.")
-        return f"{self.prefix}:{{{name}}}"
+    async def _keep(self, lease: Lease) -> None:
+        while lease.left_s > 0:
+            await asyncio.sleep(self.lease_s / 3)
+            with contextlib.suppress(*ERRORS):  # there is time for another try
+                await self.renew(lease)
+
+
+def number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def seconds(wait_s: float) -> float:
+    if not number(wait_s, 0, LONGEST_S):
+        raise ValueError(f"A wait is a number of seconds, 0 or more, and not {wait_s!r}.")
+    return wait_s
+
+
+def refuse(client: object, wrong: tuple[type, ...], instead: str) -> None:
+    if isinstance(client, wrong) or type(client).__name__.endswith("Pipeline"):
+        raise TypeError(f"Not with a {type(client).__module__}.{type(client).__name__}: {instead}.")
