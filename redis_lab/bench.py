@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import chain
 from time import perf_counter_ns
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -139,7 +139,7 @@ def tried_again(measure: Callable[[], Measured], what: str) -> Measured:
             if left:
                 wait_until_calm()
             elif claims.not_measured(what, str(busy)):
-                return busy.found
+                return cast(Measured, busy.found)
             else:
                 raise TooBusy(
                     f"{what}: {NOT_MEASURED}. {busy} It was tried {TRIES} times. Close what else "
@@ -289,7 +289,7 @@ def compare(
     seconds = work.seconds if seconds is None else seconds
     what = label if label != "measuring" else " and ".join(list(wanted)[:2])
     return tried_again(
-        lambda: compared(wanted, client, floor and client is not None, seconds, work, seed, label),
+        lambda: compared(wanted, client, floor, seconds, work, seed, label),
         what,
     )
 
@@ -306,7 +306,7 @@ def compared(
     """One try of `compare`."""
     watched = [Watched(name, arm, client) for name, arm in arms.items()]
     with contextlib.ExitStack() as stack:
-        if floor and (ping := stack.enter_context(bare_ping(client))):
+        if floor and client is not None and (ping := stack.enter_context(bare_ping(client))):
             watched.append(Watched(FLOOR, Arm(ping, steady=False), None))
         for each in watched:
             each.learn()

@@ -138,8 +138,11 @@ def sides() -> str:
 
     What stands left and right of `<` in the source is evaluated again, in the caller's names.
     """
-    frame = inspect.currentframe().f_back.f_back
-    where = inspect.getframeinfo(frame, context=0).positions
+    here = inspect.currentframe()
+    frame = here and here.f_back and here.f_back.f_back
+    where = inspect.getframeinfo(frame, context=0).positions if frame else None
+    if not frame or not where:
+        return "it"
     tree = ast.parse("".join(linecache.getlines(frame.f_code.co_filename)) or "None")
     for call in ast.walk(tree):
         place = (getattr(call, name, None) for name in ("lineno", "col_offset", "end_lineno"))
@@ -164,7 +167,7 @@ def values(expression: ast.expr, frame: FrameType) -> str:
         except Exception:  # it names what a comprehension has in hand, or does not work twice
             shown.append(source)
         else:
-            shown.append(number(value) if isinstance(value, Real) else repr(value))
+            shown.append(number(float(value)) if isinstance(value, Real) else repr(value))
     words = [SIGNS.get(type(sign), "?") for sign in expression.ops]
     return " ".join(chain.from_iterable(zip_longest(shown, words, fillvalue=""))).rstrip()
 

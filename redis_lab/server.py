@@ -251,7 +251,7 @@ class NativeServer(Server):
             ) from error
         self.port = int(self.config.get("port", 0)) or free_port()
         self.socket = str(self.directory / "s")
-        settings = {**self.settings, "dir": str(self.directory), **self.config}
+        settings = {**(self.settings or {}), "dir": str(self.directory), **self.config}
         settings |= {"port": self.port, "unixsocket": self.socket, "unixsocketperm": "700"}
         if settings.get("cluster-enabled") in (True, "yes"):
             self.bus_port = settings["cluster-port"] = free_port()
@@ -744,7 +744,7 @@ def first_usable(kinds: Iterable[Kind], otherwise: str) -> tuple[Kind, str]:
 
     Raises: LabError, beginning with the words `otherwise`, where none works.
     """
-    reasons = []
+    reasons: list[str] = []
     for kind in kinds:
         if kind.unasked:
             usable, found = kind.probe()

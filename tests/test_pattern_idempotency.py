@@ -279,8 +279,7 @@ WORKER = """
     def work(k):
         # the effect and its key in one step, as a UNIQUE column would have it
         r.hsetnx("paid", k, {seed})
-        r.incr("attempts")
-        if luck.random() < {die}:
+        if r.incr("attempts") == 1 or luck.random() < {die}:
             os.kill(os.getpid(), signal.SIGKILL)
         return {seed}
     for k in range({keys}):

