@@ -47,14 +47,16 @@ lint: setup
 	"$(VENV)/bin/ruff" format --check redis_lab tests $(wildcard benchmarks) bootstrap.py
 	"$(VENV)/bin/mypy" redis_lab
 
-lock: setup
-	@"$(VENV)/bin/uv" pip compile pyproject.toml --quiet --universal --all-extras \
-		--python-version 3.11 --no-annotate --custom-compile-command "make lock" \
+lock:
+	@$(PYTHON) bootstrap.py --venv "$(VENV)" --uv compile pyproject.toml --quiet --universal \
+		--all-extras --python-version 3.11 --no-annotate --custom-compile-command "make lock" \
 		$(if $(UPGRADE),--upgrade) --output-file requirements.lock
 
 # VENV may name any folder: only what bootstrap.py has set up is removed.
 clean:
-	@if [ -f "$(VENV)/redis-lab-stamp" ]; then rm -rf "$(VENV)"; fi
+	@if [ -f "$(VENV)/redis-lab-stamp" ]; then \
+		find "$(VENV)" -mindepth 1 -maxdepth 1 ! -name redis-lab-stamp -exec rm -rf {} +; \
+		rm -rf "$(VENV)" "$(VENV).lock"; fi
 	@find data -type f \( -name '*.sqlite' -o -name '*.sqlite-*' \) -exec rm -f {} +
 	@find redis_lab tests notebooks -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) \
 		-prune -exec rm -rf {} +

@@ -1,128 +1,83 @@
 """Set the workbook up: the virtual environment, the pinned packages, the shop's data.
 
 `make lab`, `make plots` and `make test` run this first. It needs nothing but Python's standard
-library, returns at once when all is up to date, and takes up again what was interrupted. What goes
-wrong is said in one line on stderr, with the mend, and ends it with exit code 1.
+library, returns at once when all is up to date, and takes up again what was interrupted. uv
+installs the packages where it can, else pip does. What goes wrong is said in one line on stderr,
+with the fix, and ends it with exit code 1.
 
-This file has to be readable by Pythons that are too old for the workbook, so that it can say so:
-no f-strings, no annotations.
+This file has to be readable by Pythons that are too old for the workbook (3.6 to 3.10), so that it
+can say so.
 """
-# ruff: noqa: B904, RUF005, UP031
 
+import ast
 import errno
+import glob
+import hashlib
+import importlib.util
 import os
+import re
+import shutil
 import subprocess
 import sys
 
 OLDEST = (3, 11)
 CANDIDATES = ("python3.12", "python3.13", "python3.11", "python3.14", "python3", "python")
-FREE_BYTES = 1500 * 10**6  # the environment takes 730 MB, pip's downloads pass through as well
+FREE_BYTES = 2000 * 10**6  # 850 MB for the environment, the rest for what uv or pip caches
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 STAMP = "redis-lab-stamp"
 UNFINISHED = "unfinished"
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+HEARD = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+# What uv calls pip's settings: it has to ask the index that pip asks, in the same way.
+UV_NAMES = {
+    "index-url": "UV_INDEX_URL",
+    "extra-index-url": "UV_EXTRA_INDEX_URL",
+    "find-links": "UV_FIND_LINKS",
+    "constraint": "UV_CONSTRAINT",
+    "trusted-host": "UV_INSECURE_HOST",
+    "cert": "SSL_CERT_FILE",
+    "proxy": "ALL_PROXY",
+}
 
 
 class Trouble(Exception):
-    """One line for the user; `details` are another program's last words."""
-
-    def __init__(self, line, details=""):
-        Exception.__init__(self, line)
-        self.details = details
-
-
-def newer_python():
-    """The name of a Python on PATH that is new enough, or None."""
-    code = "import sys; sys.exit(sys.version_info[:2] < (%d, %d))" % OLDEST
-    for name in CANDIDATES:
-        try:
-            process = subprocess.Popen(
-                [name, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-            )
-            process.communicate()
-        except OSError:
-            continue
-        if process.returncode == 0:
-            return name
-    return None
+    """One line for the user, and perhaps another program's last words."""
 
 
 def check_python():
     if sys.version_info[:2] >= OLDEST:
         return
-    line = "The workbook needs Python %d.%d or newer; %s is %d.%d. " % (
-        OLDEST + (sys.executable,) + tuple(sys.version_info[:2])
+    advice = "Install one, then: make PYTHON=python3.12 ..."
+    code = f"import sys; sys.exit(sys.version_info[:2] < {OLDEST})"
+    for name in filter(shutil.which, CANDIDATES):
+        if subprocess.call([name, "-c", code], **QUIET) == 0:
+            advice = f"There is a newer one here: make PYTHON={name} ..."
+            break
+    here, oldest = (".".join(map(str, version[:2])) for version in (sys.version_info, OLDEST))
+    raise Trouble(
+        f"The workbook needs Python {oldest} or newer; {sys.executable} is {here}. {advice}"
     )
-    name = newer_python()
-    if name:
-        raise Trouble(line + "There is a newer one here: make PYTHON=%s ..." % name)
-    raise Trouble(line + "Install one, then: make PYTHON=python3.12 ...")
 
 
 def check_modules():
-    for module in ("venv", "ensurepip"):
-        try:
-            __import__(module)
-        except ImportError:
-            raise Trouble(
-                "%s has no module %s, which makes the virtual environment. On Debian or Ubuntu: "
-                "apt install python3-venv; elsewhere choose another Python: make PYTHON=..."
-                % (sys.executable, module)
-            )
+    missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise Trouble(
+            f"{sys.executable} has no module {missing[0]}, which makes the virtual environment. On "
+            "Debian or Ubuntu: apt install python3-venv; elsewhere: make PYTHON=another ..."
+        )
 
 
 def check_space(folder):
-    import shutil
-
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     free = shutil.disk_usage(folder).free
     if free < FREE_BYTES:
         raise Trouble(
-            "Only %.1f GB are free in %s and setting up takes %.1f GB. Free some, then run the "
-            "same command again." % (free / 1e9, folder, FREE_BYTES / 1e9)
+            f"Only {free / 1e9:.1f} GB are free in {folder} and setting up takes "
+            f"{FREE_BYTES / 1e9:.1f} GB. Free some, then run the same command again."
         )
-
-
-def no_space(where):
-    return Trouble(
-        "The disk or its quota became full while setting up in %s. Free %.1f GB there (df -h, "
-        "df -i), then run the same command again." % (where, FREE_BYTES / 1e9)
-    )
-
-
-def no_permission(where):
-    return Trouble(
-        "%s cannot be written. Make it yours (chown, chmod), or copy the workbook to a folder of "
-        "your own and run make there." % where
-    )
-
-
-def run(command, root, failed):
-    """Run quietly. Raises: Trouble with the line `failed` if it fails."""
-    process = subprocess.Popen(
-        command,
-        cwd=root,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    try:
-        output = process.communicate()[0].decode("utf-8", "replace")
-    except BaseException:
-        process.terminate()
-        process.communicate()
-        raise
-    if process.returncode == 0:
-        return
-    if any("[Errno %d]" % code in output for code in FULL):
-        raise no_space(root)
-    for code in FORBIDDEN:
-        # with a path behind it: a network may say "Permission denied" too
-        start = "[Errno %d] %s: '" % (code, os.strerror(code))
-        if start in output:
-            raise no_permission(output.split(start)[1].split("'")[0])
-    raise Trouble(failed, "\n".join(output.strip().splitlines()[-8:]))
 
 
 class Setup:
@@ -132,136 +87,190 @@ class Setup:
         self.lock = os.path.join(root, "requirements.lock")
         self.python = os.path.join(self.venv, "bin", "python")
         self.stamp = os.path.join(self.venv, STAMP)
+        with open(self.lock) as lock, open(os.path.join(root, "pyproject.toml")) as project:
+            texts = lock.read(), project.read()
+        self.pins = [line for line in texts[0].splitlines() if line[:1] not in ("", "#")]
         # An environment does not survive another Python, nor being moved: its scripts name both.
-        self.place = "%d.%d %s" % (tuple(sys.version_info[:2]) + (os.path.realpath(self.venv),))
-
-    def claim(self):
-        """What the stamp of an environment that is up to date says."""
-        import hashlib
-
-        digest = hashlib.sha256()
-        for name in (self.lock, os.path.join(self.root, "pyproject.toml")):
-            with open(name, "rb") as file:
-                digest.update(file.read() + b"\0")
-        return "%s\n%s\n" % (self.place, digest.hexdigest())
+        self.place = "{}.{} {}\n".format(*sys.version_info[:2], os.path.realpath(self.venv))
+        # What the stamp of an environment that is up to date says.
+        self.claim = self.place + hashlib.sha256("\0".join(texts).encode()).hexdigest() + "\n"
 
     def stamped(self):
         try:
             with open(self.stamp) as file:
-                return file.read()
+                return file.read() if os.path.exists(self.python) else UNFINISHED
         except (OSError, ValueError):
             return ""
 
     def write_stamp(self, text):
-        with open(self.stamp, "w") as file:
+        with open(self.stamp + ".new", "w") as file:
             file.write(text)
+        os.replace(self.stamp + ".new", self.stamp)
 
     def make(self):
-        claim = self.claim()
-        before = self.stamped()
-        if before == claim and os.path.exists(self.python):
+        if self.stamped() == self.claim:
             return
         check_modules()
         check_space(self.venv)
-        reusable = before.startswith(self.place + "\n") and os.path.exists(self.python)
-        if not reusable and (before or not self.adoptable()):
-            say("1/3 making %s" % os.path.relpath(self.venv, self.root))
+        self.wait_for_others()
+        before = self.stamped()
+        if before == self.claim:  # they have made it
+            return
+        if not before.startswith(self.place) and (before or not self.adoptable()):
+            say(f"1/3 making {os.path.relpath(self.venv, self.root)}")
             self.make_venv()
-        self.write_stamp("%s\n%s\n" % (self.place, UNFINISHED))
-        self.install()
+        self.write_stamp(self.place + UNFINISHED)
+        say(f"2/3 installing {len(self.pins)} pinned packages")
+        self.install(interrupted=before.splitlines()[1:] == [UNFINISHED])
         if os.path.exists(os.path.join(self.root, "redis_lab", "source.py")):
             say("3/3 making the shop's data")
-            run(
-                [self.python, "-c", "from redis_lab.source import path; path()"],
-                self.root,
-                "The shop's data could not be made (its last words are above). Run the same "
-                "command again; if that does not help, make clean first.",
+            self.run(
+                [self.python, "-c", "from redis_lab import cli, source; source.path()"],
+                "The shop's data could not be made. Run the same command again, after make clean.",
             )
-        self.write_stamp(claim)
+        self.write_stamp(self.claim)
+
+    def wait_for_others(self):
+        """Hold a lock until this process has ended, and each that it runs: a pip whose bootstrap
+        was killed goes on for a while."""
+        os.makedirs(os.path.dirname(self.venv), exist_ok=True)
+        lock = os.open(self.venv + ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        os.set_inheritable(lock, True)
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Another make is setting this up; waiting for it.")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            pass  # a system or a file system without such locks
+
+    def run(self, command, failed, environment=None):
+        """Run quietly; returns the output. Raises: Trouble with the line `failed`; OSError."""
+        # close_fds=False: the lock goes along
+        ran = subprocess.run(command, cwd=self.root, env=environment, close_fds=False, **HEARD)
+        output = ran.stdout.decode("utf-8", "replace")
+        if ran.returncode == 0:
+            return output
+        for number in FULL + FORBIDDEN:
+            # with a path behind it: a network may say "Permission denied" too
+            path = f" {re.escape(os.strerror(number))}: '(.+?)'" if number in FORBIDDEN else "()"
+            found = re.search(rf"\[Errno {number}\]{path}", output)
+            if found:
+                raise OSError(number, os.strerror(number), found[1])
+        raise Trouble(failed, "\n".join(output.strip().splitlines()[-8:]))
 
     def adoptable(self):
         """Whether the user has made an environment there, with pip and this Python."""
-        code = "import sys, pip; sys.exit(sys.version_info[:2] != (%d, %d))" % sys.version_info[:2]
-        if not os.path.exists(os.path.join(self.venv, "pyvenv.cfg")):
-            return False
-        try:
-            return subprocess.call([self.python, "-c", code], stderr=subprocess.DEVNULL) == 0
-        except OSError:
-            return False
+        code = f"import sys, pip; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
+        mine = os.path.exists(os.path.join(self.venv, "pyvenv.cfg")) and shutil.which(self.python)
+        return mine and subprocess.call([self.python, "-c", code], **QUIET) == 0
 
     def make_venv(self):
-        import shutil
-
-        if os.path.isdir(self.venv):
-            names = os.listdir(self.venv)
-            if names and STAMP not in names:
-                raise Trouble(
-                    "%s is there, was not made by this and is of no use to it. Move it away, or "
-                    "choose another place: make VENV=.venv-lab ..." % self.venv
-                )
-            shutil.rmtree(self.venv)
-        elif os.path.lexists(self.venv):
+        names = os.listdir(self.venv) if os.path.isdir(self.venv) else []
+        a_file = os.path.lexists(self.venv) and not os.path.isdir(self.venv)
+        if a_file or (names and STAMP not in names):
+            reason = "it is a file" if a_file else "it was not made by this and is of no use to it"
             raise Trouble(
-                "%s is in the way: it is a file, and the virtual environment belongs there. "
-                "Remove it, or choose another place: make VENV=.venv-lab ..." % self.venv
+                f"{self.venv} is in the way: {reason}. Move it away, or choose another place for "
+                "the virtual environment: make VENV=.venv-lab ..."
             )
-        os.makedirs(self.venv)
-        self.write_stamp(UNFINISHED)
-        failed = (
-            "%s could not make a virtual environment (its last words are above). Choose another "
-            "Python: make PYTHON=python3.12 ..." % sys.executable
-        )
+        os.makedirs(self.venv, exist_ok=True)
+        self.write_stamp(UNFINISHED)  # and it stays, so that what a kill leaves is known to be ours
+        for path in (os.path.join(self.venv, name) for name in names if name != STAMP):
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                os.remove(path)
+        failed = f"{sys.executable} made no virtual environment. Take another: make PYTHON=... ..."
         # in two steps, because venv hides why its own call of ensurepip failed
-        run([sys.executable, "-m", "venv", "--without-pip", self.venv], self.root, failed)
-        run([self.python, "-m", "ensurepip", "--default-pip"], self.root, failed)
+        self.run([sys.executable, "-m", "venv", "--without-pip", self.venv], failed)
+        self.run([self.python, "-m", "ensurepip", "--default-pip"], failed)
 
-    def install(self):
-        with open(self.lock) as file:
-            pins = [line for line in file if line.strip() and not line.startswith("#")]
-        say("2/3 installing %d pinned packages (a minute or so)" % len(pins))
-        pip = [self.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        pip += ["--no-input"]
+    def install(self, interrupted):
+        for info in glob.glob(os.path.join(glob.escape(self.venv), "lib/*/*/*.dist-info")):
+            if not os.path.exists(os.path.join(info, "METADATA")):
+                shutil.rmtree(info)  # left by a kill; uv and pip stumble over it
         failed = (
-            "pip could not install %s (its last words are above). Is there a network, and does "
-            "pip reach its package index (pip config list)? Mend that, then run the same command "
-            "again."
+            "pip could not install %s (its last words are above). Is there a network, and does pip "
+            "reach its package index (pip config list)? Fix that, then run the same command again."
         )
-        run(pip + ["-r", self.lock], self.root, failed % "the packages")
-        here = ["--no-deps", "--no-build-isolation", "-e", "."]
-        run(pip + here, self.root, failed % "the workbook's own package")
+        install, again = ["install", "--quiet"], ["--force-reinstall"]
+        here = [*again, "--no-deps", "--no-build-isolation", "-e", "."]
+        for tool in (self.uv, self.pip):
+            packages = [*again * interrupted, "-r", self.lock]
+            try:
+                tool(*install, *packages, failed=failed % "the packages")
+                return tool(*install, *here, failed=failed % "the workbook's own package")
+            except (Trouble, OSError):
+                if tool == self.pip:
+                    raise
+                say("    uv could not; pip takes over, which takes a minute or two")
+                interrupted = True
+
+    def pip(self, *arguments, failed):
+        environment = {**os.environ, "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        return self.run([self.python, "-m", "pip", *arguments], failed, environment)
+
+    def uv(self, *arguments, failed):
+        """Run `uv pip`. It is told what pip is told."""
+        uv = shutil.which("uv") or os.path.join(self.venv, "bin", "uv")
+        for pin in self.pins:
+            if pin.startswith("uv==") and not os.path.exists(uv):
+                self.pip("install", "--quiet", pin, failed="There is no uv.")
+        told = {}
+        listed = self.pip("config", "list", failed="pip does not read its settings.")
+        for section in ("global", "install", ":env:"):  # from weak to strong
+            for name, value in re.findall(rf"(?m)^{section}\.([\w-]+)=(.*)$", listed):
+                told[name] = ast.literal_eval(value)
+        # Of several indexes pip takes the best match, and it trusts whom the system trusts. Copies,
+        # because an edit of a hard link's file would reach uv's cache and all other environments.
+        environment = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_SYSTEM_CERTS": "1"}
+        environment["UV_LINK_MODE"] = "copy"
+        environment.update(os.environ)
+        for name in filter(told.get, UV_NAMES):
+            separator = "," if name == "find-links" else " "
+            environment[UV_NAMES[name]] = separator.join(told[name].split())
+        no_index = told.get("no-index", "").lower() in ("1", "true", "yes", "on", "y", "t")
+        options = ["--python", self.python] + ["--no-index"] * no_index
+        return self.run([uv, "pip", *arguments, *options], failed, environment)
 
 
 def say(line):
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    print(line, flush=True)
 
 
 def main(arguments):
-    if len(arguments) != 2 or arguments[0] != "--venv":
-        raise Trouble("Usage: python3 bootstrap.py --venv .venv")
+    if arguments[:1] != ["--venv"] or arguments[2:3] not in ([], ["--uv"]):
+        raise Trouble("Usage: python3 bootstrap.py --venv .venv [--uv compile ...]")
     check_python()
     root = os.path.dirname(os.path.abspath(__file__))
     try:
-        Setup(root, arguments[1]).make()
+        setup = Setup(root, arguments[1])
+        setup.make()
+        if arguments[2:]:
+            setup.uv(*arguments[3:], failed="uv failed (its last words are above).")
     except OSError as error:
-        where = error.filename or root
-        if error.errno in FULL:
-            raise no_space(root)
+        where, line = error.filename or root, f"{error.strerror}. Fix that,"
         if error.errno in FORBIDDEN:
-            raise no_permission(where)
-        raise Trouble(
-            "%s: %s. Mend that, then run the same command again." % (where, error.strerror)
-        )
+            line = "cannot be written. Make it yours (chown, chmod) or copy the workbook,"
+        if error.errno in FULL:
+            where, line = (
+                root,
+                f"the disk or its quota became full. Free {FREE_BYTES / 1e9:.1f} GB,",
+            )
+        raise Trouble(f"{where}: {line} then run the same command again.") from None
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except Trouble as trouble:
-        if trouble.details:
-            say(trouble.details)
-        sys.stderr.write("%s\n" % trouble)
+        for last_words in filter(None, trouble.args[1:]):
+            say(last_words)
+        print(trouble.args[0], file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.stderr.write("\nStopped before it was set up; the same command takes it up again.\n")
+        print("\nStopped. The same command takes it up again.", file=sys.stderr)
         sys.exit(130)

