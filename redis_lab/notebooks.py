@@ -24,6 +24,10 @@ from .files import write_whole
 if TYPE_CHECKING:  # slow to import, and most commands do without
     import nbformat
 
+# nbformat's schema checker would build a grammar of internationalised addresses (IRIs) whenever it
+# is loaded, which takes a second, and which no notebook needs. It does without where it is absent.
+sys.modules.setdefault("rfc3987_syntax", None)
+
 CELL_TIMEOUT_S = 300
 SECONDS: dict[str, float] = {}
 MARK = "REDIS_LAB_VALIDATION"  # set for everything that a validation starts
