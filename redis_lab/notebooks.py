@@ -223,12 +223,13 @@ class Validation:
         self.path, self.report, self.claims = path, scratch / "report", scratch / "claims"
         self.mark = f"{os.getpid()}-{scratch.name}"
         self.began = time.monotonic()
-        command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env"]
-        command += ["-p", "no:cacheprovider", "-p", "no:randomly", "-o", "addopts="]
-        command += ["--nbval-cell-timeout", str(cell_timeout_s), "-o", "timeout=0", "-q"]
+        command = [sys.executable, "-m", "pytest", "-p", "nbval.plugin", "-p", "no:cacheprovider"]
+        command += ["-o", "addopts=", "--nbval", "--nbval-current-env"]
+        command += ["--nbval-cell-timeout", str(cell_timeout_s), "-q"]
         command += ["--nbval-sanitize-with", str(Path(__file__).with_name("nbval_sanitize.cfg"))]
         effort = {"REDIS_LAB_EFFORT": "quick"}
         ours = {MARK: self.mark, claims.FILE: str(self.claims)}
+        ours["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they cost seconds, and one shuffles cells
         with self.report.open("wb") as report:
             self.process = psutil.Popen(
                 [*command, str(path)],
