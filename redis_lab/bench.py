@@ -135,23 +135,28 @@ def tried_again(measure: Callable[[], Measured], what: str) -> Measured:
     for left in reversed(range(TRIES)):
         try:
             return measure()
-        except TooBusy as busy:
+        except TooBusy as spoilt:
             if left:
                 wait_until_calm()
-            elif claims.not_measured(what, str(busy)):
-                return busy.found
+            elif claims.not_measured(what, str(spoilt)):
+                return spoilt.found
             else:
                 raise TooBusy(
-                    f"{what}: {NOT_MEASURED}. {busy} It was tried {TRIES} times. Close what else "
+                    f"{what}: {NOT_MEASURED}. {spoilt} It was tried {TRIES} times. Close what else "
                     "is running and try again.",
-                    busy.found,
+                    spoilt.found,
                 ) from None
     raise AssertionError("unreachable")
 
 
+def busy() -> bool:
+    """Whether more than half of the machine's cores are in use while this process waits."""
+    return psutil.cpu_percent(interval=0.2) > CALM
+
+
 def wait_until_calm() -> None:
     deadline = time.monotonic() + CALM_WITHIN_S
-    while psutil.cpu_percent(interval=0.2) > CALM and time.monotonic() < deadline:
+    while busy() and time.monotonic() < deadline:
         pass
 
 

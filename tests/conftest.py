@@ -36,7 +36,7 @@ def pytest_runtest_call(item: pytest.Item):
     try:
         return (yield)
     except TooBusy as busy:
-        pytest.skip(f"not tested: {busy}")
+        pytest.skip(f"not tested: {item.name}: {busy}")
 
 
 NATIVE = {"path": binary_on_path(), "embedded": embedded_binary()}

@@ -47,7 +47,7 @@ def lab(data, tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=110,
         )
         assert "Traceback" not in said.stderr, said.stderr
         return said
