@@ -135,23 +135,28 @@ def tried_again(measure: Callable[[], Measured], what: str) -> Measured:
     for left in reversed(range(TRIES)):
         try:
             return measure()
-        except TooBusy as busy:
+        except TooBusy as spoilt:
             if left:
                 wait_until_calm()
-            elif claims.not_measured(what, str(busy)):
-                return cast(Measured, busy.found)
+            elif claims.not_measured(what, str(spoilt)):
+                return cast(Measured, spoilt.found)
             else:
                 raise TooBusy(
-                    f"{what}: {NOT_MEASURED}. {busy} It was tried {TRIES} times. Close what else "
+                    f"{what}: {NOT_MEASURED}. {spoilt} It was tried {TRIES} times. Close what else "
                     "is running and try again.",
-                    busy.found,
+                    spoilt.found,
                 ) from None
     raise AssertionError("unreachable")
 
 
+def busy() -> bool:
+    """Whether more than half of the machine's cores are in use while this process waits."""
+    return psutil.cpu_percent(interval=0.2) > CALM
+
+
 def wait_until_calm() -> None:
     deadline = time.monotonic() + CALM_WITHIN_S
-    while psutil.cpu_percent(interval=0.2) > CALM and time.monotonic() < deadline:
+    while busy() and time.monotonic() < deadline:
         pass
 
 
@@ -401,26 +406,19 @@ def block_interval(
     """A 95 % interval of `statistic(*samples)`, resampling whole blocks (the arrays' first axis).
 
     Arrays are resampled together, so that a ratio stays paired. Source: the block bootstrap of
-    Künsch (1989), with scipy.stats.bootstrap doing the resampling.
+    Künsch (1989), its percentile interval. (`scipy.stats.bootstrap` does the same, and takes
+    longer to import than a lesson takes to measure.)
     """
-    from scipy import stats  # takes half a second to load
-
     blocks = len(samples[0])
     if blocks < 2:
         return float("nan"), float("nan")
-
-    def of_blocks(chosen: np.ndarray) -> float:
-        return statistic(*(array[chosen.astype(int)].ravel() for array in samples))
-
-    found = stats.bootstrap(
-        (np.arange(blocks),),
-        of_blocks,
-        n_resamples=resamples,
-        vectorized=False,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    random = np.random.default_rng(seed)
+    found = [
+        statistic(*(array[chosen].ravel() for array in samples))
+        for chosen in random.integers(0, blocks, (resamples, blocks))
+    ]
+    low, high = np.percentile(found, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def verdict(low: float, high: float) -> str:

@@ -140,6 +140,10 @@ def plots_command(
     ] = False,
 ) -> None:
     """Execute the notebooks and write data/results/*.json and data/plots/*.png."""
+    chosen = [] if redraw else notebooks.measuring(only)
+    with_cost = bool(only) and only in HARNESS_COST
+    if not (chosen or with_cost or redraw):
+        notebooks.find(only)  # which says what there is
     folder = package.results.results_folder(effort)
     if redraw:
         drawn = [path for path in sorted(folder.glob("*.json")) if wanted(path.stem, only)]
@@ -149,10 +153,6 @@ def plots_command(
             package.plots.write(package.results.load(path), package.plots.plots_folder(effort))
         return report(drawn, effort)
     began = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
-    chosen = notebooks.measuring(only)
-    with_cost = bool(only) and only in HARNESS_COST
-    if not (chosen or with_cost):
-        notebooks.find(only)  # which says what there is
     if with_cost:
         script = harness_cost(must_be_here=not chosen)
     for path in chosen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -19,7 +20,7 @@ import psutil
 from . import claims
 from .claims import NOT_MEASURED
 from .errors import LabError
-from .files import write_whole
+from .files import data_folder, write_whole
 
 if TYPE_CHECKING:  # slow to import, and most commands do without
     import nbformat
@@ -29,7 +30,7 @@ if TYPE_CHECKING:  # slow to import, and most commands do without
 sys.modules.setdefault("rfc3987_syntax", None)
 
 CELL_TIMEOUT_S = 300
-SECONDS: dict[str, float] = {}
+TOOK = "validation_seconds.json"  # in data/local: how long each notebook took the last time
 MARK = "REDIS_LAB_VALIDATION"  # set for everything that a validation starts
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # IPython colours its tracebacks
 CURSOR = re.compile(r"\x1b\[[0-9;]*[A-Z]")  # tqdm moves it, where several bars are shown at once
@@ -195,13 +196,14 @@ def validate(
             print(f"\n{f' {each.name} ':=^80}\n{each.report}")
         if each.left:
             print(f"{len(each.left)} processes outlived {each.name}: {each.left}")
+    note_seconds(done)
     print(summary(done), flush=True)
     return 0 if all(each.passed for each in done) else 1
 
 
 def validations(paths: list[Path], jobs: int, cell_timeout_s: int) -> Iterator[Validated]:
     """Run them side by side, the longest first, and yield each when it is done."""
-    waiting = sorted(paths, key=expected_seconds, reverse=True)
+    waiting = longest_first(paths)
     running: list[Validation] = []
     with tempfile.TemporaryDirectory(prefix="redis-lab-") as scratch:
         try:
@@ -227,12 +229,13 @@ class Validation:
         self.path, self.report, self.claims = path, scratch / "report", scratch / "claims"
         self.mark = f"{os.getpid()}-{scratch.name}"
         self.began = time.monotonic()
-        command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env"]
-        command += ["-p", "no:cacheprovider", "-p", "no:randomly", "-o", "addopts="]
-        command += ["--nbval-cell-timeout", str(cell_timeout_s), "-o", "timeout=0", "-q"]
+        command = [sys.executable, "-m", "pytest", "-p", "nbval.plugin", "-p", "no:cacheprovider"]
+        command += ["-o", "addopts=", "--nbval", "--nbval-current-env"]
+        command += ["--nbval-cell-timeout", str(cell_timeout_s), "-q"]
         command += ["--nbval-sanitize-with", str(Path(__file__).with_name("nbval_sanitize.cfg"))]
         effort = {"REDIS_LAB_EFFORT": "quick"}
         ours = {MARK: self.mark, claims.FILE: str(self.claims)}
+        ours["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they cost seconds, and one shuffles cells
         with self.report.open("wb") as report:
             self.process = psutil.Popen(
                 [*command, str(path)],
@@ -254,9 +257,26 @@ class Validation:
         return Validated(name, self.process.returncode, seconds, report, told, left)
 
 
-def expected_seconds(path: Path) -> float:
-    """A guess, which decides who begins first: what was seen before, or so much a cell."""
-    return SECONDS.get(path.stem, path.stat().st_size / 5_000)
+def longest_first(paths: list[Path]) -> list[Path]:
+    """By what each took the last time here; where that is not known, by its size."""
+    took = last_time()
+    known = [(took[path.stem], path.stat().st_size) for path in paths if path.stem in took]
+    a_byte = sum(s for s, _ in known) / sum(n for _, n in known) if known else 1.0
+    return sorted(
+        paths, key=lambda path: took.get(path.stem, a_byte * path.stat().st_size), reverse=True
+    )
+
+
+def last_time() -> dict[str, float]:
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((data_folder() / "local" / TOOK).read_text())
+    return {}
+
+
+def note_seconds(done: list[Validated]) -> None:
+    took = last_time() | {Path(each.name).name: round(each.seconds, 1) for each in done}
+    with contextlib.suppress(LabError):  # it only decides who begins first
+        write_whole(data_folder() / "local" / TOOK, json.dumps(took, indent=1).encode())
 
 
 def summary(done: list[Validated]) -> str:

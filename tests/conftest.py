@@ -38,7 +38,7 @@ def pytest_runtest_call(item: pytest.Item):
     try:
         return (yield)
     except TooBusy as busy:
-        pytest.skip(f"not tested: {busy}")
+        pytest.skip(f"not tested: {item.name}: {busy}")
 
 
 # Each kind of native server by its name: whether the tests have it. REDIS_LAB_SERVER leaves one.

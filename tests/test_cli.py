@@ -47,7 +47,7 @@ def lab(data, tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=110,
         )
         assert "Traceback" not in said.stderr, said.stderr
         return said
@@ -369,6 +369,21 @@ def test_only_means_a_path_or_an_experiment():
 
     assert cli.wanted("hit_ratio_pace", "patterns/03") and cli.wanted("pubsub", "ubsu")
     assert not cli.wanted("pubsub", "patterns/03") and not cli.wanted("pubsub", "no-such")
+
+
+def test_the_longest_notebook_begins_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("REDIS_LAB_DATA", str(tmp_path))
+    books = [tmp_path / f"{name}.ipynb" for name in ("short", "new", "long")]
+    for book, size in zip(books, (100, 300, 200), strict=True):
+        book.write_text("x" * size)
+    order = lambda: [path.stem for path in notebooks.longest_first(books)]  # noqa: E731
+    assert order() == ["new", "long", "short"], "by size"
+    told = {"report": "", "told": [], "left": [], "code": 0}
+    notebooks.note_seconds([notebooks.Validated("a/short", seconds=1, **told)])
+    notebooks.note_seconds([notebooks.Validated("a/long", seconds=9, **told)])
+    assert order() == ["new", "long", "short"], "300 bytes of a thirtieth of a second"
+    books[1].write_text("x" * 200)
+    assert order() == ["long", "new", "short"]
 
 
 def test_each_figure_is_some_notebooks():

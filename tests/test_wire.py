@@ -559,6 +559,8 @@ def test_asyncio(relay, protocol, parser, decode):
             protocol=protocol,
             parser_class=parser,
             decode_responses=decode,
+            socket_timeout=60,
+            socket_connect_timeout=60,
         )
         client = redis.asyncio.Redis(connection_pool=pool)
         with witnessed(relay, client) as w:
