@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,9 +24,13 @@ from .nodes import first, primaries
 
 REFUSED = {
     *((name,) for name in ("FLUSHALL", "FLUSHDB", "SHUTDOWN", "DEBUG", "SWAPDB", "MOVE")),
-    *((name,) for name in ("REPLICAOF", "SLAVEOF", "FAILOVER")),
+    # RESET puts a connection into database 0, MIGRATE writes on another server
+    *((name,) for name in ("RESET", "MIGRATE", "REPLICAOF", "SLAVEOF", "FAILOVER")),
     *(("CONFIG", sub) for sub in ("SET", "REWRITE", "RESETSTAT")),
     *(("CLIENT", sub) for sub in ("KILL", "PAUSE")),
+    *(("CLUSTER", sub) for sub in ("ADDSLOTS", "ADDSLOTSRANGE", "DELSLOTS", "DELSLOTSRANGE")),
+    *(("CLUSTER", sub) for sub in ("FLUSHSLOTS", "SETSLOT", "MIGRATESLOTS", "FAILOVER", "FORGET")),
+    *(("CLUSTER", sub) for sub in ("MEET", "REPLICATE", "RESET", "SET-CONFIG-EPOCH", "BUMPEPOCH")),
     *(("ACL", sub) for sub in ("SETUSER", "DELUSER", "LOAD")),
     *(("FUNCTION", sub) for sub in ("LOAD", "DELETE", "FLUSH", "RESTORE")),
     *(("MODULE", sub) for sub in ("LOAD", "LOADEX", "UNLOAD")),
@@ -39,6 +44,11 @@ NEVER_CREATE = {
     "HGETEX",
 }
 NAME = "redis-lab"
+SCRIPTS = {"EVAL", "EVAL_RO", "SCRIPT LOAD"}
+CALLED = re.compile(
+    r"""(?:redis|server)\s*\.\s*p?call\s*\(\s*(["'])(.*?)\1\s*(?:,\s*(["'])(.*?)\3)?""", re.S
+)
+DATABASE = re.compile(r"""(["'])\s*DB\s*\1""", re.I)
 
 
 def word(argument: object) -> str:
@@ -123,7 +133,9 @@ class Guest:
     """One process's visit to a user's server: what it may do there and what it wrote.
 
     Which commands write, and where their keys stand, is asked of the server itself (COMMAND). It
-    cannot know what a script does, so every key that is passed to a script counts as written.
+    cannot know what a script does, so every key that is passed to a script counts as written, and
+    what a script names in plain words is refused as if it were sent; one that makes up the names
+    of its commands or keys is beyond this.
     """
 
     def __init__(self, client: redis.Redis) -> None:
@@ -153,19 +165,40 @@ class Guest:
         # redis-py sends "CONFIG SET" as one string, people type two words
         parts = [*word(args[0]).split(), *args[1:]] or [""]
         first, sub = parts[0], word(parts[1]) if len(parts) > 1 else ""
+        self.refuse(first, parts)
+        if first in SCRIPTS or f"{first} {sub}" in SCRIPTS:
+            script = as_bytes(parts[1 if first in SCRIPTS else 2]) if len(parts) > 2 else b""
+            self.read_script(script.decode(errors="replace"))
+        for place in self.table.get(f"{first} {sub}") or self.table.get(first) or ():
+            self.written.update(map(as_bytes, place.keys(parts)))
+
+    def read_script(self, script: str) -> None:
+        for _, name, _, second in CALLED.findall(script):
+            command = name.strip().upper()
+            if command == "SELECT" or (command == "COPY" and DATABASE.search(script)):
+                raise LabError(self.elsewhere())
+            self.refuse(command, [name, second])
+
+    def elsewhere(self) -> str:
+        return (
+            f"On a server that the lab did not start it stays in database {self.database}. "
+            "A lesson that needs another starts its own server: lab.server()."
+        )
+
+    def refuse(self, first: str, parts: list) -> None:
+        """Raises: LabError for what reaches beyond the lab's own keys, or its database."""
+        sub = word(parts[1]) if len(parts) > 1 else ""
         if (first,) in REFUSED or (first, sub) in REFUSED:
             shown = first if (first,) in REFUSED else f"{first} {sub}"
             raise LabError(
                 f"{shown} is never run on a server that the lab did not start. "
                 "A lesson that needs it starts its own: lab.server()."
             )
-        if first == "SELECT" and sub != str(self.database):
-            raise LabError(
-                f"On a server that the lab did not start it stays in database {self.database}. "
-                "A lesson that needs another starts its own server: lab.server()."
-            )
-        for place in self.table.get(f"{first} {sub}") or self.table.get(first) or ():
-            self.written.update(map(as_bytes, place.keys(parts)))
+        words = [word(part) for part in parts]
+        options = zip(words[3:], [*words[4:], ""], strict=False)  # the keys may be called DB as well
+        other = {number for option, number in options if option == "DB"} - {str(self.database)}
+        if (first == "SELECT" and sub != str(self.database)) or (first == "COPY" and other):
+            raise LabError(self.elsewhere())
 
     def remove_written(self, client: redis.Redis) -> int:
         """Remove the keys that this visit wrote, and no other; return how many there were."""

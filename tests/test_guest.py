@@ -694,3 +694,93 @@ print([row["round_trips"] for row in rows][:3], about_server(r)["transport"])
     assert "\n6\n" in done.stdout and "(refused) FLUSHALL" in done.stdout
     assert done.stdout.endswith("[1, 1, 1] TCP loopback\n"), done.stdout
     assert keys_of(three) == 0
+
+
+# ---------------------------------------------------------------- no way to another database
+
+ELSEWHERE = """
+from redis_lab import magic
+import redis
+
+def copied_in_a_script():
+    r.eval("return redis.call('copy', KEYS[1], KEYS[2], 'db', 3, 'replace')", 2, "k", "k2")
+
+ways = {
+    "copy": lambda: r.copy("k", "k", destination_db=3, replace=True),
+    "copy, lower case": lambda: r.execute_command("copy", "k", "k", "db", "3", "replace"),
+    "copy, bytes": lambda: r.execute_command(b"COPY", b"k", b"k", b"REPLACE", b"DB", b"3"),
+    "copy, twice": lambda: r.execute_command("COPY", "k", "k", "DB", "0", "DB", "3"),
+    "copy in a pipeline": lambda: r.pipeline().copy("k", "k", 3, True).execute(),
+    "move": lambda: r.move("k", 3),
+    "swapdb": lambda: r.swapdb(0, 3),
+    "select": lambda: r.execute_command("SELECT", "3"),
+    "reset": lambda: r.execute_command("RESET"),
+    "reset()": lambda: r.reset(),
+    "migrate": lambda: r.migrate("127.0.0.1", HERE, "k", 3, 1000, copy=True, replace=True),
+    "a script": lambda: r.eval("redis.call('SELECT', 3) redis.call('SET', KEYS[1], 1)", 1, "k"),
+    "server.pcall": lambda: r.eval('server.pcall( "select", 3)', 0),
+    "a known script": lambda: r.register_script("redis.call('SELECT', '3')")(keys=["k"]),
+    "script load": lambda: r.script_load("redis.call('SWAPDB', 0, 3)"),
+    "flush in a script": lambda: r.eval("redis.call('FLUSHALL')", 0),
+    "config in a script": lambda: r.eval("redis.call('CONFIG', 'SET', 'hz', '20')", 0),
+    "a copying script": copied_in_a_script,
+    "cluster": lambda: r.execute_command("CLUSTER RESET"),
+}
+r.set("k", "the lab's")
+for way, send in ways.items():
+    try:
+        send()
+        print("not refused:", way)
+    except LabError as error:
+        assert "lab.server()" in str(error), error
+    except Exception as error:
+        print(way, "failed otherwise:", error)
+shown = magic.run(r, "RESET\\nSET k 1\\nCOPY k k DB 3 REPLACE\\nSELECT 3\\nMOVE k 3")
+print(shown.count("(refused) "), "refused by the magic")
+r.copy("k", "copy"), r.copy("k", "DB", 2, True), r.execute_command("COPY", "DB", "3")
+print(r.eval("return redis.call('COPY', KEYS[1], KEYS[2])", 2, "k", "DB"), r.exists("copy", "3"))
+"""
+
+
+def test_no_way_to_another_database(user, host):
+    """Of the owner's, who has a key of the same name in each; the lab is a guest in database 2."""
+    owners = [redis.Redis(port=host.port, db=n, decode_responses=True) for n in (0, 3)]
+    for owner in owners:
+        owner.set("k", "the owner's")
+    body = ELSEWHERE.replace("HERE", str(host.port)).replace('"DB", "0", "DB"', '"DB", "2", "DB"')
+    done = visit(host.url.replace("/0", "/2"), body)
+    assert done.stderr == ""
+    assert done.stdout.endswith("connected\n4 refused by the magic\n0 2\n"), done.stdout
+    for owner in owners:
+        assert owner.keys() == ["k"] and owner.get("k") == "the owner's"
+        owner.close()
+    assert redis.Redis(port=host.port, db=2).dbsize() == 0
+
+
+PATTERNS = """
+from redis_lab.patterns.leaderboard import Leaderboard, ShardedLeaderboard
+from redis_lab.patterns.queue import ListQueue, StreamQueue
+from redis_lab.patterns.session import Sessions
+from datetime import date
+for board in (Leaderboard(r, "game", keep_days=8),
+              ShardedLeaderboard(r, "big", shards=2, keep_days=8)):
+    board.add("ada", 5), board.set("ada", 4), board.subtract("ada", 1), board.top(3)
+Leaderboard(r, "game", keep_days=8).top(3, date.today(), 7)
+sessions = Sessions(r, "s", idle_s=60, absolute_s=600)
+id = sessions.login(sessions.start(data={"a": 1}), "ada")
+sessions.save(id, {"b": 1}), sessions.revoke_all("ada", keep=id), sessions.start("bob")
+for queue in (ListQueue(r, "l"), StreamQueue(r, "t")):
+    queue.put_many("abc"), queue.fail(queue.take()), queue.done(queue.take(block_s=0.1))
+    while queue.take(block_s=0.01):
+        pass
+print(r.dbsize() > 20)
+"""
+
+
+@pytest.mark.parametrize("last", ["", "clean_up(r)"], ids=["at exit", "clean_up"])
+def test_the_patterns_leave_nothing(user, host, last):
+    """Each key that a script makes is among its KEYS, so it is known and removed."""
+    done = visit(host.url, PATTERNS + last)
+    assert done.stderr == "" and done.stdout.endswith("connected\nTrue\n"), done
+    assert user.keys() == []
+    assert visit(host.url).returncode == 0, "and so the next lesson begins"

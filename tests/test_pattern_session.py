@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import doctest
 import json
+import random
 import subprocess
 import threading
 import time
@@ -482,6 +483,40 @@ def test_revoked_while_the_slot_moves(three, moved, rounds):
                 sessions.revoke_all(user)
             assert [id for id in ids if sessions.load(id)] == []
             assert sessions.all_of(user) == {}
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(900)
+def test_revoked_at_a_random_moment_of_a_move(three):
+    """20 moves of 100 sessions each; `revoke_all` is repeated until it returns without an error."""
+    chance, alive = random.Random(11), 0
+    for k in range(20):
+        with three.client() as client:
+            sessions = Sessions(client, "d", idle_s=600, absolute_s=600)
+            ids = [sessions.start(f"u{k}") for _ in range(100)]
+            migration = Migration(three, sessions.index(f"u{k}"))
+
+            def move(migration: Migration = migration) -> None:
+                while keys := migration.keys():
+                    migration.move(*chance.sample(keys, min(5, len(keys))))
+                migration.finish()
+
+            mover = threading.Thread(target=move)
+            mover.start()
+            time.sleep(chance.uniform(0, 0.05))
+
+            def revoked(sessions: Sessions = sessions, user: str = f"u{k}") -> bool:
+                with contextlib.suppress(redis.RedisError):
+                    sessions.revoke_all(user)
+                    return True
+                return False
+
+            assert within(60, revoked)
+            mover.join()
+        with three.client() as client:
+            sessions = Sessions(client, "d", idle_s=600, absolute_s=600)
+            alive += sum(sessions.load(id) is not None for id in ids)
+    assert alive == 0
 
 
 def test_on_a_cluster(three):

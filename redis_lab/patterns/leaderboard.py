@@ -207,8 +207,9 @@ class Leaderboard(BaseLeaderboard[SyncClient]):
     descending. `subtract` and `set` correct a day, and all time by the same difference. `days=7`
     is the exact sum of seven boards, at most `stale_s` old; equals there go by the seconds that
     were left of their days, added up.
-    Sent again: a call that the client sends again after a lost reply counts once, for `remember_s`.
-    One that its CALLER repeats counts TWICE, unless both name the same `event` within that time.
+    Sent again: a call that the client sends again after a lost reply, or that the network delivers
+    twice, counts once within `remember_s`; later than that it counts again. One that its CALLER
+    repeats counts TWICE, unless both name the same `event` within that time.
     NOT KEPT: what the server forgets (a restart without persistence, a failover to a replica that
     is behind, an eviction). Keep the events elsewhere, and make the boards from them again.
     Range: whole points, fewer than 2**24 a member and board; `at` in Unix seconds from 2025 to the
