@@ -282,11 +282,15 @@ WORKER = """
         if r.incr("attempts") == 1 or luck.random() < {die}:
             os.kill(os.getpid(), signal.SIGKILL)
         return {seed}
-    for k in range({keys}):
-        try:
-            once.run(str(k), "", lambda: work(k))
-        except (pattern.Busy, pattern.LeaseLost):
-            pass
+    while True:
+        left = [k for k in range({keys}) if not r.hexists(f"pay:{{k}}", "result")]
+        if not left:
+            break
+        for k in left:
+            try:
+                once.run(str(k), "", lambda: work(k))
+            except (pattern.Busy, pattern.LeaseLost):
+                pass
 """
 
 

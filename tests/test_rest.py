@@ -27,7 +27,13 @@ from redis_lab import link, rest
 from redis_lab.errors import LabError
 from redis_lab.patterns.cache import Cache
 from redis_lab.patterns.idempotency import Idempotency, Yours
-from redis_lab.patterns.rate_limit import FixedWindow, Gcra, SlidingCounter, SlidingLog
+from redis_lab.patterns.rate_limit import (
+    AsyncGcra,
+    FixedWindow,
+    Gcra,
+    SlidingCounter,
+    SlidingLog,
+)
 from redis_lab.patterns.session import AsyncSessions, Sessions
 from redis_lab.server import server
 
@@ -601,7 +607,7 @@ def test_patterns_and_tcp_share_their_data(u, r):
 def test_the_patterns_run_over_asyncio_http(web, r):
     async def use():
         async with web.async_client(rest_retries=0) as u:
-            limiter = Gcra(rest.Adapted(u), "g", limit=2, window_s=3600)
+            limiter = AsyncGcra(rest.Adapted(u), "g", limit=2, window_s=3600)
             found = [(await limiter.allow("ada")).allowed for _ in range(3)]
             sessions = AsyncSessions(rest.Adapted(u), "s", idle_s=60, absolute_s=600)
             session = await sessions.load(await sessions.start("ada", {"n": 1}))
