@@ -235,7 +235,7 @@ class _Shared:
         times = ttl_s, lease_s, missing_ttl_s, poll_s, budget_s, pause_s
         if not prefix or not min(times) >= 0.001 or not max(times) < 1e9:
             raise ValueError("the cache needs a prefix, and times from 1 ms to 30 years.")
-        if not 0 <= stale_s < 1e9 or not 0 <= wait_s < 1e9 or not 0 <= jitter < 1:
+        if not 0 <= stale_s < 1e9 or not 0 <= wait_s < 1e6 or not 0 <= jitter < 1:
             raise ValueError("stale_s and wait_s must be at least 0, jitter from 0 to below 1.")
         decodes = getattr(client, "get_encoder", None)
         if isinstance(dumps(None), bytes) and decodes and decodes().decode_responses:
@@ -305,10 +305,21 @@ class _Flight:
     """One question to Redis, for all of this process that asked before it was sent."""
 
     def __init__(self) -> None:
-        self.done = threading.Event()
+        self._under_way = threading.Lock()  # much cheaper to make than an Event
+        self._under_way.acquire()
         self.text: Any = None
         self.error: BaseException | None = None
         self.next: _Flight | None = None
+
+    def end(self) -> None:
+        self._under_way.release()
+
+    def ended_by(self, until: float) -> bool:
+        """Wait for its end. False: it is still under way at that time."""
+        ended = self._under_way.acquire(timeout=max(0, until - time.monotonic()))
+        if ended:
+            self._under_way.release()
+        return ended
 
 
 class Cache(_Shared):
@@ -395,7 +406,7 @@ class Cache(_Shared):
                 flight = before.next = before.next or _Flight()
         if leads:
             self._lead(key, load, flight, before, until)
-        elif not flight.done.wait(self.wait_s):
+        elif not flight.ended_by(until):
             raise self._late(key)
         if flight.error is None:
             return self.loads(flight.text)
@@ -407,7 +418,7 @@ class Cache(_Shared):
         self, key: str, load: Load, flight: _Flight, before: _Flight | None, until: float
     ) -> None:
         try:
-            if before and not before.done.wait(max(0, until - time.monotonic())):
+            if before and not before.ended_by(until):
                 raise self._late(key)
             if before and _for_all(before.error):
                 raise before.error
@@ -422,7 +433,7 @@ class Cache(_Shared):
                     del self._flights[key]
                     if flight.next:
                         self._flights[key] = flight.next
-            flight.done.set()
+            flight.end()
 
     def _serve(self, key: str, load: Load, until: float) -> Any:
         """The text of the value, from Redis or from `load`."""
@@ -549,6 +560,7 @@ class _AsyncFlight:
     def __init__(self) -> None:
         self.task: asyncio.Task[Any]
         self.callers = 0
+        self.asking = False  # a question for the lease must not be cut off: it may be granted
         self.next: _AsyncFlight | None = None
 
 
@@ -591,7 +603,7 @@ class AsyncCache(_Shared):
                 before.next = flight
             else:
                 self._flights[key] = flight
-            flight.task = asyncio.create_task(self._lead(key, load, before, until))
+            flight.task = asyncio.create_task(self._lead(key, load, flight, before, until))
             flight.task.add_done_callback(lambda _: self._landed(key, flight, before))
         flight.callers += 1
         try:
@@ -604,11 +616,17 @@ class AsyncCache(_Shared):
         finally:
             flight.callers -= 1
             if not flight.callers and not flight.task.done():
-                flight.task.cancel()
+                if not flight.asking:
+                    flight.task.cancel()
                 await asyncio.wait([flight.task])
 
     async def _lead(
-        self, key: str, load: AsyncLoad, before: _AsyncFlight | None, until: float
+        self,
+        key: str,
+        load: AsyncLoad,
+        flight: _AsyncFlight,
+        before: _AsyncFlight | None,
+        until: float,
     ) -> Any:
         if before:
             await asyncio.wait([before.task], timeout=max(0, until - time.monotonic()))
@@ -617,7 +635,7 @@ class AsyncCache(_Shared):
             error = None if before.task.cancelled() else before.task.exception()
             if _for_all(error):
                 raise error
-        return await self._serve(key, load, until)
+        return await self._serve(key, load, flight, until)
 
     def _landed(self, key: str, flight: _AsyncFlight, before: _AsyncFlight | None) -> None:
         if before and before.next is flight:
@@ -627,16 +645,16 @@ class AsyncCache(_Shared):
             if flight.next:
                 self._flights[key] = flight.next
 
-    async def _serve(self, key: str, load: AsyncLoad, until: float) -> Any:
+    async def _serve(self, key: str, load: AsyncLoad, flight: _AsyncFlight, until: float) -> Any:
         token = secrets.token_hex(8)
         try:
-            text, state, mine = await self._ask(self._read(key, token))
+            text, state, mine = await self._look(key, token, flight)
             while not state and not mine:
                 if time.monotonic() >= until:
                     raise self._late(key)
                 self._note("wait", key)
                 await asyncio.sleep(self._jittered(self.poll_s, 0.5))
-                text, state, mine = await self._ask(self._read(key, token))
+                text, state, mine = await self._look(key, token, flight)
         except _Away:
             self._note("away", key)
             self._note("load", key)
@@ -661,6 +679,16 @@ class AsyncCache(_Shared):
                 raise
             self._note("stale_if_error", key)
             return text
+
+    async def _look(self, key: str, token: str, flight: _AsyncFlight) -> Any:
+        flight.asking = True
+        try:
+            reply = await self._ask(self._read(key, token))
+        finally:
+            flight.asking = False
+        if not flight.callers:  # all were cancelled meanwhile
+            raise asyncio.CancelledError
+        return reply
 
     async def _load(self, key: str, load: AsyncLoad, token: str) -> Any:
         over = False
