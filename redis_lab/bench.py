@@ -45,6 +45,8 @@ from .claims import NOT_MEASURED
 from .errors import LabError
 from .guest import guest_of
 from .nodes import first, primaries
+from .server import START_TIMEOUT_S, Server
+from .server import server as start_server
 from .wire import wire
 
 FLOOR = "PING, bare socket"
@@ -718,3 +720,26 @@ def redis_benchmark(
         found["p50_us"] = float(rows[0]["p50_latency_ms"]) * 1e3
         found["p99_us"] = float(rows[0]["p99_latency_ms"]) * 1e3
     return found
+
+
+def growth(write: Callable[[redis.Redis], object]) -> int:
+    """By how many bytes a server of the lab's own grows when `write` writes with a client of it.
+
+    MEMORY USAGE leaves out what belongs to no key: the table of all keys, and that of their times
+    to live. Here they count; clients' buffers and statistics of commands do not.
+    """
+    with start_server(latency_tracking=False) as own:
+        before = _used_memory(own)
+        with own.client() as writer:
+            write(writer)
+        return _used_memory(own) - before
+
+
+def _used_memory(own: Server) -> int:
+    """What a server takes in bytes, with one new client, whose buffers are always alike."""
+    deadline_ns = perf_counter_ns() + START_TIMEOUT_S * 1e9
+    with own.client() as counter:
+        while counter.info("clients")["connected_clients"] > 1:
+            if perf_counter_ns() > deadline_ns:
+                raise LabError("A client that wrote is still connected: close it.")
+        return int(counter.info("memory")["used_memory"])

@@ -590,3 +590,29 @@ def test_nothing_is_left_on_the_connection(r):
     with contextlib.suppress(InvalidRun):
         compare({"a": lambda: r.get("absent")}, client=r)
     assert r.mget("k:3", "k:4") == ["3", "4"]
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_growth_counts_what_memory_usage_leaves_out():
+    def write(client: redis.Redis) -> None:
+        with client.pipeline(transaction=False) as pipe:
+            for k in range(5000):
+                pipe.set(f"key:{k}", 1, ex=3600)
+            pipe.execute()
+        own.append(sum(client.memory_usage(f"key:{k}") for k in range(0, 5000, 50)) * 50)
+
+    own: list[int] = []
+    grown = bench.growth(write)
+    assert grown > own[0] + 5000 * 2 * 8, "a pointer in each of two tables, at the least"
+    assert bench.growth(lambda client: client.ping()) < 1000 < grown / 100
+
+
+def test_growth_does_not_count_the_buffers_of_the_writer():
+    def read_much(client: redis.Redis) -> None:
+        client.set("a", "x" * 1_000_000)
+        for _ in range(20):
+            client.get("a")
+
+    assert 1_000_000 < bench.growth(read_much) < 1_200_000
