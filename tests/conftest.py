@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from processes import NATIVE
 
 from redis_lab.bench import TooBusy
-from redis_lab.server import KINDS, server
+from redis_lab.server import server
 from redis_lab.topology import cluster
 
 # In the background of a script (`make test &`) a shell lets Ctrl-C be ignored, and every process
@@ -41,14 +42,6 @@ def pytest_runtest_call(item: pytest.Item):
         pytest.skip(f"not tested: {item.name}: {busy}")
 
 
-# Each kind of native server by its name: whether the tests have it. REDIS_LAB_SERVER leaves one.
-NATIVE = {
-    kind.name: os.environ.get("REDIS_LAB_SERVER", kind.name) == kind.name and kind.probe()[0]
-    for kind in KINDS
-    if kind.native
-}
-
-
 @pytest.fixture(scope="module")
 def lab():
     """A server of the kind that a user gets here."""
@@ -61,6 +54,13 @@ def each_kind(request: pytest.FixtureRequest):
     """One native server after the other, of each kind that this machine has."""
     with server(kind=request.param) as started:
         yield started
+
+
+@pytest.fixture(params=[kind for kind, here in NATIVE.items() if here])
+def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """What is started in the test is of one native kind after the other; its name."""
+    monkeypatch.setenv("REDIS_LAB_SERVER", request.param)
+    return request.param
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +85,23 @@ def r(lab):
     with lab.client() as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture
+def during_a_stall(lab):
+    """Calls a function while the server stands still, and again as redis-py sees fit; its result.
+
+    The client must have a socket_timeout well below half a second, and retries.
+    """
+
+    def call_it(call):
+        with ThreadPoolExecutor(1) as thread:
+            with lab.stalled():
+                called = thread.submit(call)
+                time.sleep(0.5)
+            return called.result()
+
+    return call_it
 
 
 @pytest.fixture

@@ -10,6 +10,15 @@ import time
 
 import psutil
 
+from redis_lab.server import KINDS
+
+# Each kind of native server by its name: whether the tests have it. REDIS_LAB_SERVER leaves one.
+NATIVE = {
+    kind.name: os.environ.get("REDIS_LAB_SERVER", kind.name) == kind.name and kind.probe()[0]
+    for kind in KINDS
+    if kind.native
+}
+
 
 def within(limit_s: float, condition) -> bool:
     """Whether the condition comes true in time."""

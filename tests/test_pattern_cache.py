@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import doctest
 import logging
 import multiprocessing
 import os
@@ -985,11 +984,6 @@ def test_large_versions_are_kept_exactly(r):
     assert r.hget("c:a", "floor") == str(2**53 - 1)
     assert not cache.store("a", cache.read("a").token, Versioned(1, 2**53 - 2))
     assert cache.store("a", cache.read("a").token, Versioned(1, 2**53 - 1))
-
-
-def test_doctests(r):
-    result = doctest.testmod(pattern, extraglobs={"r": r})
-    assert result.attempted > 0 and result.failed == 0
 
 
 def test_it_stands_alone():

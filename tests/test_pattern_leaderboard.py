@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import doctest
 import subprocess
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
@@ -56,11 +55,6 @@ def lines(standings: list[Standing]) -> list[tuple]:
 
 def names(standings: list[Standing]) -> str:
     return "".join(line.member for line in standings)
-
-
-def test_the_docstrings(r):
-    result = doctest.testmod(module, extraglobs={"r": r})
-    assert result.attempted >= 6 and not result.failed
 
 
 # ---------------------------------------------------------------- the rule

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import doctest
 import os
 import signal
 import sqlite3
 import subprocess
 import textwrap
-import threading
 import time
 
 import psutil
@@ -301,19 +299,10 @@ def test_stopped_holders_are_refused_and_nothing_is_lost(lab, r, counter, stops)
     assert read() == 3 * times and wakes >= 3 * len(stops) and refused > 0
 
 
-def test_asking_again_after_a_lost_reply_finds_ones_own_lock(lab, r):
+def test_asking_again_after_a_lost_reply_finds_ones_own_lock(lab, r, during_a_stall):
     patient = lab.client(socket_timeout=0.2, retry=Retry(ConstantBackoff(0.05), 10))
     lock, theirs = Lock(patient, "lock", lease_s=60), patient.lock("theirs", timeout=60)
     lock.release(lock.try_acquire("warm"))
-
-    def during_a_stall(call):
-        got = []
-        with lab.stalled():
-            thread = threading.Thread(target=lambda: got.append(call()))
-            thread.start()
-            time.sleep(0.5)
-        thread.join()
-        return got[0]
 
     mine = during_a_stall(lambda: lock.try_acquire("a"))
     assert isinstance(mine, Lease) and lock.renew(mine)
@@ -441,12 +430,6 @@ def test_a_user_of_the_server_needs_what_the_docstring_says(lab, r):
 
 def test_the_file_stands_alone():
     assert foreign_imports("lock") == set()
-
-
-def test_the_docstring(r):
-    found = doctest.DocTestFinder().find(Lock, globs={"Lock": Lock, "r": r})
-    ran = [doctest.DocTestRunner().run(test) for test in found if test.examples]
-    assert ran and not any(result.failed for result in ran)
 
 
 NAMES = st.sampled_from(["a", "b"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import doctest
 import itertools
 import os
 import random
@@ -544,12 +543,6 @@ def test_an_impatient_client(lab, r, Queue):
             queue.take(block_s=0.5)
     with lab.client(socket_timeout=None) as client:
         assert Queue(client, "q").take(block_s=0.05) is None
-
-
-def test_the_docstring(r, Queue):
-    found = doctest.DocTestFinder().find(Queue, globs={Queue.__name__: Queue, "r": r})
-    ran = [doctest.DocTestRunner().run(test) for test in found if test.examples]
-    assert ran and not any(result.failed for result in ran)
 
 
 # ---------------------------------------------------------------- lost, late, and stalled

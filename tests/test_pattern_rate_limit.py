@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import doctest
 import itertools
 import math
 import os
@@ -681,11 +680,6 @@ def test_a_user_of_the_server_needs_what_the_docstring_says(lab, r):
 
 def test_the_file_stands_alone():
     assert foreign_imports("rate_limit") == set()
-
-
-def test_the_docstrings(r):
-    result = doctest.testmod(rate_limit, extraglobs={"r": r})
-    assert result.attempted >= 8 and result.failed == 0
 
 
 # ---------------------------------------------------------------- what the lesson says of others

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import doctest
 import json
 import random
 import subprocess
@@ -35,11 +34,6 @@ def lab(each_kind):
 @pytest.fixture
 def sessions(r):
     return Sessions(r, "s", idle_s=60, absolute_s=600)
-
-
-def test_the_docstring(r):
-    result = doctest.testmod(module, extraglobs={"r": r})
-    assert result.attempted > 0 and not result.failed
 
 
 @pytest.mark.parametrize("value", [None, 0, "", False, [], {"a": [1, None, "ü"]}, 1.5, "x" * 10**5])

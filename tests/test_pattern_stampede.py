@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 import random
 import threading
@@ -18,7 +17,6 @@ from redis.retry import Retry
 
 from redis_lab.exercises import stampede as exercises
 from redis_lab.lesson import NotYet
-from redis_lab.patterns import stampede as pattern
 from redis_lab.patterns.stampede import EarlyRefresh, due, jittered
 from redis_lab.server import server
 from redis_lab.topology import cluster
@@ -161,11 +159,6 @@ def test_arguments_of_early_refresh(r, changed):
         EarlyRefresh(r, **{"prefix": "e", "load": never, "ttl_s": 1, **changed})
     with pytest.raises(TypeError, match="synchronous client"):
         EarlyRefresh(redis.asyncio.Redis(), "e", never, ttl_s=1)
-
-
-def test_doctests(r):
-    result = doctest.testmod(pattern, extraglobs={"r": r})
-    assert result.attempted > 0 and result.failed == 0
 
 
 # ---------------------------------------------------------------- the exercises

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import doctest
 import multiprocessing
 import os
 import random
@@ -24,7 +23,6 @@ from redis.cache import CacheConfig
 from redis.cluster import LoadBalancingStrategy
 from redis.retry import Retry
 
-from redis_lab.patterns import cache_aside, counter
 from redis_lab.patterns.cache_aside import CacheAside
 from redis_lab.patterns.counter import AsyncExpiringCounter, ExpiringCounter
 from redis_lab.server import server
@@ -56,13 +54,6 @@ def in_processes(target, jobs: list[tuple]) -> list[multiprocessing.Process]:
     for process in started:
         process.start()
     return started
-
-
-@pytest.mark.parametrize("module", [counter, cache_aside])
-def test_doctests(module, r):
-    result = doctest.testmod(module, extraglobs={"r": r})
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 # ---------------------------------------------------------------- ExpiringCounter

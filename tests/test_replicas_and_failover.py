@@ -6,8 +6,7 @@ import contextlib
 
 import pytest
 import redis
-from conftest import NATIVE
-from processes import within
+from processes import NATIVE, within
 
 from redis_lab.exercises import replicas_and_failover as exercises
 from redis_lab.lesson import NotYet
@@ -105,11 +104,6 @@ def test_settings(quick):
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
             exercises.settings(None, answer)
-
-
-@pytest.fixture(params=[kind for kind, here in NATIVE.items() if here])
-def native(request, monkeypatch):
-    monkeypatch.setenv("REDIS_LAB_SERVER", request.param)
 
 
 def test_a_primary_that_keeps_its_data_does_not_empty_its_replica(native):

@@ -17,8 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
-from conftest import NATIVE
-from processes import environment, gone, run, script, within
+from processes import NATIVE, environment, gone, run, script, within
 
 from redis_lab import LabError
 from redis_lab.server import (

@@ -7,18 +7,12 @@ import time
 
 import pytest
 import redis
-from conftest import NATIVE
 from processes import gone
 from redis.cluster import ClusterNode
 from redis.sentinel import MasterNotFoundError
 
 from redis_lab.errors import LabError
 from redis_lab.topology import NAME, SLOTS, cluster, introduce, replicated, until
-
-
-@pytest.fixture(params=[kind for kind, here in NATIVE.items() if here])
-def native(request, monkeypatch):
-    monkeypatch.setenv("REDIS_LAB_SERVER", request.param)
 
 
 def test_cluster_of_primaries(native):
