@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # slow to import, and most commands do without
 
 # nbformat's schema checker would build a grammar of internationalised addresses (IRIs) whenever it
 # is loaded, which takes a second, and which no notebook needs. It does without where it is absent.
-sys.modules.setdefault("rfc3987_syntax", None)
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None: not there
 
 CELL_TIMEOUT_S = 300
 TOOK = "validation_seconds.json"  # in data/local: how long each notebook took the last time

@@ -241,8 +241,6 @@ def compare(old: Result, new: Result) -> pd.DataFrame:
 
     Raises: LabError when the two have nothing in common.
     """
-    from scipy import stats  # takes half a second to load
-
     before = {key_of(row): row for row in old.rows if in_blocks(row)}
     rows = []
     for row in new.rows:
