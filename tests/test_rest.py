@@ -54,7 +54,7 @@ def u(web, r):
 
 def ask(web, method, path, body=None, headers=None, token=TOKEN):
     """One request without any client's help: status and what the JSON says."""
-    connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=30)
     headers = dict(headers or {}) | ({"Authorization": f"Bearer {token}"} if token else {})
     connection.request(method, path, body, headers)
     response = connection.getresponse()
@@ -175,7 +175,7 @@ def test_a_transaction_is_one(web, r):
 
     async def look():
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        async with httpx.AsyncClient(headers=headers) as client:
+        async with httpx.AsyncClient(headers=headers, timeout=60) as client:
             writes = [
                 asyncio.create_task(client.post(f"{web.url}/multi-exec", content=body))
                 for _ in range(8)
@@ -287,7 +287,7 @@ def test_what_is_wrong_is_a_400_with_an_error(path, body, web, r):
 @pytest.mark.parametrize("command", sorted(rest.WAITS | rest.LISTENS | rest.TRANSACTS))
 def test_what_waits_or_listens_is_refused(command, web):
     body = json.dumps([command.decode().lower(), "a", "0"])
-    status, reply = ask(web, "POST", "/", body)  # for ten seconds at most
+    status, reply = ask(web, "POST", "/", body)  # for half a minute at most
     assert status == 400 and reply["error"].startswith(f"ERR {command.decode()} ")
 
 
@@ -373,7 +373,7 @@ def test_listens_on_loopback_only_and_tells_nobody_its_secrets(lab, web):
 
 
 def test_replies_are_not_kept(web):
-    reply = httpx.get(f"{web.url}/get/a?_token={TOKEN}")
+    reply = httpx.get(f"{web.url}/get/a?_token={TOKEN}", timeout=60)
     assert reply.headers["Cache-Control"] == "no-store" and "Etag" not in reply.headers
 
 
@@ -418,7 +418,7 @@ def test_a_few_connections_serve_many(lab, r):
 
         async def use():
             headers = {"Authorization": f"Bearer {TOKEN}"}
-            async with httpx.AsyncClient(headers=headers) as client:
+            async with httpx.AsyncClient(headers=headers, timeout=60) as client:
                 return await asyncio.gather(
                     *(client.get(f"{web.url}/echo/{k}") for k in range(200))
                 )
