@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from redis_lab import results
+from redis_lab.bench import TooBusy, busy
+from redis_lab.claims import NOT_MEASURED
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "benchmarks" / "harness_cost.py"
@@ -22,10 +24,16 @@ def medians(result: results.Result, what: str) -> dict[str, float]:
 
 def test_ours_is_near_a_bare_loop_and_below_the_others(tmp_path) -> None:
     environment = os.environ | {"REDIS_LAB_EFFORT": "quick", "REDIS_LAB_DATA": str(tmp_path)}
-    subprocess.run([sys.executable, SCRIPT], env=environment, check=True)
+    said = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True)
+    if said.returncode and NOT_MEASURED in said.stderr:
+        raise TooBusy(said.stderr.splitlines()[-1])
+    assert said.returncode == 0, said.stderr
     cost = medians(results.load(tmp_path / "local" / "harness_cost.json"), "nothing")
-    assert cost["redis_lab"] < 1.5 * cost["bare loop"]
-    assert cost["redis_lab"] < cost["pytest-benchmark"] < cost["pyperf"]
+    holds = cost["redis_lab"] < 1.5 * cost["bare loop"]
+    holds &= cost["redis_lab"] < cost["pytest-benchmark"] < cost["pyperf"]
+    if not holds and busy():
+        raise TooBusy(str(cost))
+    assert holds, cost
 
 
 @pytest.mark.skipif(not COMMITTED.exists(), reason="not measured yet: make plots")
