@@ -133,12 +133,14 @@ def in_a_file(answer: Callable[[sqlite3.Connection, str, int], object], file: st
         if cents == 0:
             raise NotYet(
                 f"killed after {lives} of its statements, the event counts as seen and was "
-                "never booked: the next arrival finds the mark and goes home. Mark and money must be one step."
+                "never booked: the next arrival finds the mark and goes home. Mark and money "
+                "must be one step."
             )
         if cents != 100:
             raise NotYet(
                 f"killed after {lives} of its statements and delivered again, 100 cents "
-                f"became {cents}: the money was there, and the mark was not. They must be one step: a transaction."
+                f"became {cents}: the money was there, and the mark was not. They must be one "
+                "step: a transaction."
             )
     if at_once != EVENTS:
         raise NotYet(
