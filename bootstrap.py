@@ -228,6 +228,7 @@ class Setup:
         # because an edit of a hard link's file would reach uv's cache and all other environments.
         environment = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_SYSTEM_CERTS": "1"}
         environment["UV_LINK_MODE"] = "copy"
+        environment["UV_COMPILE_BYTECODE"] = "1"  # as pip does; else the first import of all does
         environment.update(os.environ)
         for name in filter(told.get, UV_NAMES):
             separator = "," if name == "find-links" else " "
