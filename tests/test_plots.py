@@ -320,7 +320,7 @@ def test_points_that_were_not_measured_leave_a_gap():
 @pytest.mark.parametrize(
     ("figure", "says"),
     [
-        ({}, "no figure kind None"),
+        ({}, "no figure kind 'None'"),
         ({"kind": "pie"}, "no figure kind 'pie'"),
         ({"kind": "ladder", "x": "absent_us", "xlabel": "µs"}, "absent_us"),
         ({"kind": "ladder", "x": "p50_us"}, "xlabel"),
