@@ -230,7 +230,8 @@ class Validation:
         self.mark = f"{os.getpid()}-{scratch.name}"
         self.began = time.monotonic()
         command = [sys.executable, "-m", "pytest", "-p", "nbval.plugin", "-p", "no:cacheprovider"]
-        command += ["-o", "addopts=", "--nbval", "--nbval-current-env"]
+        command += ["-o", "addopts=", "-W", "ignore::pytest.PytestConfigWarning"]
+        command += ["--nbval", "--nbval-current-env"]
         command += ["--nbval-cell-timeout", str(cell_timeout_s), "-q"]
         command += ["--nbval-sanitize-with", str(Path(__file__).with_name("nbval_sanitize.cfg"))]
         effort = {"REDIS_LAB_EFFORT": "quick"}

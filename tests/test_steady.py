@@ -29,11 +29,8 @@ def test_it_counts_what_passed_and_what_failed(tmp_path):
     said = run("-n", "3", "--loops", "1", *logs, "--", sys.executable, "-c", once)
     assert said.returncode == 1, said.stderr
     lines = said.stdout.splitlines()
-    assert [line.split()[3] for line in lines if " of 3  " in line] == [
-        "passed",
-        "FAILED",
-        "passed",
-    ]
+    verdicts = [line.split()[3] for line in lines if " of 3  " in line]
+    assert verdicts == ["passed", "FAILED", "passed"]
     assert "run 1" in lines and lines[-1] == "2 of 3 passed"
     assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == [
         "1.log",

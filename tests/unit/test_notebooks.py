@@ -101,6 +101,14 @@ def test_measurements_are_followed_by_claims(lesson) -> None:
         assert not ("lab.claim(" in cell.source and "nbval-ignore-output" in tags(cell))
 
 
+def test_what_is_claimed_held_when_it_was_committed(lesson) -> None:
+    """A claim that varies stops nothing where it fails: no run in which one did is committed."""
+    for cell in code(lesson):
+        if "lab.claim(" in cell.source:
+            failed = [line for line in text_of(cell).splitlines() if line.startswith("✗")]
+            assert not failed and "✓ " in text_of(cell), cell.source
+
+
 def test_tags_are_known(lesson) -> None:
     for cell in lesson.cells:
         assert tags(cell) <= KNOWN_TAGS
