@@ -195,9 +195,7 @@ class Guest:
                 "A lesson that needs it starts its own: lab.server()."
             )
         words = [word(part) for part in parts]
-        options = zip(
-            words[3:], [*words[4:], ""], strict=False
-        )  # the keys may be called DB as well
+        options = zip(words[3:], [*words[4:], ""], strict=False)  # keys may be called DB, too
         other = {number for option, number in options if option == "DB"} - {str(self.database)}
         if (first == "SELECT" and sub != str(self.database)) or (first == "COPY" and other):
             raise LabError(self.elsewhere())

@@ -26,7 +26,7 @@ from pathlib import Path
 import pytest
 from processes import within
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 300  # making an environment is work, and other processes may have the cores
 pytestmark = pytest.mark.timeout(3 * LIMIT_S)
 PYTHON = getattr(sys, "_base_executable", sys.executable)

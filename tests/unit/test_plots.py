@@ -17,7 +17,7 @@ from redis_lab import plots, results
 from redis_lab.errors import LabError
 from redis_lab.results import Result
 
-COMMITTED = sorted((Path(__file__).resolve().parents[1] / "data/results").glob("*.json"))
+COMMITTED = sorted((Path(__file__).resolve().parents[2] / "data/results").glob("*.json"))
 ENVIRONMENT = {
     "server": "Valkey",
     "server_version": "9.1.0",

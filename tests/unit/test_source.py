@@ -23,7 +23,7 @@ from scipy import stats
 from redis_lab import source
 from redis_lab.errors import LabError
 
-README = (Path(__file__).parent.parent / "data" / "README.md").read_text()
+README = (Path(__file__).resolve().parents[2] / "data" / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")

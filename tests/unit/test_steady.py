@@ -11,7 +11,7 @@ import psutil
 import pytest
 from processes import gone, within
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "steady.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "steady.py"
 
 
 def run(*words: str) -> subprocess.CompletedProcess:
