@@ -124,12 +124,12 @@ def by_node(lab, gateway, packages):
             ) as node,
         ):
             for topic in TOPICS:
-                r.flushall()
                 replies = []
                 while (line := node.stdout.readline()) != "\n":
                     assert line, f"{topic}: {(packages / 'stderr').read_text()[-2000:]}"
                     replies.append(json.loads(line))
                 found[topic] = replies, content(r)
+                r.flushall()  # before it goes on
                 node.stdin.write("\n")
                 node.stdin.flush()
             node.communicate(timeout=60)
@@ -205,7 +205,7 @@ def test_python(topic, r):
 
 @pytest.mark.parametrize("topic", TOPICS)
 @pytest.mark.parametrize("client", CLIENTS[:2])
-def test_node(client, topic, r, by_node):
+def test_node(client, topic, r, by_node):  # `r` has emptied the server
     wanted = [json.loads(s) for _, s in statements(SECTIONS[topic][client]) if s]
     replies, written = by_node(client)[topic]
     assert replies == wanted

@@ -175,8 +175,7 @@ def test_a_half_closed_connection_still_gets_its_replies(r):
 def test_closed_connections_leave_nothing_behind(r):
     with link(r, 1) as far:
         relay = psutil.Process(far.pid)
-        assert within(20, lambda: r.info("clients")["connected_clients"] == 1)
-        files = relay.num_fds()
+        others, files = r.info("clients")["connected_clients"], relay.num_fds()
         for _ in range(50):
             with far.client() as client:
                 client.ping()
@@ -184,7 +183,7 @@ def test_closed_connections_leave_nothing_behind(r):
             bare = socket.create_connection((far.host, far.port))
             bare.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             bare.close()
-        assert within(20, lambda: r.info("clients")["connected_clients"] == 1)
+        assert within(20, lambda: r.info("clients")["connected_clients"] <= others)
         assert within(20, lambda: relay.num_fds() <= files)
 
 

