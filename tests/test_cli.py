@@ -258,42 +258,16 @@ def checkout(tmp_path):
     shutil.copytree(package, root / "redis_lab", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "notebooks").mkdir()
 
-    def write(*sources: str, output: str = "") -> dict[str, str]:
+    def write(*sources: str, output: str = "", name: str = "00_own") -> dict[str, str]:
         cells = [nbformat.v4.new_code_cell(source, execution_count=1) for source in sources]
         if output:
             cells[-1].outputs = [nbformat.v4.new_output("stream", name="stdout", text=output)]
         book = nbformat.v4.new_notebook(cells=cells)
         book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
-        nbformat.write(book, root / "notebooks" / "00_own.ipynb")
+        nbformat.write(book, root / "notebooks" / f"{name}.ipynb")
         return {"PYTHONPATH": str(root)}
 
     return write
-
-
-def test_validate_tells_of_an_output_that_differs(lab, checkout):
-    assert lab("validate", **checkout("print('same')", output="same\n")).returncode == 0
-    said = lab("validate", **checkout("print('now')", output="then\n"))
-    assert said.returncode == 1 and "now" in said.stdout
-
-
-def test_validate_runs_the_cells_in_their_order(lab, checkout):
-    cells = ["x = 0", *["x += 1"] * 6, "print(x)"]
-    said = lab("validate", **checkout(*cells, output="6\n"))
-    assert said.returncode == 0, said.stdout
-
-
-def test_validate_lists_claims_that_do_not_hold_and_stays_green(lab, checkout):
-    source = (
-        "import time; from redis_lab import bench, lesson\n"
-        "lesson.claim('instant', 3 < 2, varies=True)\n"
-        "lesson.claim('counted', 1 == 1)"
-    )
-    said = lab("validate", **checkout(source, output="✓ instant\n✓ counted\n"))
-    assert said.returncode == 0, said.stdout
-    assert "1 of 1 notebooks passed." in said.stdout
-    assert "1 claims rest on times or on chance: 0 hold here." in said.stdout
-    assert "1 do not hold here" in said.stdout
-    assert "00_own: instant\n      does not hold here: 3 < 2" in said.stdout
 
 
 SPOILT = """
@@ -305,21 +279,38 @@ found = bench.tried_again(measure, "a GET")
 lesson.claim("quick", found["GET"] < 2, varies=True)
 lesson.claim("one", found["GET"] == 1)
 """
+UNLIKE = """
+from redis_lab import lesson
+lesson.claim("instant", 3 < 2, varies=True)
+lesson.claim("counted", 1 == 1)
+"""
 
 
-def test_validate_lists_what_could_not_be_measured_and_stays_green(lab, checkout):
-    said = lab("validate", **checkout(SPOILT.strip(), output="✓ quick\n✓ one\n"))
+def test_validate_is_green_and_lists_what_does_not_hold_or_was_not_measured(lab, checkout):
+    checkout("print('same')", output="same\n", name="same")
+    checkout("x = 0", *["x += 1"] * 6, "print(x)", output="6\n", name="in_order")
+    checkout(SPOILT.strip(), output="✓ quick\n✓ one\n", name="spoilt")
+    said = lab(
+        "validate", **checkout(UNLIKE.strip(), output="✓ instant\n✓ counted\n", name="unlike")
+    )
     assert said.returncode == 0, said.stdout
+    assert "4 of 4 notebooks passed." in said.stdout
+    assert "2 claims rest on times or on chance: 0 hold here." in said.stdout
+    assert "1 do not hold here" in said.stdout
+    assert "unlike: instant\n      does not hold here: 3 < 2" in said.stdout
     assert "1 were not tested" in said.stdout
-    assert f"00_own: quick\n      {bench.NOT_MEASURED}" in said.stdout
-    assert "00_own: a GET\n      it stood still." in said.stdout
+    assert f"spoilt: quick\n      {bench.NOT_MEASURED}" in said.stdout
+    assert "spoilt: a GET\n      it stood still." in said.stdout
 
 
-def test_validate_is_red_where_a_count_is_wrong(lab, checkout):
+def test_validate_is_red_where_an_output_differs_or_a_count_is_wrong(lab, checkout):
+    checkout("print('now')", output="then\n", name="differs")
     source = "from redis_lab import lesson\nlesson.claim('counted', 1 == 2)"
-    said = lab("validate", **checkout(source, output="✓ counted\n"))
-    assert said.returncode == 1
-    assert "✗ counted" in said.stdout and "FAILED 00_own" in said.stdout
+    checkout(source, output="✓ counted\n", name="miscounted")
+    said = lab("validate", **checkout("print('same')", output="same\n", name="same"))
+    assert said.returncode == 1 and "1 of 3 notebooks passed." in said.stdout
+    assert "now" in said.stdout and "✗ counted" in said.stdout
+    assert re.findall(r"^FAILED (\w+)$", said.stdout, re.MULTILINE) == ["differs", "miscounted"]
 
 
 def test_plots_quote_the_cell_that_fails(lab, checkout, data):
