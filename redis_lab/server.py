@@ -831,7 +831,8 @@ def server_behind(client: redis.Redis) -> Server | None:
     """The server of this process's `connect()` that a client talks to directly, or None."""
     where = client.connection_pool.connection_kwargs
     for server, _ in filter(None, (_default, _single)):
-        if where["path"] == server.socket if where.get("path") else where["port"] == server.port:
+        path, port = where.get("path"), where.get("port")  # a Sentinel's client has neither
+        if path == server.socket if path else port == server.port:
             return server
     return None
 
