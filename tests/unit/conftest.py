@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redis_lab import server
+from redis_lab.server import Keeper
 
 
 @pytest.fixture(autouse=True)
@@ -12,4 +12,4 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("A test in tests/unit starts a server; it belongs into tests/.")
 
-    monkeypatch.setattr(server.Keeper, "__init__", refuse)
+    monkeypatch.setattr(Keeper, "__init__", refuse)
