@@ -243,18 +243,28 @@ if "ensurepip" in sys.orig_argv:
 """
 
 
-def test_a_moved_folder_starts_afresh_and_half_an_environment_again(adopting, tmp_path_factory):
+def break_off(folder: Path) -> None:
+    """Let setting up end in 1/3, before pip is there."""
+    (folder / "sitecustomize.py").write_text(BREAKS_OFF)
+    done = bootstrap(folder, PYTHONPATH=str(folder))
+    assert "made no virtual environment" in complaint(done)
+    assert [line[:3] for line in done.stdout.splitlines()] == ["1/3", "bro"]
+    assert (folder / ".venv/bin/python").exists()
+
+
+def test_half_an_environment_is_made_again(folder):
     """As far as to pip; the drill of Ctrl-C in 1/3 goes on to the end."""
+    for _ in range(2):
+        break_off(folder)
+
+
+def test_a_moved_folder_starts_afresh(adopting, tmp_path_factory):
     (adopting / ".venv/redis-lab-stamp").write_text(place_of(adopting) + "whatever the lock was\n")
+    (adopting / ".venv/keepsake").touch()
     moved = tmp_path_factory.mktemp("moved") / "here"
     adopting.rename(moved)
-    (moved / "sitecustomize.py").write_text(BREAKS_OFF)
-    for _ in range(2):
-        (moved / ".venv/keepsake").touch()
-        done = bootstrap(moved, PYTHONPATH=str(moved))
-        assert "made no virtual environment" in complaint(done)
-        assert [line[:3] for line in done.stdout.splitlines()] == ["1/3", "bro"]
-        assert (moved / ".venv/bin/python").exists() and not (moved / ".venv/keepsake").exists()
+    break_off(moved)
+    assert not (moved / ".venv/keepsake").exists()
 
 
 def test_makes_the_data_where_there_is_data_to_make(adopting):
