@@ -1,6 +1,6 @@
 PYTHON ?= python3
 VENV ?= .venv
-JOBS ?= 2
+JOBS ?= 4
 BUDGET ?= 600
 
 .PHONY: help setup lab plots test drills lint lock clean

@@ -94,6 +94,7 @@ class Setup:
         self.place = "{}.{} {}\n".format(*sys.version_info[:2], os.path.realpath(self.venv))
         # What the stamp of an environment that is up to date says.
         self.claim = self.place + hashlib.sha256("\0".join(texts).encode()).hexdigest() + "\n"
+        self.told = {}
 
     def stamped(self):
         try:
@@ -159,7 +160,9 @@ class Setup:
             found = re.search(rf"\[Errno {number}\]{path}", output)
             if found:
                 raise OSError(number, os.strerror(number), found[1])
-        raise Trouble(failed, "\n".join(output.strip().splitlines()[-8:]))
+        # of a traceback only its last line, which says what was wrong
+        words = re.sub(r"(?m)^( *)Traceback .*\n(?:\1 +.*\n)*", "", output)
+        raise Trouble(failed, "\n".join(words.strip().splitlines()[-8:]))
 
     def adoptable(self):
         """Whether the user has made an environment there, with pip and this Python."""
@@ -189,9 +192,6 @@ class Setup:
         self.run([self.python, "-m", "ensurepip", "--default-pip"], failed)
 
     def install(self, interrupted):
-        for info in glob.glob(os.path.join(glob.escape(self.venv), "lib/*/*/*.dist-info")):
-            if not os.path.exists(os.path.join(info, "METADATA")):
-                shutil.rmtree(info)  # left by a kill; uv and pip stumble over it
         failed = (
             "pip could not install %s (its last words are above). Is there a network, and does pip "
             "reach its package index (pip config list)? Fix that, then run the same command again."
@@ -199,6 +199,7 @@ class Setup:
         install, again = ["install", "--quiet"], ["--force-reinstall"]
         here = [*again, "--no-deps", "--no-build-isolation", "-e", "."]
         for tool in (self.uv, self.pip):
+            self.remove_half_records(interrupted)
             packages = [*again * interrupted, "-r", self.lock]
             try:
                 tool(*install, *packages, failed=failed % "the packages")
@@ -208,6 +209,13 @@ class Setup:
                     raise
                 say("    uv could not; pip takes over, which takes a minute or two")
                 interrupted = True
+
+    def remove_half_records(self, interrupted):
+        """What a kill has left of an installer's records makes uv or pip stumble."""
+        needed = ["METADATA"] + ["RECORD"] * interrupted
+        for info in glob.glob(os.path.join(glob.escape(self.venv), "lib/*/*/*.dist-info")):
+            if not all(os.path.exists(os.path.join(info, name)) for name in needed):
+                shutil.rmtree(info)
 
     def pip(self, *arguments, failed):
         environment = {**os.environ, "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
@@ -219,11 +227,7 @@ class Setup:
         for pin in self.pins:
             if pin.startswith("uv==") and not os.path.exists(uv):
                 self.pip("install", "--quiet", pin, failed="There is no uv.")
-        told = {}
-        listed = self.pip("config", "list", failed="pip does not read its settings.")
-        for section in ("global", "install", ":env:"):  # from weak to strong
-            for name, value in re.findall(rf"(?m)^{section}\.([\w-]+)=(.*)$", listed):
-                told[name] = ast.literal_eval(value)
+        told = self.told = self.told or self.settings()
         # Of several indexes pip takes the best match, and it trusts whom the system trusts. Copies,
         # because an edit of a hard link's file would reach uv's cache and all other environments.
         environment = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_SYSTEM_CERTS": "1"}
@@ -236,6 +240,15 @@ class Setup:
         no_index = told.get("no-index", "").lower() in ("1", "true", "yes", "on", "y", "t")
         options = ["--python", self.python] + ["--no-index"] * no_index
         return self.run([uv, "pip", *arguments, *options], failed, environment)
+
+    def settings(self):
+        """What pip is told by its files and by the environment."""
+        told = {}
+        listed = self.pip("config", "list", failed="pip does not read its settings.")
+        for section in ("global", "install", ":env:"):  # from weak to strong
+            for name, value in re.findall(rf"(?m)^{section}\.([\w-]+)=(.*)$", listed):
+                told[name] = ast.literal_eval(value)
+        return told
 
 
 def say(line):

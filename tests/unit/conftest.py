@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from redis_lab.server import Keeper
 
 
-@pytest.fixture(autouse=True)
-def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def _no_server() -> Iterator[None]:
+    """A module's own, so that it comes before the modules' servers, such as `lab`."""
+
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("A test in tests/unit starts a server; it belongs into tests/.")
 
+<<<<<<< HEAD
     monkeypatch.setattr(Keeper, "__init__", refuse)
+=======
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Keeper, "__init__", refuse)
+        yield
+>>>>>>> h/setup

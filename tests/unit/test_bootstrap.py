@@ -1,7 +1,7 @@
 """bootstrap.py run for real, in folders of its own that hold a tiny package and a tiny lock.
 
-uv and pip are the real ones. Where a test is not about making the environment, a ready one is
-adopted, which saves two seconds of work.
+uv and pip are the real ones. Where a test is not about making the environment, which takes four
+seconds of work, a ready one is adopted.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import base64
 import contextlib
 import hashlib
 import http.server
+import importlib.util
 import os
 import random
 import re
@@ -54,7 +55,7 @@ FILES = ("METADATA", "WHEEL", "RECORD")
 """
 
 
-WHEELS = [f"lab_dep{n}-1.0-py3-none-any.whl" for n in range(3)]
+WHEELS = [f"lab_dep{n}-1.0-py3-none-any.whl" for n in range(7)]
 LOCK = "".join(f"lab-dep{n}==1.0\n" for n in range(3))
 
 
@@ -86,9 +87,17 @@ def wheels(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def ready(tmp_path_factory) -> Path:
-    """An environment with pip, to be copied."""
+    """An environment to be copied; its pip, a copy of the one that is here, is shared by all."""
     place = tmp_path_factory.mktemp("ready") / "venv"
-    subprocess.run([PYTHON, "-m", "venv", place], check=True)
+    subprocess.run([PYTHON, "-m", "venv", "--without-pip", place], check=True)
+    (site,) = place.glob("lib/*/site-packages")
+    found = importlib.util.find_spec("pip")
+    assert found, "bootstrap.py makes environments with pip"
+    shutil.copytree(Path(found.origin).parent, place.parent / "pip")
+    (site / "pip").symlink_to(place.parent / "pip")
+    # compiled once, and not in each copy
+    listing = [place / "bin/python", "-m", "pip", "config", "list"]
+    subprocess.run(listing, env=environment(), stdout=subprocess.DEVNULL, check=True)
     return place
 
 
@@ -125,10 +134,14 @@ def folder(tmp_path):
     return furnish(tmp_path)
 
 
-@pytest.fixture
-def adopting(folder, ready):
+def adopt(folder: Path, ready: Path) -> Path:
     shutil.copytree(ready, folder / ".venv", symlinks=True)
     return folder
+
+
+@pytest.fixture
+def adopting(folder, ready):
+    return adopt(folder, ready)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -179,6 +192,11 @@ def stamp(folder: Path) -> str:
     return file.read_text() if file.exists() else ""
 
 
+def place_of(folder: Path) -> str:
+    """The first line of the stamp."""
+    return "{}.{} {}\n".format(*sys.version_info[:2], (folder / ".venv").resolve())
+
+
 def is_set_up(folder: Path) -> bool:
     if len(stamp(folder).splitlines()) != 2 or "unfinished" in stamp(folder):
         return False
@@ -207,18 +225,46 @@ def test_sets_up_once_and_then_touches_nothing(folder):
     assert contents(folder) == before
 
 
-def test_a_changed_lock_updates_in_place_and_a_moved_folder_starts_afresh(folder, tmp_path_factory):
-    bootstrap(folder)
-    keepsake = folder / ".venv/keepsake"
+def test_a_changed_lock_updates_in_place(adopting):
+    assert bootstrap(adopting).returncode == 0
+    keepsake = adopting / ".venv/keepsake"
     keepsake.touch()
-    (folder / "requirements.lock").write_text("# changed\n")
-    done = bootstrap(folder)
+    (adopting / "requirements.lock").write_text("# changed\n")
+    done = bootstrap(adopting)
     assert [line[:3] for line in done.stdout.splitlines()] == ["2/3"]
-    assert is_set_up(folder) and keepsake.exists()
+    assert is_set_up(adopting) and keepsake.exists()
+
+
+BREAKS_OFF = """
+import os, sys
+if "ensurepip" in sys.orig_argv:
+    print("broken off", flush=True)
+    os._exit(3)
+"""
+
+
+def break_off(folder: Path) -> None:
+    """Let setting up end in 1/3, before pip is there."""
+    (folder / "sitecustomize.py").write_text(BREAKS_OFF)
+    done = bootstrap(folder, PYTHONPATH=str(folder))
+    assert "made no virtual environment" in complaint(done)
+    assert [line[:3] for line in done.stdout.splitlines()] == ["1/3", "bro"]
+    assert (folder / ".venv/bin/python").exists()
+
+
+def test_half_an_environment_is_made_again(folder):
+    """As far as to pip; the drill of Ctrl-C in 1/3 goes on to the end."""
+    for _ in range(2):
+        break_off(folder)
+
+
+def test_a_moved_folder_starts_afresh(adopting, tmp_path_factory):
+    (adopting / ".venv/redis-lab-stamp").write_text(place_of(adopting) + "whatever the lock was\n")
+    (adopting / ".venv/keepsake").touch()
     moved = tmp_path_factory.mktemp("moved") / "here"
-    folder.rename(moved)
-    assert bootstrap(moved).returncode == 0
-    assert is_set_up(moved) and not (moved / ".venv/keepsake").exists()
+    adopting.rename(moved)
+    break_off(moved)
+    assert not (moved / ".venv/keepsake").exists()
 
 
 def test_makes_the_data_where_there_is_data_to_make(adopting):
@@ -243,41 +289,47 @@ def test_not_stamped_unless_the_workbook_imports(adopting):
     (package / "source.py").write_text("def path():\n    pass")
     (package / "cli.py").write_text("import no_such_module_of_the_lab")
     done = bootstrap(adopting)
-    assert complaint(done) and "no_such_module_of_the_lab" in done.stdout
+    assert complaint(done)
+    said = "ModuleNotFoundError: No module named 'no_such_module_of_the_lab'"
+    assert done.stdout.splitlines()[-1] == said and "File" not in done.stdout
     assert not is_set_up(adopting)
 
 
-def test_takes_up_half_an_environment(folder):
-    place = folder / ".venv"
-    place.mkdir()
-    (place / "redis-lab-stamp").write_text("unfinished")
-    (place / "pyvenv.cfg").touch()
-    (place / "lib").mkdir()
-    assert bootstrap(folder).returncode == 0
-    assert is_set_up(folder)
+LOSSES = {
+    WHEELS[0]: "lab_dep0/part0.py",
+    WHEELS[1]: "lab_dep1/__init__.py, the end",
+    WHEELS[2]: "METADATA",
+    WHEELS[3]: "RECORD",
+    WHEELS[4]: "*",
+    WHEELS[5]: "METADATA, the end",
+    WHEELS[6]: "RECORD, the end",
+}
 
 
-@pytest.mark.parametrize("lost", ["a module", "a piece of a module", "METADATA", "RECORD", "all"])
-@pytest.mark.parametrize("tool", ["uv", "pip"])
-def test_takes_up_half_an_installation(adopting, wheels, lost, tool):
+def install_half(site: Path, wheel: Path, lost: str) -> None:
     """What is installed is as a kill leaves it: the installers believe that it is whole."""
-    settings = {"PIP_FIND_LINKS": str(wheels), "PATH": environment.path}
-    if tool == "pip":
-        settings["PATH"] = without_uv()
-    furnish(adopting, LOCK)
-    assert bootstrap(adopting, **settings).returncode == 0
-    (info,) = adopting.glob(".venv/lib/*/site-packages/lab_dep0-1.0.dist-info")
-    module = info.parent / "lab_dep0/__init__.py"
-    if lost == "a piece of a module":
-        module.write_text(module.read_text()[:5])
-    else:
-        files = {"a module": [module], "all": info.iterdir()}.get(lost, [info / lost])
-        for file in list(files):
+    with zipfile.ZipFile(wheel) as opened:
+        opened.extractall(site)
+    (info,) = site.glob(f"{wheel.name.split('-')[0]}-*.dist-info")
+    path, _, the_end = lost.partition(", ")
+    for file in list((site if "/" in path else info).glob(path)):
+        if the_end:
+            file.write_text("")
+        else:
             file.unlink()
-    (adopting / ".venv/redis-lab-stamp").write_text(stamp(adopting).split("\n")[0] + "\nunfinished")
-    done = bootstrap(adopting, **settings)
+
+
+@pytest.mark.parametrize("tool", ["uv", "pip"])
+def test_takes_up_half_an_installation(adopting, wheels, tool):
+    furnish(adopting, "".join(f"lab-dep{n}==1.0\n" for n in range(len(WHEELS))))
+    (site,) = adopting.glob(".venv/lib/*/site-packages")
+    for wheel, lost in LOSSES.items():
+        install_half(site, wheels / wheel, lost)
+    (adopting / ".venv/redis-lab-stamp").write_text(place_of(adopting) + "unfinished")
+    path = environment.path if tool == "uv" else without_uv()
+    done = bootstrap(adopting, PIP_FIND_LINKS=str(wheels), PATH=path)
     assert done.returncode == 0, done
-    assert ("pip takes over" in done.stdout) == (tool == "pip")
+    assert ("pip takes over" in done.stdout) == (tool == "pip"), done.stdout
     assert is_set_up(adopting)
 
 
@@ -321,26 +373,22 @@ def index(wheels):
         server.shutdown()
 
 
-@pytest.mark.parametrize("told", ["environment", "pip.conf", "extra index", "proxy", "find-links"])
+@pytest.mark.parametrize("told", ["environment", "pip.conf", "find-links"])
 def test_uv_asks_where_pip_would_ask(adopting, index, wheels, tmp_path_factory, told):
     furnish(adopting, LOCK)
     settings = {"PIP_NO_INDEX": "0", "UV_CACHE_DIR": str(tmp_path_factory.mktemp("empty"))}
     simple, closed = f"{index.url}/simple", "http://127.0.0.1:9/simple"
     conf = adopting / "pip.conf"
-    if told in ("environment", "pip.conf"):
-        settings["PIP_CONFIG_FILE"] = str(conf)
     if told == "environment":
         # the environment is stronger than the file
         conf.write_text(f"[global]\nindex-url = {closed}\n")
-        settings |= {"PIP_INDEX_URL": simple}
+        settings |= {"PIP_CONFIG_FILE": str(conf), "PIP_INDEX_URL": simple}
+        settings |= {"PIP_EXTRA_INDEX_URL": f"{simple}\n{index.url}/two"}
     elif told == "pip.conf":
-        # and in the file the command is stronger than what is for all
-        text = f"[install]\nindex-url = {simple}\n[global]\nindex-url = {closed}\n"
-        conf.write_text(text)
-    elif told == "extra index":
-        settings |= {"PIP_INDEX_URL": simple, "PIP_EXTRA_INDEX_URL": f"{simple}\n{index.url}/two"}
-    elif told == "proxy":
-        settings |= {"PIP_INDEX_URL": "http://index.invalid/simple", "PIP_PROXY": index.url}
+        # and in the file the command is stronger than what is for all; this one needs the proxy
+        text = f"[install]\nindex-url = http://index.invalid/simple\nproxy = {index.url}\n"
+        conf.write_text(f"{text}[global]\nindex-url = {closed}\n")
+        settings |= {"PIP_CONFIG_FILE": str(conf)}
     else:
         (adopting / "empty").mkdir()
         settings |= {"PIP_NO_INDEX": "true", "PIP_FIND_LINKS": f"{adopting / 'empty'} {wheels}"}
@@ -351,9 +399,9 @@ def test_uv_asks_where_pip_would_ask(adopting, index, wheels, tmp_path_factory, 
     assert is_set_up(adopting)
     assert {who for who, _ in index.asked} <= {"uv"}
     assert bool(index.asked) == (told != "find-links")
-    if told == "extra index":
+    if told == "environment":
         assert any("/two/" in path for _, path in index.asked)
-    if told == "proxy":
+    if told == "pip.conf":
         assert all("//index.invalid/" in path for _, path in index.asked)
 
 
@@ -410,13 +458,22 @@ def test_the_lock_is_written_with_the_same_settings(adopting, index):
 # ---------------------------------------------------------------- several at once, and kills
 
 
-def test_two_at_once(folder, wheels):
+def two_at_once(folder: Path, wheels: Path) -> None:
     furnish(folder, LOCK)
     pair = [start(folder, PIP_FIND_LINKS=str(wheels)) for _ in range(2)]
     said = [process.communicate(timeout=LIMIT_S) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
     assert sum("2/3" in out for out, _ in said) == 1, "the second finds all done"
     assert is_set_up(folder)
+
+
+def test_two_at_once(adopting, wheels):
+    two_at_once(adopting, wheels)
+
+
+@pytest.mark.drill
+def test_two_at_once_with_nothing_there(folder, wheels):
+    two_at_once(folder, wheels)
 
 
 def test_a_killed_one_is_taken_up_when_its_installer_has_ended(adopting, wheels):
@@ -561,7 +618,7 @@ def test_an_environment_of_the_users_own_is_used_and_never_removed(folder, ready
     (folder / ".venv/diary").write_text("mine")
     assert "was not made by this" in complaint(bootstrap(folder))
     (pip,) = ready.glob("lib/*/site-packages/pip")
-    shutil.copytree(pip, folder / ".venv" / pip.relative_to(ready))
+    (folder / ".venv" / pip.relative_to(ready)).symlink_to(pip.resolve())
     done = bootstrap(folder)
     assert (done.returncode, done.stdout[:3]) == (0, "2/3")
     assert is_set_up(folder)
@@ -577,6 +634,13 @@ def test_a_disk_that_is_nearly_full(tmp_path):
 
 def test_a_disk_that_becomes_full(tmp_path):
     # There is room enough by the byte, but not for so many files.
+    with file_system(tmp_path, "size=2g,nr_inodes=10"):
+        assert "became full" in complaint(bootstrap(furnish(tmp_path)))
+        assert not is_set_up(tmp_path)
+
+
+@pytest.mark.drill
+def test_a_disk_that_becomes_full_and_has_room_again(tmp_path):
     with file_system(tmp_path, "size=2g,nr_inodes=200"):
         line = complaint(bootstrap(furnish(tmp_path)))
         assert "became full" in line
@@ -586,7 +650,9 @@ def test_a_disk_that_becomes_full(tmp_path):
         assert is_set_up(tmp_path)
 
 
-@pytest.mark.parametrize("reason", ["no index", "no network"])
+@pytest.mark.parametrize(
+    "reason", [pytest.param("no index", marks=pytest.mark.drill), "no network"]
+)
 def test_pip_fails(adopting, reason):
     (adopting / "requirements.lock").write_text("no-such-package-of-the-lab==1.0\n")
     closed = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_NO_INDEX": ""}
@@ -603,8 +669,10 @@ def test_a_lock_that_is_missing(folder):
     assert "requirements.lock" in complaint(bootstrap(folder))
 
 
-@pytest.mark.parametrize("phase", ["1/3", "2/3"])
-def test_ctrl_c(folder, phase):
+@pytest.mark.parametrize("phase", [pytest.param("1/3", marks=pytest.mark.drill), "2/3"])
+def test_ctrl_c(folder, ready, phase):
+    if phase == "2/3":
+        adopt(folder, ready)
     furnish(folder, slow=True)
     running = start(folder)
     while not running.stdout.readline().startswith(phase):
