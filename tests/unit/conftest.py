@@ -16,10 +16,6 @@ def _no_server() -> Iterator[None]:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("A test in tests/unit starts a server; it belongs into tests/.")
 
-<<<<<<< HEAD
-    monkeypatch.setattr(Keeper, "__init__", refuse)
-=======
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Keeper, "__init__", refuse)
         yield
->>>>>>> h/setup

@@ -508,7 +508,7 @@ def test_killed_at_random_moments(tmp_path, tmp_path_factory, whom):
     start_s = time.monotonic()
     assert bootstrap(furnish(tmp_path, lock), PIP_FIND_LINKS=str(wheels)).returncode == 0
     whole_s = time.monotonic() - start_s
-    for number in range(30):
+    for number in range(8):
         path = environment.path if number % 3 else without_uv()
         furnish(tmp_path, lock + f"# {number}\n")
         running = start(tmp_path, PIP_FIND_LINKS=str(wheels), PATH=path)
