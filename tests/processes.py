@@ -12,9 +12,11 @@ import psutil
 
 from redis_lab.server import KINDS
 
-# Each kind of native server by its name: whether the tests have it. REDIS_LAB_SERVER leaves one.
+# Each kind of native server by its name: whether the tests have it. REDIS_LAB_SERVER leaves one;
+# without it they take those that a user would get unasked.
+ASKED = os.environ.get("REDIS_LAB_SERVER")
 NATIVE = {
-    kind.name: os.environ.get("REDIS_LAB_SERVER", kind.name) == kind.name and kind.probe()[0]
+    kind.name: (kind.name == ASKED if ASKED else kind.unasked) and kind.probe()[0]
     for kind in KINDS
     if kind.native
 }

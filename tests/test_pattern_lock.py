@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import textwrap
+import threading
 import time
 
 import psutil
@@ -106,13 +107,14 @@ def take(lock: Lock) -> int:
 
 
 def test_waiting(r):
-    short = Lock(r, "lock", lease_s=0.2)
-    short.try_acquire("a")
+    lock = Lock(r, "lock", lease_s=600)
+    lease = lock.try_acquire("a")
     start = time.monotonic()
-    assert short.acquire("a", wait_s=0.05) is None
-    assert 0.05 <= time.monotonic() - start < 0.2
-    assert short.acquire("a", wait_s=5) is not None
-    assert short.acquire("a", wait_s=0) is None
+    assert lock.acquire("a", wait_s=0.05) is None
+    assert 0.05 <= time.monotonic() - start < 30
+    threading.Timer(0.1, lambda: lock.release(lease)).start()
+    assert lock.acquire("a", wait_s=60) is not None
+    assert lock.acquire("a", wait_s=0) is None
 
 
 def test_holding(lock, r):

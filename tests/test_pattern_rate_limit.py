@@ -430,7 +430,7 @@ def test_away(kind):
         with own.stalled():
             begin = time.monotonic()
             assert slow.allow("b") == Decision(True, 0, 0.0, away=True)
-            assert time.monotonic() - begin < 3
+            assert time.monotonic() - begin < 30
         own.kill()
         assert choices["open"].allow("a") == Decision(True, 0, 0.0, away=True)
         assert choices["closed"].allow("a") == Decision(False, 0, 1.0, away=True)
