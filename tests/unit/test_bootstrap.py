@@ -520,8 +520,8 @@ def test_killed_at_random_moments(tmp_path, tmp_path_factory, whom):
             else:
                 running.kill()
         running.wait()
-        if number % 5 == 0:  # the environment itself is made again
-            shutil.rmtree(tmp_path / ".venv", ignore_errors=whom != "the group")
+        if number % 5 == 0 and whom == "the group":  # else an orphan may still write into it
+            shutil.rmtree(tmp_path / ".venv")  # the environment itself is made again
         if number % 3 == 0:
             done = bootstrap(tmp_path, PIP_FIND_LINKS=str(wheels))
             assert done.returncode == 0, (number, done)
