@@ -47,8 +47,8 @@ def test_every_request_is_sent_once_and_at_its_time(r, arrivals, processes):
     got = load.open_loop(
         r, "GET", "page", rate_per_s=400, seconds=1, processes=processes, arrivals=arrivals
     )
-    # Twice more to see how long the reply is
-    assert calls(r, "get") == len(got.done) + 2
+    # Twice more to see how long the reply is; and all again where a busy machine spoilt a try
+    assert (calls(r, "get") - 2) / len(got.done) in range(1, bench.TRIES + 1)
     assert got.errors == 0
     assert (np.diff(got.due) >= 0).all()
     assert (got.sent >= got.due).all() and (got.done > got.sent).all()
