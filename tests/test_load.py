@@ -17,7 +17,7 @@ import pytest
 import redis
 from processes import gone, within
 
-from redis_lab import _generator, load, locust_user
+from redis_lab import _generator, bench, load, locust_user
 from redis_lab.bench import InvalidRun, endpoint, redis_benchmark
 from redis_lab.errors import LabError
 from redis_lab.exercises import load as exercises
