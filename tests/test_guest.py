@@ -642,7 +642,7 @@ from redis_lab import load
 rate = {"rate_per_s": 50, "seconds": 0.2}
 try:
     print(load.open_loop(r, "SET", "page", "x", **rate).errors)
-except load.Void:  # the machine was busy; what was written must go all the same
+except load.InvalidRun:  # the machine was busy; what was written must go all the same
     print(0)
 for command in (["FLUSHALL"], ["CONFIG", "SET", "save", ""]):
     try:
