@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from contextlib import contextmanager
 
 import psutil
 
@@ -55,3 +57,19 @@ def run(body: str, **env: str | None) -> subprocess.CompletedProcess:
     return subprocess.run(
         script(body), env=environment(**env), capture_output=True, text=True, timeout=100
     )
+
+
+def without_ttl(client, match: str = "*") -> list[str]:
+    """The keys that would stay for ever. One that expires while we look is no such key."""
+    return [key for key in client.scan_iter(match, count=1000) if client.pttl(key) == -1]
+
+
+@contextmanager
+def soon(call, after_s: float = 0.1):
+    """Call it in another thread a little later; at the end of the block it has returned."""
+    timer = threading.Timer(after_s, call)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()

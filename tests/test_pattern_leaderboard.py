@@ -13,7 +13,7 @@ import redis
 from adversary import LOST, Migration, alone, deliver, flaky, undeclared
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import environment
+from processes import environment, without_ttl
 
 from redis_lab.exercises import leaderboard as exercises
 from redis_lab.lesson import NotYet
@@ -160,7 +160,7 @@ def test_against_a_model(lab):
                 assert lines(sharded.top(99, date_of)) == in_order(sums, times)
             week = {line.member: line.points for line in board.top(99, TODAY + timedelta(6), 7)}
             assert week == totals == sum((sums for sums, _ in of_days.values()), Counter())
-            assert all(client.ttl(key) > 0 for key in client.scan_iter(count=1000))
+            assert not without_ttl(client)
 
         check()
 
@@ -291,7 +291,7 @@ def test_corrections(r, board):
     assert board.set("ada", 0, at=MONDAY + DAY_S) == 0 and board.top(9) == []
     board.set("eve", 4, at=MONDAY)
     assert board.top(9) == board.top(9, TODAY) == [Standing(1, "eve", 4)]
-    assert all(r.ttl(key) > 0 for key in r.scan_iter())
+    assert not without_ttl(r)
 
 
 def test_a_day_that_is_gone(r):
@@ -434,7 +434,7 @@ def boards_agree(r) -> Counter:
         assert of_days == {member: int(score) >> module.ALL_BITS for member, score in of_all}
         for member, score in of_all:
             assert LAST_S - int(score) % 2**module.ALL_BITS == latest[member]
-    assert all(r.ttl(key) > 0 for key in r.scan_iter(count=1000))
+    assert not without_ttl(r)
     return Counter({line.member: line.points for line in Leaderboard(r, "k", keep_days=9).top(9)})
 
 

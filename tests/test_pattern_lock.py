@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import textwrap
-import threading
 import time
 
 import psutil
@@ -18,7 +17,7 @@ from alone import NO_NUMBERS, foreign_imports, loading
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from processes import environment, script, within
+from processes import environment, script, soon, within, without_ttl
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
@@ -58,7 +57,7 @@ def test_every_key_has_a_ttl_and_one_slot(lock, r):
     assert 9000 < r.pttl("lock:{a}") <= 10_000
     assert r.ttl("lock:{a}:fence") > 86_000
     lock.release(mine)
-    assert len(list(r.scan_iter())) == 2 and all(r.ttl(key) > 0 for key in r.scan_iter())
+    assert len(list(r.scan_iter())) == 2 and not without_ttl(r)
 
 
 def test_one_round_trip_each(lock, r):
@@ -112,8 +111,8 @@ def test_waiting(r):
     start = time.monotonic()
     assert lock.acquire("a", wait_s=0.05) is None
     assert 0.05 <= time.monotonic() - start < 30
-    threading.Timer(0.1, lambda: lock.release(lease)).start()
-    assert lock.acquire("a", wait_s=60) is not None
+    with soon(lambda: lock.release(lease)):
+        assert lock.acquire("a", wait_s=60) is not None
     assert lock.acquire("a", wait_s=0) is None
 
 
@@ -493,7 +492,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def keys_expire(self) -> None:
         keys = list(self.r.scan_iter("*"))
-        assert all(self.r.pttl(key) > 0 for key in keys)
+        assert not without_ttl(self.r)
         assert sum(key.endswith("}") for key in keys) == len(self.holder)
 
     def teardown(self) -> None:

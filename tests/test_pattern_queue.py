@@ -19,7 +19,7 @@ from adversary import FINE, LOST, Migration, alone, deliver, flaky, undeclared
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from processes import environment, within
+from processes import environment, soon, within, without_ttl
 
 from redis_lab.exercises import queue as exercises
 from redis_lab.lesson import NotYet
@@ -226,14 +226,14 @@ def test_waiting(queue):
     start = time.monotonic()
     assert queue.take(block_s=0.2) is None
     assert 0.15 < time.monotonic() - start < 30
-    threading.Timer(0.1, lambda: queue.put("a")).start()
-    assert queue.take(block_s=10).payload == "a"
+    with soon(lambda: queue.put("a")):
+        assert queue.take(block_s=10).payload == "a"
 
 
 def test_a_job_that_falls_due_while_a_worker_waits(r):
     queue = ListQueue(r, "q")
-    threading.Timer(0.1, lambda: queue.put("b", delay_s=0.1)).start()
-    assert queue.take(block_s=10).payload == "b"  # in the next turn
+    with soon(lambda: queue.put("b", delay_s=0.1)):
+        assert queue.take(block_s=10).payload == "b"  # in the next turn
 
 
 def test_the_stream_removed_while_a_worker_waits(r, lab):
@@ -279,7 +279,7 @@ def test_late_words_after_the_keys_are_gone_leave_nothing_for_ever(queue, r):
     job = queue.take()
     r.flushall()
     assert not queue.done(job) and not queue.fail(job)
-    assert all(r.pttl(key) > 0 for key in r.scan_iter())
+    assert not without_ttl(r)
 
 
 OPTIONS = [{"decode_responses": True}, {}, {"protocol": 3}, {"protocol": 2}]
@@ -292,8 +292,8 @@ def test_clients_of_each_kind(lab, r, Queue, options):
         job_id = queue.put("é")
         job = queue.take(block_s=0.1)
         assert (job.id, job.payload) == (job_id, "é")
-        threading.Timer(0.1, lambda: Queue(r, "q").put("b")).start()
-        assert queue.take(block_s=5).payload == "b"
+        with soon(lambda: Queue(r, "q").put("b")):
+            assert queue.take(block_s=5).payload == "b"
         assert queue.done(job)
 
 
@@ -399,8 +399,8 @@ def test_on_a_cluster(three):
             assert {job.payload for job in found} == {name, "late"}
             assert all(queue.done(job) for job in found)
             queue.reap()
-            threading.Timer(0.05, lambda queue=queue: queue.put("woken")).start()
-            assert queue.take(block_s=5).payload == "woken"
+            with soon(lambda queue=queue: queue.put("woken")):
+                assert queue.take(block_s=5).payload == "woken"
             assert queue.counts() == counts(taken=1)
 
 
@@ -948,7 +948,7 @@ class Machine(RuleBasedStateMachine):
         known = {*self.ready, *self.held, *self.later, *self.dead}
         assert set(self.r.hkeys("{m}:jobs")) == known
         assert set(self.r.hkeys("{m}:tries")) <= known
-        assert all(self.r.ttl(key) > 0 for key in self.r.scan_iter())
+        assert not without_ttl(self.r)
 
     def teardown(self) -> None:
         self.r.close()

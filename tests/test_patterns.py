@@ -17,7 +17,7 @@ import pytest
 import redis
 import redis.asyncio
 from alone import NO_NUMBERS, foreign_imports
-from processes import within
+from processes import within, without_ttl
 from redis.backoff import NoBackoff
 from redis.cache import CacheConfig
 from redis.cluster import LoadBalancingStrategy
@@ -41,10 +41,6 @@ def lab(each_kind):
 def nodes():
     with cluster(3) as three:
         yield three
-
-
-def without_ttl(client: redis.Redis) -> list[str]:
-    return [key for key in client.scan_iter() if client.ttl(key) == -1]
 
 
 def in_processes(target, jobs: list[tuple]) -> list[multiprocessing.Process]:
