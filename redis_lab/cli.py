@@ -1,4 +1,4 @@
-"""The command line: doctor, lab, plots, compare, validate, serve, handout."""
+"""The command line: one function for each command."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ import redis_lab as package
 from . import notebooks
 from .errors import LabError
 from .files import data_folder, write_whole
+from .index import index as write_index
 from .server import KINDS, choose, redact
 from .server import server as start_server
+from .toc import lessons
 
 app = typer.Typer(
     help="A workbook that teaches Redis by measuring it.",
@@ -119,7 +121,7 @@ def lab(
         out.print(f"Each notebook starts its own server ({kind}{', ' + why if why else ''}).")
     except LabError as error:
         out.print(f"[red]{error}[/red]")
-    first = "notebooks/00_start_here.ipynb"
+    first = f"notebooks/{lessons()[0].find().name}"
     command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url=/lab/tree/{first}"]
     command += [f"--port={port}"] + ([] if browser else ["--no-browser"])
     command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
@@ -251,6 +253,22 @@ def validate(
         code = notebooks.validate(notebooks.find(only), jobs)
         if code:
             raise typer.Exit(code)
+
+
+@app.command()
+def index(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit code 1 if something would change.")
+    ] = False,
+) -> None:
+    """Bring numbers, links and tables of lessons into the order of notebooks/toc.yml."""
+    changes = write_index(check=check)
+    for line in changes:
+        out.print(line, highlight=False)
+    if check and changes:
+        raise LabError("The above does not agree with notebooks/toc.yml: run redis-lab index.")
+    if not changes:
+        out.print("Everything agrees with notebooks/toc.yml.")
 
 
 @app.command()

@@ -21,6 +21,7 @@ from . import claims
 from .claims import NOT_MEASURED
 from .errors import LabError
 from .files import data_folder, write_whole
+from .toc import folder, lessons
 
 if TYPE_CHECKING:  # slow to import, and most commands do without
     import nbformat
@@ -36,24 +37,12 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # IPython colours its tracebacks
 CURSOR = re.compile(r"\x1b\[[0-9;]*[A-Z]")  # tqdm moves it, where several bars are shown at once
 
 
-def folder() -> Path:
-    """The checkout's `notebooks/`. Raises: LabError when the package stands alone."""
-    found = Path(__file__).resolve().parents[1] / "notebooks"
-    if not found.is_dir():
-        raise LabError("The notebooks are not here; install from a checkout: pip install -e .")
-    return found
-
-
 def find(only: str = "") -> list[Path]:
     """Every notebook in reading order, or those whose path contains `only`.
 
     Raises: LabError that lists the notebooks when none matches.
     """
-    every = [
-        path
-        for part in ("", "structures", "patterns", "production")
-        for path in sorted((folder() / part).glob("*.ipynb"))
-    ]
+    every = [lesson.find() for lesson in lessons()]
     chosen = [path for path in every if only in path.relative_to(folder()).as_posix()]
     if not chosen:
         names = ", ".join(path.stem for path in every)

@@ -257,6 +257,8 @@ def checkout(tmp_path):
     package = Path(bench.__file__).parent
     shutil.copytree(package, root / "redis_lab", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "notebooks").mkdir()
+    toc = root / "notebooks" / "toc.yml"
+    toc.write_text("- part: ours\n  lessons:\n")
 
     def write(*sources: str, output: str = "", name: str = "00_own") -> dict[str, str]:
         cells = [nbformat.v4.new_code_cell(source, execution_count=1) for source in sources]
@@ -265,6 +267,8 @@ def checkout(tmp_path):
         book = nbformat.v4.new_notebook(cells=cells)
         book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
         nbformat.write(book, root / "notebooks" / f"{name}.ipynb")
+        with toc.open("a") as more:
+            more.write(f"  - {{lesson: {name.removeprefix('00_')}, minutes: 5, promise: none}}\n")
         return {"PYTHONPATH": str(root)}
 
     return write
@@ -351,15 +355,15 @@ def one_line(said: subprocess.CompletedProcess) -> str:
 
 def test_only_means_a_path_or_an_experiment():
     stems = lambda only: [path.stem for path in notebooks.measuring(only)]  # noqa: E731
-    assert stems("hit_ratio_pace") == ["03_hit_ratio"], "an experiment's name"
-    assert stems("structures/03") == ["03_lists"], "a path"
-    assert "05_invalidation" in stems("cost"), "it measures invalidation_cost"
+    assert stems("hit_ratio_pace") == ["14_hit_ratio"], "an experiment's name"
+    assert stems("structures/05") == ["05_lists"], "a path"
+    assert "16_invalidation" in stems("cost"), "it measures invalidation_cost"
     assert stems("s") == stems("") == [path.stem for path in notebooks.find()]
     assert stems("no-such") == []
     from redis_lab import cli
 
-    assert cli.wanted("hit_ratio_pace", "patterns/03") and cli.wanted("pubsub", "ubsu")
-    assert not cli.wanted("pubsub", "patterns/03") and not cli.wanted("pubsub", "no-such")
+    assert cli.wanted("hit_ratio_pace", "patterns/14") and cli.wanted("pubsub", "ubsu")
+    assert not cli.wanted("pubsub", "patterns/14") and not cli.wanted("pubsub", "no-such")
 
 
 def test_the_longest_notebook_begins_first(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Exercises and facts of notebooks/production/11_serverless_http.ipynb."""
+"""Exercises and facts of the lesson `serverless_http`."""
 
 from __future__ import annotations
 

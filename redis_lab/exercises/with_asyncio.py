@@ -1,4 +1,4 @@
-"""Exercises of notebooks/production/02_asyncio.ipynb."""
+"""Exercises of notebooks/production/02_with_asyncio.ipynb."""
 
 from __future__ import annotations
 

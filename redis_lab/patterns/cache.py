@@ -1,4 +1,4 @@
-"""One cache: lease, version, deletion, stale copies, fallback. Built up in lessons 02, 04 and 05.
+"""One cache: lease, version, deletion, stale copies, fallback. Built up in the lessons on caches.
 
 Stands alone: needs redis-py and the standard library. `Cache` is for redis.Redis and RedisCluster,
 `AsyncCache` for their asyncio twins.

@@ -1,4 +1,4 @@
-"""Cache-aside with a version floor: the step of lesson 02. The finished cache is in cache.py."""
+"""Cache-aside with a version floor, from the lesson of that name. The finished cache: cache.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A counter that is sure to expire. Built up in notebooks/structures/01_strings.ipynb."""
+"""A counter that is sure to expire. Built up in the lesson `strings`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do it once, answer it twice. Built up in notebooks/patterns/11_idempotency.ipynb."""
+"""Do it once, answer it twice. Built up in the lesson `idempotency`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who leads today, this week, of all time? Built up in notebooks/patterns/08_leaderboard.ipynb.
+"""Who leads today, this week, of all time? Built up in the lesson `leaderboard`.
 
 Copy this file as it is: it needs redis-py and nothing else.
 """

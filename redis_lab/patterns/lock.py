@@ -1,4 +1,4 @@
-"""One at a time, and the late one refused. Built up in notebooks/patterns/10_locks.ipynb."""
+"""One at a time, and the late one refused. Built up in the lesson `locks`."""
 
 from __future__ import annotations
 

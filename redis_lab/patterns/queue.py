@@ -1,4 +1,4 @@
-"""A queue that outlives its workers. Built up in notebooks/patterns/07_queue.ipynb.
+"""A queue that outlives its workers. Built up in the lesson `queue`.
 
 `ListQueue` and `StreamQueue` keep the same contract, one on lists, one on a stream; each has a twin
 for asyncio. Copy this file as it is: it needs redis-py and nothing else.

@@ -1,4 +1,4 @@
-"""Four rate limiters with one interface. Built up in notebooks/patterns/06_rate_limiting.ipynb."""
+"""Four rate limiters with one interface. Built up in the lesson `rate_limiting`."""
 
 from __future__ import annotations
 

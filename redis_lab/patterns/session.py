@@ -1,4 +1,4 @@
-"""Sessions that end when they should. Built up in notebooks/patterns/09_sessions.ipynb.
+"""Sessions that end when they should. Built up in the lesson `sessions`.
 
 Copy this file as it is: it needs redis-py and nothing else.
 """

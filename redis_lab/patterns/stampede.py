@@ -1,4 +1,4 @@
-"""Early recomputation by chance. Built up in notebooks/patterns/04_stampede.ipynb.
+"""Early recomputation by chance. Built up in the lesson `stampede`.
 
 Stands alone: needs redis-py and the standard library. The cache with a lease is in cache.py.
 """

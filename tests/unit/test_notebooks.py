@@ -156,12 +156,6 @@ def test_no_remains_of_progress_bars(lesson) -> None:
     assert not [cell.id for cell in code(lesson) if any(map(notebooks.is_bar, cell.outputs))]
 
 
-def test_the_table_of_lessons_is_complete() -> None:
-    table = (ROOT / "00_start_here.ipynb").read_text() + (ROOT.parent / "README.md").read_text()
-    for path in LESSONS[1:]:
-        assert table.count(path.relative_to(ROOT).as_posix()) >= 2
-
-
 def test_the_sanitizer_applies() -> None:
     from nbval.plugin import get_sanitize_patterns
 

@@ -1,0 +1,126 @@
+"""Write everywhere what `notebooks/toc.yml` says: numbers, links, tables, Before and Next."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from .errors import LabError
+from .files import write_whole
+from .toc import Lesson, first_heading, folder, lessons
+
+BEGIN, END = "<!-- lessons, written by redis-lab index -->", "<!-- end of lessons -->"
+TABLE = re.compile(re.escape(BEGIN) + r".*?" + re.escape(END), flags=re.S)
+TIME = re.compile(r"^\*\*Time:\*\* .*$", flags=re.M)
+NEXT = re.compile(r"^\*\*Next:\*\* .*$", flags=re.M)
+
+
+def index(root: Path | None = None, *, check: bool = False) -> list[str]:
+    """Bring the files beside and below `root`, the notebooks' folder, into the order of toc.yml.
+
+    Returns a line for each file that changes; with `check` nothing is written. Raises: LabError
+    for a listed lesson without a notebook, a notebook without a heading, a page without a table.
+    """
+    root = root or folder()
+    listed = lessons(root)
+    here = {each.name: each.find() for each in listed}
+    titles = {name: first_heading(path) for name, path in here.items()}
+    changes = []
+    neighbours = [None, *listed, None]
+    for place, each in enumerate(listed):
+        before = here[each.name].read_text(encoding="utf-8")
+        around = neighbours[place], neighbours[place + 2]
+        after = _in_cells(_renumbered(before, listed), each, around, listed, titles)
+        changes += _written(here[each.name], before, after, root, check)
+        if here[each.name] != each.path:
+            changes.append(f"{here[each.name].relative_to(root.parent)} becomes {each.path.name}")
+            if not check:
+                os.rename(here[each.name], each.path)
+    for path in _documents(root):
+        before = path.read_text(encoding="utf-8")
+        after = _renumbered(before, listed)
+        if path == root.parent / "README.md":
+            after = _with_table(after, path, _table(listed, titles, path.parent))
+        changes += _written(path, before, after, root, check)
+    return changes
+
+
+def _documents(root: Path) -> list[Path]:
+    """The Markdown files that may point to a lesson."""
+    top = root.parent
+    return [
+        path
+        for place in (top, root, top / "docs", top / "data")
+        for path in sorted(place.glob("*.md"))
+    ]
+
+
+def _written(path: Path, before: str, after: str, root: Path, check: bool) -> list[str]:
+    if before == after:
+        return []
+    if not check:
+        write_whole(path, after.encode())
+    return [f"{path.relative_to(root.parent)} is brought up to date"]
+
+
+def _renumbered(text: str, listed: list[Lesson]) -> str:
+    """The text, its links to notebooks with today's numbers."""
+    for each in listed:
+        text = re.sub(rf"\b(?:\d\d+_)?{each.name}\.ipynb\b", each.path.name, text)
+    return text
+
+
+def _in_cells(
+    text: str,
+    lesson: Lesson,
+    around: tuple[Lesson | None, Lesson | None],
+    listed: list[Lesson],
+    titles: dict[str, str],
+) -> str:
+    """The notebook's JSON with its generated lines: Time, Before, Next, and the table."""
+    notebook = json.loads(text)
+    previous, following = around
+    here = lesson.path.parent
+    needs = lesson.before or (_link(previous, titles, here) if previous else "nothing")
+    goes_on = f"back to {_link(listed[0], titles, here)}"
+    if following:
+        goes_on = _link(following, titles, here)
+    time = f"**Time:** {lesson.minutes} minutes · **Before:** {needs} · **Next:** {goes_on}"
+    first, last = (
+        notebook["cells"][0],
+        [cell for cell in notebook["cells"] if cell["cell_type"] == "markdown"][-1],
+    )
+    for cell, pattern, line in ((first, TIME, time), (last, NEXT, f"**Next:** {goes_on}")):
+        source, found = pattern.subn(line.replace("\\", r"\\"), "".join(cell["source"]))
+        if found != 1:
+            raise LabError(f"{lesson.path.name} needs one line that begins with {line[:9]}")
+        cell["source"] = source.splitlines(keepends=True)
+    for cell in notebook["cells"]:
+        if BEGIN in "".join(cell["source"]):
+            table = _table([each for each in listed if each != lesson], titles, here)
+            source = _with_table("".join(cell["source"]), lesson.path, table)
+            cell["source"] = source.splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def _link(to: Lesson, titles: dict[str, str], base: Path) -> str:
+    return f"[{titles[to.name]}]({Path(os.path.relpath(to.path, base)).as_posix()})"
+
+
+def _table(listed: list[Lesson], titles: dict[str, str], base: Path) -> str:
+    rows = ["| | lesson | minutes | what it shows |", "| --- | --- | --- | --- |"]
+    part = ""
+    for each in listed:
+        head = f"**{each.part}**" if each.part != part else ""
+        link = _link(each, titles, base)
+        rows.append(f"| {head} | {each.place}. {link} | {each.minutes} | {each.promise} |")
+        part = each.part
+    return "\n".join(rows)
+
+
+def _with_table(text: str, path: Path, table: str) -> str:
+    if len(TABLE.findall(text)) != 1:
+        raise LabError(f"{path.name} needs one place for the lessons: {BEGIN} … {END}")
+    return TABLE.sub(lambda _: f"{BEGIN}\n\n{table}\n\n{END}", text)
