@@ -35,11 +35,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 out = Console()
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 
 def main() -> None:
-    """Run a command; a LabError becomes one line and exit code 1, Ctrl-C exit code 130."""
+    """Run a command; a LabError becomes one line and exit code 1, Ctrl-C exit code 130.
+
+    SIGTERM ends it as Ctrl-C does, so that nothing it has started stays behind; exit code 143.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         code = app(standalone_mode=False)
     except LabError as error:
@@ -125,7 +129,11 @@ def lab(
     command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url=/lab/tree/{first}"]
     command += [f"--port={port}"] + ([] if browser else ["--no-browser"])
     command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    raise typer.Exit(subprocess.run(command, cwd=notebooks.folder().parent).returncode)
+    os.chdir(notebooks.folder().parent)
+    if os.name == "posix":  # it takes our place: signals and Ctrl-C are its own
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.execv(sys.executable, command)
+    raise typer.Exit(subprocess.run(command).returncode)
 
 
 @app.command(name="plots")

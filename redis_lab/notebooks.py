@@ -219,6 +219,7 @@ class Validation:
         self.mark = f"{os.getpid()}-{scratch.name}"
         self.began = time.monotonic()
         command = [sys.executable, "-m", "pytest", "-p", "nbval.plugin", "-p", "no:cacheprovider"]
+        command += ["-p", "redis_lab.orphan"]
         command += ["-o", "addopts=", "-W", "ignore::pytest.PytestConfigWarning"]
         command += ["--nbval", "--nbval-current-env"]
         command += ["--nbval-cell-timeout", str(cell_timeout_s), "-q"]

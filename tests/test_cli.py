@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import redis
 from processes import environment, gone, within
@@ -65,7 +66,7 @@ def one_line_of_trouble(said: subprocess.CompletedProcess) -> str:
 def test_help_lists_every_command(lab):
     said = lab("--help")
     assert said.returncode == 0
-    for command in ("doctor", "lab", "plots", "compare", "validate", "serve", "handout"):
+    for command in ("doctor", "lab", "plots", "compare", "validate", "index", "serve", "handout"):
         assert re.search(rf"\b{command}\b", said.stdout)
 
 
@@ -315,6 +316,44 @@ def test_validate_is_red_where_an_output_differs_or_a_count_is_wrong(lab, checko
     assert said.returncode == 1 and "1 of 3 notebooks passed." in said.stdout
     assert "now" in said.stdout and "✗ counted" in said.stdout
     assert re.findall(r"^FAILED (\w+)$", said.stdout, re.MULTILINE) == ["differs", "miscounted"]
+
+
+LASTS = """
+import os, pathlib, time
+pathlib.Path(os.environ["LASTS"]).write_text(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_validate_that_is_stopped_leaves_no_kernel(checkout, tmp_path, sign):
+    env = environment(LASTS=str(tmp_path / "pid"), **checkout(LASTS.strip()))
+    running = subprocess.Popen([SCRIPT, "validate"], env=env, stdout=subprocess.DEVNULL)
+    try:
+        assert within(60, lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        [test_run] = psutil.Process(running.pid).children()
+        running.send_signal(sign)
+        running.wait(30)
+        kernel = int((tmp_path / "pid").read_text())
+        assert within(30, lambda: gone(kernel) and gone(test_run.pid))
+    finally:
+        running.kill()
+
+
+def test_jupyter_is_gone_after_sigterm(tmp_path):
+    env = environment(JUPYTER_CONFIG_DIR=str(tmp_path), JUPYTER_DATA_DIR=str(tmp_path / "data"))
+    command = [SCRIPT, "lab", "--no-browser", "--port", "0"]
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        running = subprocess.Popen(command, env=env, stdout=out, stderr=out)
+    try:
+        assert within(90, lambda: "/lab" in log.read_text() and "http://" in log.read_text())
+        family = [running.pid, *(child.pid for child in psutil.Process(running.pid).children(True))]
+        running.terminate()
+        running.wait(30)
+        assert within(30, lambda: all(map(gone, family)))
+    finally:
+        running.kill()
 
 
 def test_plots_quote_the_cell_that_fails(lab, checkout, data):
