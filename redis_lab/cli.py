@@ -24,8 +24,9 @@ import redis_lab as package
 from . import notebooks
 from .errors import LabError
 from .files import data_folder, write_whole
-from .server import KINDS, choose, redact
-from .server import server as start_server
+from .servers.base import redact
+from .servers.choose import KINDS, choose
+from .servers.choose import server as start_server
 
 app = typer.Typer(
     help="A workbook that teaches Redis by measuring it.",

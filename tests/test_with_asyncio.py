@@ -9,9 +9,9 @@ import pytest
 import redis
 import redis.asyncio
 
+from redis_lab.distance import link
 from redis_lab.exercises import with_asyncio as exercises
 from redis_lab.lesson import NotYet
-from redis_lab.link import link
 
 
 def client_of(url, most):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import redis
 
 from redis_lab.judging import NotYet, exercise
-from redis_lab.server import server
+from redis_lab.servers.choose import server
 
 
 @exercise
