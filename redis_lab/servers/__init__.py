@@ -6,7 +6,7 @@ from .base import Server, redact
 from .choose import (
     KINDS,
     announced,
-    choose,
+    choose_kind,
     clean_up,
     connect,
     has,
@@ -24,7 +24,7 @@ __all__ = [
     "Replicated",
     "Server",
     "announced",
-    "choose",
+    "choose_kind",
     "clean_up",
     "cluster",
     "connect",

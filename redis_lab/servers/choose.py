@@ -33,7 +33,7 @@ def _join_names(kinds: Iterable[Kind], last: str = ", ") -> str:
     return ", ".join(most) + last + end
 
 
-def choose() -> tuple[Kind, str]:
+def choose_kind() -> tuple[Kind, str]:
     """The kind of server to use, and in a few words why. `REDIS_LAB_SERVER` forces one.
 
     Raises: LabError when the forced kind is unknown or absent, or when there is no server at all.
@@ -109,7 +109,7 @@ def default(one_server: bool = False) -> tuple[Server, str]:
     if _default:
         chosen, why = _default
     else:
-        kind, why = choose()
+        kind, why = choose_kind()
         chosen = kind.start()
     if one_server and chosen.clustered:
         _single = server(), "REDIS_URL is of a cluster, and this lesson needs one server"
