@@ -6,11 +6,20 @@ import importlib
 from typing import Any
 
 from . import magic
+from .distance import link
 from .errors import LabError
-from .link import link
-from .server import Server, clean_up, connect, has, server
-from .topology import Cluster, Replicated, cluster, replicated
-from .wire import wire
+from .servers import (
+    Cluster,
+    Replicated,
+    Server,
+    clean_up,
+    cluster,
+    connect,
+    has,
+    replicated,
+    server,
+)
+from .wiretap import wire
 
 # Loaded when first used: a worker process that only counts need not wait for matplotlib.
 MODULES = ("bench", "lesson", "patterns", "plots", "rest", "results", "source", "workload")

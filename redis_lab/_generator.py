@@ -4,6 +4,8 @@ It reads its settings as one line of JSON from standard input, connects, prints 
 moment to begin (nanoseconds of the monotonic clock, which all processes of a machine share), works,
 and writes one line of JSON and then its samples, 64-bit integers, to standard output.
 
+It also ends at once when the process that started it is gone.
+
 - `saturate`: every connection always has a batch under way.
 - `open`: request n is due at `due[n]`, whatever has become of the others. It is sent on a free
   connection, or as soon as there is one, as a service with a pool would do it.
@@ -16,6 +18,7 @@ import select
 import socket
 import struct
 import sys
+import threading
 import time
 from array import array
 from collections import deque
@@ -23,6 +26,7 @@ from collections import deque
 now = time.monotonic_ns
 CHUNK = 1 << 18
 GREETING_S = 30.0
+OWNER_CHECK_S = 0.25
 NAP_NS = 200_000  # closer than this to the next request it does not sleep
 
 
@@ -147,7 +151,15 @@ def open_loop(settings, connections):
     return head, [due, sent, done, array("q", own)]
 
 
+def end_with(owner):
+    """End this process soon after its owner has, which may have been killed."""
+    while os.getppid() == owner:
+        time.sleep(OWNER_CHECK_S)
+    os._exit(1)
+
+
 def main():
+    threading.Thread(target=end_with, args=(int(sys.argv[1]),), daemon=True).start()
     settings = json.loads(sys.stdin.buffer.readline())
     connections = [connected(settings) for _ in range(settings["connections"])]
     head, samples = {"saturate": saturate, "open": open_loop}[settings["mode"]](

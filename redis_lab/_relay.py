@@ -2,8 +2,8 @@
 
 Run as `python -I -S _relay.py OWNER_PID LIMIT tcp HOST PORT` (or `unix PATH`), standard library
 only. It prints `port N` and then obeys `delay NANOSECONDS` (one way) on its standard input, each
-answered by `ok`. It leaves when its input closes, or when its owner is no longer its parent (a
-process that the owner forked may hold the pipe open).
+answered by `ok`. It ends at `quit`, when its input closes, or when its owner is no longer its
+parent (a process that the owner forked may hold the pipe open).
 
 It is a pure delay of unlimited bandwidth: each chunk leaves `delay` after it came, in order,
 whatever else is under way. A new connection's first bytes wait one round trip more, which is what
@@ -116,6 +116,9 @@ class Relay:
             self.running = False
         *lines, self.commands = (self.commands + received).split(b"\n")
         for line in lines:
+            if line == b"quit":
+                self.running = False
+                return
             self.delay = int(line.split()[1])
             print("ok", flush=True)
 
@@ -254,7 +257,7 @@ class Relay:
             self.watch(end)
 
     def deafen(self, end):
-        """Its peer takes no more; what it still sends, and its end, are passed on as ever."""
+        """Its peer has closed its read side; its remaining data and EOF are still forwarded."""
         end.deaf = end.ended = True
         end.queue.clear()
         end.queued = 0

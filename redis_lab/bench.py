@@ -43,11 +43,11 @@ from tqdm import tqdm
 from . import claims
 from .claims import NOT_MEASURED
 from .errors import LabError
-from .guest import guest_of
-from .nodes import first, primaries
-from .server import START_TIMEOUT_S, Server
-from .server import server as start_server
-from .wire import wire
+from .servers.base import START_TIMEOUT_S, Server
+from .servers.choose import server as start_server
+from .servers.guest import guest_of
+from .servers.nodes import first, primaries
+from .wiretap import wire
 
 FLOOR = "PING, bare socket"
 BEYOND = 100  # samples that must lie beyond a percentile before it is reported

@@ -25,8 +25,9 @@ from . import notebooks
 from .errors import LabError
 from .files import data_folder, write_whole
 from .index import index as write_index
-from .server import KINDS, choose, redact
-from .server import server as start_server
+from .servers.base import redact
+from .servers.choose import KINDS, choose_kind
+from .servers.choose import server as start_server
 from .toc import lessons
 
 app = typer.Typer(
@@ -80,7 +81,7 @@ def doctor() -> None:
     from .source import SEED, existing
 
     try:
-        chosen, why = choose()
+        chosen, why = choose_kind()
         trouble = ""
     except LabError as error:
         chosen, why, trouble = None, "", str(error)
@@ -121,7 +122,7 @@ def lab(
 ) -> None:
     """Open JupyterLab on the first lesson."""
     try:
-        kind, why = choose()
+        kind, why = choose_kind()
         out.print(f"Each notebook starts its own server ({kind}{', ' + why if why else ''}).")
     except LabError as error:
         out.print(f"[red]{error}[/red]")

@@ -21,7 +21,7 @@ from .errors import LabError
 from .judging import NotYet, find
 from .plots import FIGURES, png, write
 from .results import Result, of, save
-from .server import announced
+from .servers.choose import announced
 
 
 class ClaimFailed(AssertionError):

@@ -19,26 +19,26 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import redis
 from hdrh.histogram import HdrHistogram
 from tqdm import tqdm
 
-from . import _generator
+from . import _generator, internals
 from .bench import BEYOND, LONGEST_NS, InvalidRun, TooBusy, endpoint, tried_again
+from .child import Child
 from .claims import NOT_MEASURED
 from .errors import LabError
-from .nodes import first
-from .server import guard
+from .servers.guest import guard
+from .servers.nodes import first
 from .workload import poisson_arrivals
 
+GENERATOR = Path(__file__).with_name("_generator.py")
 LATE_NS = 5_000_000  # so much later than due, with a connection free, is the generator's fault
 LATE_SHARE = 0.05  # more than this share of late requests voids a run
 BUSY = 0.85  # of one core: from here on a process counts as saturated
@@ -276,10 +276,6 @@ def text(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def packed(command: Sequence[object]) -> bytes:
-    return b"".join(redis.Connection().pack_command(*command))
-
-
 def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, object]:
     """Where to send what, and how long each reply is. Raises: LabError where that varies."""
     if not command:
@@ -298,16 +294,16 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
         "host": where.get("host"),
         "port": where.get("port"),
         "path": where.get("path"),
-        "greeting": [text(packed(line)) for line in greeting],
-        "request": text(packed(command)),
+        "greeting": [text(internals.pack_command(*line)) for line in greeting],
+        "request": text(internals.pack_command(*command)),
     }
     lengths, sample = set(), b""
     try:
         with _generator.connected(settings) as probe:
             probe.settimeout(30)
             for _ in range(2):
-                probe.sendall(packed(command))
-                probe.sendall(b"*2\r\n$4\r\nECHO\r\n$9\r\nthat's it\r\n")
+                probe.sendall(internals.pack_command(*command))
+                probe.sendall(internals.pack_command("ECHO", "that's it"))
                 sample = b""
                 while not sample.endswith(b"$9\r\nthat's it\r\n"):
                     part = probe.recv(1 << 18)
@@ -339,49 +335,26 @@ def server_cpu_s(client: redis.Redis) -> float:
 
 def run(jobs: list[dict], seconds: float, label: str) -> tuple[list[dict], list[list[np.ndarray]]]:
     """Run the generators together; their reports and samples."""
-    processes = []
+    generators: list[Child] = []
     try:
         for job in jobs:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", _generator.__file__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={"PYTHONUTF8": "1", **os.environ},
-                start_new_session=True,  # Ctrl-C reaches us, and we end them
-            )
-            processes.append(process)
-            # Not on the command line: a password must not show in the list of processes.
-            assert process.stdin  # a pipe, like the others
-            process.stdin.write(json.dumps(job).encode() + b"\n")
-            process.stdin.flush()
-        for process in processes:
-            assert process.stdout
-            if process.stdout.readline().strip() != b"ready":
-                raise LabError(f"A generator did not start: {last_words(process)}")
+            generators.append(Child("A load generator", GENERATOR, settings=job))
+        for each in generators:
+            each.wait_ready()
         start = time.monotonic_ns() + 50_000_000
-        for process in processes:
-            assert process.stdin
-            process.stdin.write(b"%d\n" % start)
-            process.stdin.flush()
+        for each in generators:
+            each.tell(str(start))
         for _ in tqdm(range(int(seconds * 10)), desc=label, leave=False, delay=2.0):
             time.sleep(0.1)
         heads, columns = [], []
-        for process in processes:
-            assert process.stdout
-            head, _, samples = process.stdout.read().partition(b"\n")
+        for each in generators:
+            head, _, samples = each.read_rest().partition(b"\n")
             if not head:
-                raise InvalidRun(f"A generator ended before its time: {last_words(process)}")
+                raise InvalidRun(f"A generator ended before its time: {each.last_words()}")
             heads.append(json.loads(head))
             values = np.frombuffer(samples, dtype=np.int64)
             columns.append(list(values.reshape(4, -1)) if len(values) else [])
         return heads, columns
     finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-
-
-def last_words(process: subprocess.Popen) -> str:
-    assert process.stderr
-    return (process.stderr.read().decode(errors="replace").strip() or "it said nothing")[-300:]
+        for each in generators:
+            each.kill()

@@ -66,7 +66,8 @@ def distributed(
     """
     # Not above: Locust reads this file too, and needs none of it
     from redis_lab.errors import LabError
-    from redis_lab.server import free_port, guard
+    from redis_lab.servers.base import free_port
+    from redis_lab.servers.guest import guard
 
     if importlib.util.find_spec("locust") is None:
         raise LabError('Locust is not installed: pip install -e ".[locust]".')

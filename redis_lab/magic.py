@@ -17,12 +17,15 @@ import sys
 from functools import partial
 from typing import Any, BinaryIO
 
+import hiredis
 import redis
 from redis.maint_notifications import MaintNotificationsConfig
 
+from . import internals
 from .errors import LabError
-from .nodes import first
-from .server import announced, guard
+from .servers.choose import announced
+from .servers.guest import guard
+from .servers.nodes import first
 
 TIMEOUT_S = 10.0  # a cell that waits longer for one reply looks as if it hung
 SPACE = b" \t\n\r\v\f"
@@ -183,11 +186,12 @@ class Session:
     def open(self, **elsewhere: object) -> None:
         self.connection = self.make(**elsewhere)
         self.connection.connect()
-        self.stream = self.connection._sock.makefile("rb")
+        self.socket = internals.socket_of(self.connection)
+        self.stream = self.socket.makefile("rb")
 
     def ask(self, args: list[bytes]) -> Any:
-        sizes = [b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in args]
-        self.connection._sock.sendall(b"*%d\r\n%b" % (len(args), b"".join(sizes)))
+        words: Any = tuple(args)  # hiredis's annotation allows only one
+        self.socket.sendall(hiredis.pack_command(words))
         reply = read(self.stream)
         if self.follows and isinstance(reply, Failure) and reply.startswith(b"MOVED "):
             host, _, port = reply.split()[2].decode().rpartition(":")

@@ -25,11 +25,12 @@ import pandas as pd
 import psutil
 import redis
 
+from . import internals
 from .bench import Comparison, effort_name, verdict
 from .errors import LabError
 from .files import data_folder, write_whole
-from .nodes import first
-from .server import server_behind
+from .servers.choose import server_behind
+from .servers.nodes import first
 
 FORMAT = 1
 RESAMPLES = 500
@@ -117,7 +118,7 @@ def about_server(client: redis.Redis) -> dict[str, object]:
     pool = client.connection_pool
     connection = pool.get_connection()
     try:
-        parser = type(connection._parser).__name__
+        parser = internals.parser_name(connection)
         protocol = connection.get_protocol()
     finally:
         pool.release(connection)
@@ -135,7 +136,7 @@ def about_server(client: redis.Redis) -> dict[str, object]:
         "server_affinity": affinity(psutil.Process(ours.pid)) if ours and ours.pid else None,
         "transport": transport,
         "protocol": f"RESP{protocol}",
-        "parser": parser.strip("_"),
+        "parser": parser,
     }
 
 

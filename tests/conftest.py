@@ -10,8 +10,8 @@ import pytest
 from processes import NATIVE
 
 from redis_lab.bench import TooBusy
-from redis_lab.server import server
-from redis_lab.topology import cluster
+from redis_lab.servers.choose import server
+from redis_lab.servers.topology import cluster
 
 # In the background of a script (`make test &`) a shell lets Ctrl-C be ignored, and every process
 # started from there inherits that; the tests that interrupt one need it heard.

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from redis_lab.server import KINDS
+from redis_lab.servers.choose import KINDS
 
 # Each kind of native server by its name: whether the tests have it. REDIS_LAB_SERVER leaves one;
 # without it they take those that a user would get unasked.

@@ -26,7 +26,7 @@ from redis_lab.bench import (
     compare,
 )
 from redis_lab.errors import LabError
-from redis_lab.server import server
+from redis_lab.servers.choose import server
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,8 @@ from processes import environment, gone, within
 from redis_lab import bench, notebooks, plots, results
 from redis_lab.errors import LabError
 from redis_lab.results import Result
-from redis_lab.server import KINDS, docker_version
+from redis_lab.servers.choose import KINDS
+from redis_lab.servers.docker import docker_version
 
 SCRIPT = Path(sys.executable).with_name("redis-lab")
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"

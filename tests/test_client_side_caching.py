@@ -12,7 +12,7 @@ from redis.cache import CacheConfig
 
 from redis_lab.exercises import client_side_caching as exercises
 from redis_lab.lesson import NotYet
-from redis_lab.server import kind_named, server
+from redis_lab.servers.choose import kind_named, server
 
 
 def on_push(copies, message):

@@ -8,7 +8,7 @@ from processes import within
 
 from redis_lab.exercises import cluster as exercises
 from redis_lab.lesson import NotYet
-from redis_lab.topology import cluster
+from redis_lab.servers.topology import cluster
 
 
 def tagged(user, tag="user:{}"):

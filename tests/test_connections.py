@@ -14,8 +14,10 @@ from redis.retry import Retry
 
 from redis_lab import LabError
 from redis_lab.exercises import connections as exercises
+from redis_lab.internals import embedded_binary
 from redis_lab.lesson import NotYet
-from redis_lab.server import embedded_binary, free_port, server
+from redis_lab.servers.base import free_port
+from redis_lab.servers.choose import server
 
 
 def once():

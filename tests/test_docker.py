@@ -30,7 +30,7 @@ BRIDGE = Path("/sys/class/net/docker0")
 CONNECT = """
 import os, signal, sys, time
 from redis_lab.errors import LabError
-from redis_lab.server import connect, running, server
+from redis_lab.servers.choose import connect, running, server
 try:
     r = connect()
 except LabError as error:
@@ -202,8 +202,8 @@ def test_gone_after_owner_is_killed(engine):
 def test_configuration_and_stop(engine):
     """In one script, since each container takes a second."""
     body = r"""
-    from redis_lab.server import server
-    from redis_lab.topology import cluster
+    from redis_lab.servers.choose import server
+    from redis_lab.servers.topology import cluster
     with server(password='p@ss "w\'#', maxmemory="50mb", hz=1, save=[("60", "1"), ("9", "2")],
                 appendonly=False, lazyfree_lazy_user_del=True) as s:
         c = s.client()
@@ -240,7 +240,7 @@ def test_configuration_and_stop(engine):
 def test_stop_removes_the_container(engine, monkeypatch):
     for name, value in engine.env.items():
         monkeypatch.setenv(name, value)
-    from redis_lab.server import server
+    from redis_lab.servers.choose import server
 
     with server() as lab:
         assert lab.kind == "docker"
@@ -265,7 +265,7 @@ def test_no_engine(tmp_path):
     done = run(
         """
         from redis_lab.errors import LabError
-        from redis_lab.server import server
+        from redis_lab.servers.choose import server
         try:
             server(kind="docker")
         except LabError as error:

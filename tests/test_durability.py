@@ -8,7 +8,7 @@ from processes import within
 
 from redis_lab.exercises import durability as exercises
 from redis_lab.lesson import NotYet
-from redis_lab.server import server
+from redis_lab.servers.choose import server
 
 
 def test_lost_at_most():

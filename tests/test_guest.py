@@ -20,15 +20,17 @@ import trustme
 from processes import environment, run, script
 
 from redis_lab.errors import LabError
-from redis_lab.guest import Guest
-from redis_lab.server import Server, binary_on_path, free_port, server
-from redis_lab.topology import Cluster
+from redis_lab.servers.base import Server, free_port
+from redis_lab.servers.choose import server
+from redis_lab.servers.guest import Guest
+from redis_lab.servers.native import binary_on_path
+from redis_lab.servers.topology import Cluster
 
 # A visit prints the LabError that it meets; any other exception is a traceback on stderr.
 VISIT = """
 import sys
 from redis_lab.errors import LabError
-from redis_lab.server import clean_up, connect
+from redis_lab.servers.choose import clean_up, connect
 try:
     r = connect()
 except LabError as error:
@@ -42,7 +44,7 @@ print("connected")
 TURNED_AWAY = """
 import os, sys
 from redis_lab.errors import LabError
-from redis_lab.server import connect
+from redis_lab.servers.choose import connect
 for url in sys.stdin.read().split("\\n"):
     os.environ["REDIS_URL"] = url
     try:
@@ -270,7 +272,7 @@ def test_no_password_in_a_refusal(guarded):
     "url", ["redis://:hunter2wrong@127.0.0.1:{port}/0", "redis://eve:a/hunter2@127.0.0.1:{port}/0"]
 )
 def test_no_password_in_a_traceback(guarded, url):
-    body = "from redis_lab.server import connect; connect()"
+    body = "from redis_lab.servers.choose import connect; connect()"
     done = run(body, REDIS_URL=url.format(port=guarded.port))
     assert "LabError" in done.stderr
     assert SECRET not in done.stdout + done.stderr
@@ -337,7 +339,7 @@ def test_read_only_replica(user, host):
 
 FORBIDDEN = """
 from redis_lab import magic
-from redis_lab.wire import wire
+from redis_lab.wiretap import wire
 import redis
 
 def in_watch():
@@ -607,7 +609,7 @@ for one_server in {order}:
     print(type(r).__name__)
 print(connect(quiet=True).get("from"), connect(quiet=True, one_server=True).get("from"))
 """
-    told = run("from redis_lab.server import connect\n" + body, REDIS_URL=three.url)
+    told = run("from redis_lab.servers.choose import connect\n" + body, REDIS_URL=three.url)
     assert told.stderr == ""
     wanted = ["Redis" if one_server else "RedisCluster" for one_server in order]
     assert told.stdout.split() == [*wanted, "RedisCluster", "Redis"]

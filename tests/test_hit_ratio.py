@@ -9,7 +9,7 @@ import redis
 from redis_lab import theory
 from redis_lab.exercises import hit_ratio as exercises
 from redis_lab.lesson import NotYet
-from redis_lab.server import server
+from redis_lab.servers.choose import server
 
 
 def test_one_key():

@@ -21,11 +21,12 @@ from processes import gone, within
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from redis_lab import LabError
+from redis_lab import LabError, distance
 from redis_lab.bench import TooBusy, busy
-from redis_lab.link import link
-from redis_lab.server import UserServer, server
-from redis_lab.topology import cluster
+from redis_lab.distance import link
+from redis_lab.servers.choose import server
+from redis_lab.servers.topology import cluster
+from redis_lab.servers.user import UserServer
 
 NOW = {"retry": Retry(NoBackoff(), 0)}
 
@@ -132,7 +133,7 @@ def test_a_large_value_passes_intact_both_ways(lab):
 
 
 def test_a_slow_reader_holds_the_server_back_and_not_the_memory(lab, monkeypatch):
-    monkeypatch.setattr(sys.modules["redis_lab.link"], "QUEUE_LIMIT", 4 * 2**20)
+    monkeypatch.setattr(distance, "QUEUE_LIMIT", 4 * 2**20)
     value = os.urandom(2**20)
     with lab.client(decode_responses=False) as direct, link(lab, 2) as far:
         direct.set("megabyte", value)
@@ -336,7 +337,7 @@ def test_a_forked_child_does_not_cut_the_link(r):
 def test_the_relay_dies_with_its_owner(lab, forks):
     script = f"""
         import os, time
-        from redis_lab.link import link
+        from redis_lab.distance import link
         far = link({lab.url!r}, 1)
         if {forks} and not os.fork():
             time.sleep(20)

@@ -22,8 +22,8 @@ from redis_lab.bench import InvalidRun, endpoint, redis_benchmark
 from redis_lab.errors import LabError
 from redis_lab.exercises import load as exercises
 from redis_lab.lesson import NotYet
-from redis_lab.server import server
-from redis_lab.topology import cluster
+from redis_lab.servers.choose import server
+from redis_lab.servers.topology import cluster
 
 
 def generators(of: int | None = None) -> list[psutil.Process]:

@@ -6,7 +6,7 @@ import pytest
 
 from redis_lab.exercises import memory as exercises
 from redis_lab.lesson import NotYet
-from redis_lab.server import server
+from redis_lab.servers.choose import server
 
 
 def measured(client, write, count, sample=2000):

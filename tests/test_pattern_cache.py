@@ -28,9 +28,9 @@ from redis.retry import Retry
 
 from redis_lab.patterns import cache as pattern
 from redis_lab.patterns.cache import AsyncCache, Cache, Entry, LoadTimeout, Versioned
-from redis_lab.server import server
-from redis_lab.topology import cluster
-from redis_lab.wire import wire
+from redis_lab.servers.choose import server
+from redis_lab.servers.topology import cluster
+from redis_lab.wiretap import wire
 
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="these processes are forked")
 QUICK = {"socket_timeout": 20, "socket_connect_timeout": 5, "retry": Retry(NoBackoff(), 0)}

@@ -32,9 +32,9 @@ from redis_lab.patterns.idempotency import (
     NotStored,
     Yours,
 )
-from redis_lab.server import server
-from redis_lab.topology import cluster
-from redis_lab.wire import wire
+from redis_lab.servers.choose import server
+from redis_lab.servers.topology import cluster
+from redis_lab.wiretap import wire
 
 
 @pytest.fixture(scope="module")

@@ -28,9 +28,9 @@ from redis_lab.patterns.leaderboard import (
     ShardedLeaderboard,
     Standing,
 )
-from redis_lab.server import server
-from redis_lab.topology import cluster
-from redis_lab.wire import wire
+from redis_lab.servers.choose import server
+from redis_lab.servers.topology import cluster
+from redis_lab.wiretap import wire
 
 LONG = 10_000  # days to keep: the tests' events are old
 DAY_S = 86_400

@@ -24,9 +24,9 @@ from redis.retry import Retry
 from redis_lab.exercises import locks as exercises
 from redis_lab.lesson import NotYet
 from redis_lab.patterns.lock import AsyncLock, Lease, LeaseLost, Lock, LockTimeout
-from redis_lab.server import server
-from redis_lab.topology import cluster
-from redis_lab.wire import wire
+from redis_lab.servers.choose import server
+from redis_lab.servers.topology import cluster
+from redis_lab.wiretap import wire
 
 
 @pytest.fixture(scope="module")

@@ -31,9 +31,9 @@ from redis_lab.patterns.queue import (
     ListQueue,
     StreamQueue,
 )
-from redis_lab.server import server
-from redis_lab.topology import cluster
-from redis_lab.wire import wire
+from redis_lab.servers.choose import server
+from redis_lab.servers.topology import cluster
+from redis_lab.wiretap import wire
 
 BOTH = [ListQueue, StreamQueue]
 TWIN = {ListQueue: AsyncListQueue, StreamQueue: AsyncStreamQueue}

@@ -38,9 +38,9 @@ from redis_lab.patterns.rate_limit import (
     SlidingCounter,
     SlidingLog,
 )
-from redis_lab.server import server
-from redis_lab.topology import cluster
-from redis_lab.wire import wire
+from redis_lab.servers.choose import server
+from redis_lab.servers.topology import cluster
+from redis_lab.wiretap import wire
 
 KINDS = (FixedWindow, SlidingLog, SlidingCounter, Gcra)
 ASYNC = (AsyncFixedWindow, AsyncSlidingLog, AsyncSlidingCounter, AsyncGcra)

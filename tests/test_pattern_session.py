@@ -22,8 +22,8 @@ from redis_lab.exercises import sessions as exercises
 from redis_lab.lesson import NotYet
 from redis_lab.patterns import session as module
 from redis_lab.patterns.session import AsyncSessions, Revoked, Session, Sessions
-from redis_lab.topology import cluster
-from redis_lab.wire import wire
+from redis_lab.servers.topology import cluster
+from redis_lab.wiretap import wire
 
 
 @pytest.fixture(scope="module")

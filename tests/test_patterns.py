@@ -25,9 +25,9 @@ from redis.retry import Retry
 
 from redis_lab.patterns.cache_aside import CacheAside
 from redis_lab.patterns.counter import AsyncExpiringCounter, ExpiringCounter
-from redis_lab.server import server
-from redis_lab.topology import cluster
-from redis_lab.wire import wire
+from redis_lab.servers.choose import server
+from redis_lab.servers.topology import cluster
+from redis_lab.wiretap import wire
 
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="these processes are forked")
 

@@ -9,7 +9,7 @@ import redis
 
 from redis_lab.exercises import protocol as exercises
 from redis_lab.lesson import NotYet
-from redis_lab.server import server
+from redis_lab.servers.choose import server
 
 
 def right(*words):

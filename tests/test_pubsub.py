@@ -12,7 +12,7 @@ from processes import within
 
 from redis_lab.exercises import pubsub
 from redis_lab.lesson import NotYet
-from redis_lab.topology import cluster
+from redis_lab.servers.topology import cluster
 
 # ---------------------------------------------------------------- announce
 

@@ -10,7 +10,7 @@ from processes import NATIVE, within
 
 from redis_lab.exercises import replicas_and_failover as exercises
 from redis_lab.lesson import NotYet
-from redis_lab.topology import linked, replicated, until
+from redis_lab.servers.topology import is_linked, replicated, wait_until
 
 
 @pytest.fixture
@@ -115,9 +115,9 @@ def test_a_primary_that_keeps_its_data_does_not_empty_its_replica(native):
         made.primary.restart()
 
         def back() -> bool:
-            return primary.info("replication")["connected_slaves"] == 1 and linked(copy)
+            return primary.info("replication")["connected_slaves"] == 1 and is_linked(copy)
 
-        until(back, 15, "The return")
+        wait_until(back, 15, "The return")
         assert (primary.dbsize(), copy.dbsize()) == (1000, 1000)
 
 
@@ -126,7 +126,7 @@ def test_silence_is_bounded_by_max_lag_and_two_seconds(native):
         replicated(1, min_replicas_to_write=1, min_replicas_max_lag=1) as made,
         made.primary.client() as primary,
     ):
-        until(lambda: primary.info("replication")["min_slaves_good_slaves"] == 1, 10, "Health")
+        wait_until(lambda: primary.info("replication")["min_slaves_good_slaves"] == 1, 10, "Health")
         with made.replicas[0].stalled():
             taken = []
 

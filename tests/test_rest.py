@@ -35,7 +35,8 @@ from redis_lab.patterns.rate_limit import (
     SlidingLog,
 )
 from redis_lab.patterns.session import AsyncSessions, Sessions
-from redis_lab.server import server
+from redis_lab.rest import app, protocol
+from redis_lab.servers.choose import server
 
 TOKEN = "a-token"
 
@@ -238,7 +239,7 @@ def test_on_every_kind_of_server(each_kind):
 )
 def test_path_style(method, path, body, command):
     where, _, query = path.partition("?")
-    found = rest.command_in(where, query, (body or "").encode())
+    found = protocol.parse_path(where, query, (body or "").encode())
     assert [word.decode() for word in found] == command
 
 
@@ -284,7 +285,7 @@ def test_what_is_wrong_is_a_400_with_an_error(path, body, web, r):
     assert ask(web, "GET", "/ping") == (200, {"result": "PONG"})
 
 
-@pytest.mark.parametrize("command", sorted(rest.WAITS | rest.LISTENS | rest.TRANSACTS))
+@pytest.mark.parametrize("command", sorted(protocol.WAITS | protocol.LISTENS | protocol.TRANSACTS))
 def test_what_waits_or_listens_is_refused(command, web):
     body = json.dumps([command.decode().lower(), "a", "0"])
     status, reply = ask(web, "POST", "/", body)  # for half a minute at most
@@ -298,7 +299,7 @@ def test_streams_may_be_read_but_not_waited_for(web, r):
     assert ask(web, "POST", "/", json.dumps(["xread", "block", 0, *read[3:]]))[0] == 400
 
 
-@pytest.mark.parametrize("command", sorted(rest.CONNECTS))
+@pytest.mark.parametrize("command", sorted(protocol.CONNECTS))
 def test_shared_connections_keep_their_state(command, web):
     assert ask(web, "POST", "/", json.dumps([command.decode(), "1"]))[0] == 400
 
@@ -366,7 +367,7 @@ def test_a_body_has_a_limit(lab, r):
 
 
 def test_listens_on_loopback_only_and_tells_nobody_its_secrets(lab, web):
-    process = psutil.Process(web.process.pid)
+    process = psutil.Process(web.pid)
     listening = [c for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
     assert [c.laddr.ip for c in listening] == ["127.0.0.1"]
     assert TOKEN not in " ".join(process.cmdline()) and lab.url not in process.cmdline()
@@ -427,7 +428,7 @@ def test_a_few_connections_serve_many(lab, r):
         replies = asyncio.run(use())
         assert [reply.json()["result"] for reply in replies] == [str(k) for k in range(200)]
         opened = r.info("stats")["total_connections_received"] - before
-        assert 1 <= opened <= rest.CONNECTIONS
+        assert 1 <= opened <= app.CONNECTIONS
 
 
 def test_kill_and_restart_on_the_same_port(lab):
@@ -464,7 +465,7 @@ import os, redis_lab as lab
 from redis_lab import rest
 private = lab.server()
 web = rest.gateway(private)
-print(web.process.pid, flush=True)
+print(web.pid, flush=True)
 if os.fork() == 0:  # holds the pipe open
     os.close(1); import time; time.sleep(10); os._exit(0)
 os.kill(os.getpid(), 9)

@@ -22,7 +22,9 @@ from hdrh.histogram import HdrHistogram
 from redis_lab import bench, results
 from redis_lab.errors import LabError
 from redis_lab.results import Result
-from redis_lab.server import server
+from redis_lab.servers import choose
+from redis_lab.servers.base import DEFAULTS
+from redis_lab.servers.choose import server
 
 FIGURE = {"kind": "ladder", "x": "p50_us", "xlabel": "latency (µs)"}
 
@@ -204,11 +206,10 @@ def test_environment_says_what_the_numbers_depend_on():
 
 
 def test_environment_of_the_server_behind_connect(monkeypatch):
-    module = sys.modules["redis_lab.server"]
     with server(hz=50) as here, here.client() as client:
-        monkeypatch.setattr(module, "_default", (here, ""))
+        monkeypatch.setattr(choose, "_default", (here, ""))
         found = results.environment(client)
-        assert found["server_config"] == {**module.DEFAULTS, "hz": 50}
+        assert found["server_config"] == {**DEFAULTS, "hz": 50}
         assert found["server_affinity"] == results.affinity(psutil.Process(here.pid))
         with server() as other, other.client() as elsewhere:
             assert results.environment(elsewhere)["server_config"] is None

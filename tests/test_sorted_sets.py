@@ -6,7 +6,7 @@ import pytest
 
 from redis_lab.exercises import sorted_sets
 from redis_lab.lesson import NotYet
-from redis_lab.wire import wire
+from redis_lab.wiretap import wire
 
 # ---------------------------------------------------------------- around
 

@@ -12,7 +12,7 @@ from redis.cluster import ClusterNode
 from redis.sentinel import MasterNotFoundError
 
 from redis_lab.errors import LabError
-from redis_lab.topology import NAME, SLOTS, cluster, introduce, replicated, until
+from redis_lab.servers.topology import NAME, SLOTS, cluster, introduce, replicated, wait_until
 
 
 def test_cluster_of_primaries(native):
@@ -47,7 +47,7 @@ def test_a_replica_takes_over_from_its_dead_primary(native):
             def another() -> bool:
                 return six.owner("a") is not first
 
-            until(another, 20, "The failover")
+            wait_until(another, 20, "The failover")
             assert six.owner("a") in six.nodes[3:]
             assert client.get("a") == "1"
             first.restart()
@@ -56,7 +56,7 @@ def test_a_replica_takes_over_from_its_dead_primary(native):
                 with first.client() as old:
                     return old.info("replication")["role"] == "slave"
 
-            until(follows, 10, "The return")
+            wait_until(follows, 10, "The return")
 
 
 def test_no_node_left_to_ask():
@@ -117,7 +117,7 @@ def test_sentinels_choose_another_primary(native):
                 return watchers.discover_master(NAME)[1] != made.primary.port
             return False
 
-        until(another, 20, "The failover")
+        wait_until(another, 20, "The failover")
         assert made.at(watchers.discover_master(NAME)[1]) in made.replicas
         assert primary.get("a") == "1"
     assert all(map(gone, pids))
@@ -126,7 +126,7 @@ def test_sentinels_choose_another_primary(native):
 def test_what_does_not_happen_in_time_says_so():
     began = time.monotonic()
     with pytest.raises(LabError, match=r"The miracle did not happen within 0 seconds\."):
-        until(lambda: False, 0.1, "The miracle")
+        wait_until(lambda: False, 0.1, "The miracle")
     assert time.monotonic() - began >= 0.1
 
 

@@ -10,7 +10,8 @@ from processes import within
 
 from redis_lab.exercises import transactions_and_scripts as exercises
 from redis_lab.lesson import NotYet
-from redis_lab.server import impatient, server
+from redis_lab.servers.base import fail_fast
+from redis_lab.servers.choose import server
 
 # ---------------------------------------------------------------- buy
 
@@ -213,7 +214,7 @@ def test_functions_survive_with_the_data_and_scripts_do_not(each_kind):
 def test_a_script_that_has_written_cannot_be_killed(each_kind):
     endless = "redis.call('SET', KEYS[1], 1) while true do end"
     private = server(kind=each_kind.kind, busy_reply_threshold=20)
-    with private, private.client(**impatient()) as r, private.client() as other:
+    with private, private.client(**fail_fast()) as r, private.client() as other:
 
         def run():
             with pytest.raises(redis.ConnectionError):

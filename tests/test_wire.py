@@ -23,9 +23,10 @@ from redis._parsers import (
 )
 
 from redis_lab import LabError
-from redis_lab.server import binary_on_path, server
-from redis_lab.topology import cluster
-from redis_lab.wire import Wire, _Flow, _watched, wire
+from redis_lab.servers.choose import server
+from redis_lab.servers.native import binary_on_path
+from redis_lab.servers.topology import cluster
+from redis_lab.wiretap import Wire, _Flow, _watched, wire
 
 
 class Relay:

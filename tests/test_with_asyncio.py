@@ -11,9 +11,9 @@ import redis
 import redis.asyncio
 from processes import within
 
+from redis_lab.distance import link
 from redis_lab.exercises import with_asyncio as exercises
 from redis_lab.lesson import NotYet
-from redis_lab.link import link
 
 
 def client_of(url, most):

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import redis
 
 from redis_lab.judging import NotYet, exercise
-from redis_lab.server import server
-from redis_lab.wire import wire
+from redis_lab.servers.choose import server
+from redis_lab.wiretap import wire
 
 FILL = """
 for n = 1, ARGV[1] do redis.call('SET', 'page:' .. n, string.rep('x', n % 90)) end

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import redis
 
+from redis_lab import internals
 from redis_lab.judging import NotYet, exercise
-from redis_lab.server import server
+from redis_lab.servers.choose import server
 
 
 @exercise
@@ -44,7 +45,7 @@ def read_all(_: redis.Redis, answer: Callable[[Callable, list[str], list[str]], 
         connection = redis.Connection(host=private.host, port=private.port, decode_responses=True)
         pushed: list[object] = []
         connection.connect()
-        connection._parser.set_invalidation_push_handler(pushed.append)
+        internals.on_invalidation(connection, pushed.append)
 
         def ask(*words: object) -> object:
             connection.send_command(*words)

@@ -8,8 +8,8 @@ import redis
 from redis.crc import key_slot
 
 from redis_lab.judging import NotYet, exercise
-from redis_lab.topology import SLOTS, cluster
-from redis_lab.wire import wire
+from redis_lab.servers.topology import SLOTS, cluster
+from redis_lab.wiretap import wire
 
 
 @exercise

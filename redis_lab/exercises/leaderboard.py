@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from redis_lab.judging import NotYet, exercise
-from redis_lab.wire import wire
+from redis_lab.wiretap import wire
 
 ROUNDS, MOST_SOLVED, MOST_MINUTES = 8, 1_000_000, 99_999
 Pairs = Sequence[Sequence]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import redis
 
 from redis_lab.judging import NotYet, exercise
-from redis_lab.wire import Wire, wire
+from redis_lab.wiretap import Wire, wire
 
 DAYS_30 = 30 * 86400
 AT_ONCE = {"MULTI", "EVAL", "EVALSHA", "FCALL"}  # any of these makes several commands one step

@@ -8,8 +8,8 @@ from functools import cache
 import redis
 
 from redis_lab.judging import NotYet, exercise
-from redis_lab.server import server
-from redis_lab.wire import wire
+from redis_lab.servers.choose import server
+from redis_lab.wiretap import wire
 
 Write = Callable[[redis.Redis, int], None]
 COUNT = 20_000

@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from redis_lab.judging import NotYet, exercise
-from redis_lab.server import server
+from redis_lab.servers.choose import server
 
 
 def read(stream: io.BufferedReader) -> object:

@@ -11,7 +11,7 @@ import redis
 from redis.client import PubSub
 
 from redis_lab.judging import NotYet, exercise
-from redis_lab.wire import wire
+from redis_lab.wiretap import wire
 
 KEY, CHANNEL = "check:price", "check:prices"
 LONGEST_S = 3.0

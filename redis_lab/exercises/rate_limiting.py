@@ -10,7 +10,7 @@ from unittest import mock
 import redis
 
 from redis_lab.judging import NotYet, exercise
-from redis_lab.wire import wire
+from redis_lab.wiretap import wire
 
 LIMIT, WINDOW_MS = 5, 1000
 NOON_MS = 1_767_268_800_000

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import redis
 
 from redis_lab.judging import NotYet, exercise
-from redis_lab.topology import Replicated, replicated, until
-from redis_lab.wire import wire
+from redis_lab.servers.topology import Replicated, replicated, wait_until
+from redis_lab.wiretap import wire
 
 PATIENCE_S = 4
 
@@ -109,7 +109,7 @@ def settings(_: redis.Redis, answer: Callable[[int], dict]) -> str:
                 "already stop the shop. Use what is allowed."
             )
     with replicated(1, **given) as made, made.primary.client() as primary:
-        until(lambda: primary.info("replication")["min_slaves_good_slaves"] == 1, 10, "Health")
+        wait_until(lambda: primary.info("replication")["min_slaves_good_slaves"] == 1, 10, "Health")
         primary.set("check:order", "paid")  # one replica is down, and nobody notices
         with made.replicas[0].stalled():
             primary.client_kill_filter(_type="replica")

@@ -10,7 +10,7 @@ import redis
 
 from redis_lab import rest
 from redis_lab.judging import NotYet, exercise
-from redis_lab.server import server
+from redis_lab.servers.choose import server
 
 COMMANDS = (
     ["SET", "check:plain", "lamp"],

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from redis_lab.judging import NotYet, exercise
-from redis_lab.wire import wire
+from redis_lab.wiretap import wire
 
 MEMBERS = 400
 LATE = (

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import redis
 
 from redis_lab.judging import NotYet, exercise
-from redis_lab.wire import wire
+from redis_lab.wiretap import wire
 
 STREAM, GROUP = "check:stream", "check:group"
 START, END = 1_764_360_000, 1_764_363_600  # an hour, in seconds

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import redis
 
 from redis_lab.judging import NotYet, exercise
-from redis_lab.wire import wire
+from redis_lab.wiretap import wire
 
 
 @exercise

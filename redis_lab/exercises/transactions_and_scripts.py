@@ -9,8 +9,8 @@ from typing import Any
 import redis
 
 from redis_lab.judging import NotYet, exercise
-from redis_lab.server import server
-from redis_lab.wire import wire
+from redis_lab.servers.choose import server
+from redis_lab.wiretap import wire
 
 THREADS, EACH, IN_STOCK = 8, 40, 200
 

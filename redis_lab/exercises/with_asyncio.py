@@ -11,9 +11,9 @@ from typing import TypeVar
 import redis
 import redis.asyncio
 
+from redis_lab.distance import link
 from redis_lab.judging import NotYet, exercise
-from redis_lab.link import link
-from redis_lab.server import server
+from redis_lab.servers.choose import server
 
 T = TypeVar("T")
 

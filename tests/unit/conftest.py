@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from redis_lab.server import Keeper
+from redis_lab.child import Child
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -14,8 +14,8 @@ def _no_server() -> Iterator[None]:
     """A module's own, so that it comes before the modules' servers, such as `lab`."""
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("A test in tests/unit starts a server; it belongs into tests/.")
+        raise AssertionError("A test in tests/unit starts a process; it belongs into tests/.")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Keeper, "__init__", refuse)
+        patch.setattr(Child, "__init__", refuse)
         yield

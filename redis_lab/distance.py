@@ -13,33 +13,35 @@ import math
 import os
 import socket
 import statistics
-import subprocess
 import sys
 import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import quote
 
 import redis
 import redis.asyncio
 from redis.connection import SSLConnection
 
-from . import _relay
+from . import internals
+from .child import Child
 from .errors import LabError
-from .guest import polite
-from .server import Server, redact
-from .topology import Cluster
+from .servers.base import Server, redact
+from .servers.guest import guest_of, restrict
+from .servers.topology import Cluster
 
+RELAY = Path(__file__).with_name("_relay.py")
 LONGEST_MS = 10_000.0
 QUEUE_LIMIT = 256 * 2**20  # bytes that may wait towards one side of one connection
 ANSWER_TIMEOUT_S = 5.0
 
-# Calibration: how long one round of measuring may take, how many rounds, and how near is near.
+# Calibration: how long one round of measuring may take, how many rounds, and the tolerance.
 ROUND_S = 0.15
 ROUNDS = 4
-NEAR_MS = 0.02
-NEAR_SHARE = 0.02
+TOLERANCE_MS = 0.02
+TOLERANCE_SHARE = 0.02
 # What the relay costs hardly depends on the delay, so longer ones are calibrated at this one.
 CALIBRATED_AT_MS = 25.0
 
@@ -50,6 +52,28 @@ INHERITED = set(inspect.signature(redis.Redis.__init__).parameters) - {
     "unix_socket_path",
     "connection_pool",
 }
+
+
+class Relay(Child):
+    """The process that delays what passes between clients and one server; see `_relay.py`.
+
+    Attributes: `port`, on loopback.
+    """
+
+    def __init__(self, *target: str) -> None:
+        """Start one to the target `("tcp", host, port)` or `("unix", path)`.
+
+        Raises: LabError when it does not start.
+        """
+        super().__init__("The link's relay process", RELAY, str(QUEUE_LIMIT), *target)
+        self.port = int(self.wait_ready().split()[1])
+        self.delay_ms = 0.0
+
+    def set_delay(self, both_ways_ms: float) -> None:
+        """Delay each round trip by so many ms. Raises: LabError when the process has ended."""
+        if not self.ask(f"delay {max(0, round(both_ways_ms * 1e6 / 2))}"):
+            raise LabError("The link's relay process has ended. Make the link again.")
+        self.delay_ms = both_ways_ms
 
 
 @dataclass(frozen=True)
@@ -82,7 +106,7 @@ class Link:
         with self._probe(template) as direct:
             if not rtt_ms:
                 self.host, self.port = kwargs.get("host"), kwargs.get("port")
-                self.direct_ms = statistics.median(ping_ms(direct) for _ in range(20))
+                self.direct_ms = statistics.median(_ping_ms(direct) for _ in range(20))
                 self.achieved_ms = 0.0
                 return
             self._start(direct)
@@ -122,10 +146,11 @@ class Link:
             where = {"unix_socket_path": pool.connection_kwargs["path"]}
         client = redis.Redis(**{**inherited, **where, **options})
         if self._tls:
-            client.connection_pool.connection_class = presenting(pool.connection_kwargs["host"])
-        guest = getattr(pool, "guest", None)
+            host = pool.connection_kwargs["host"]
+            client.connection_pool.connection_class = internals.tls_connection_for(host)
+        guest = guest_of(self._template)
         if guest is not None:
-            polite(client, guest)
+            restrict(client, guest)
         self._clients = [ref for ref in self._clients if ref() is not None]
         self._clients.append(weakref.ref(client))
         return client
@@ -135,16 +160,16 @@ class Link:
         """A bare socket on which this client's server has answered a first PING."""
         pool = client.connection_pool
         try:
-            sock = pool.connection_class(**pool.connection_kwargs)._connect()
+            sock = internals.open_socket(pool)
         except (OSError, redis.RedisError) as error:
             raise LabError(
                 f"No Redis answers at {self.target} ({error}). "
-                "Start it, or mend the address, before putting a link in front of it."
+                "Start it, or correct the address, before putting a link in front of it."
             ) from error
         with contextlib.closing(sock):
             sock.settimeout(ANSWER_TIMEOUT_S + 4 * self.wanted_ms / 1000)
             try:
-                ping_ms(sock)
+                _ping_ms(sock)
                 yield sock
             except OSError as error:
                 raise LabError(
@@ -160,31 +185,8 @@ class Link:
             target = ["tcp", host, str(port)]
         else:
             target = ["unix", os.path.abspath(self.target)]
-        command = [sys.executable, "-I", "-S", _relay.__file__, str(os.getpid())]
-        self._process = subprocess.Popen(
-            [*command, str(QUEUE_LIMIT), *target],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C in a notebook must not cut the link
-        )
-        # A process that this one forked must not cut the link when it ends.
-        self._finalizer = weakref.finalize(self, quit_relay, self._process, os.getpid())
-        assert self._process.stdout  # it is a pipe
-        answer = self._process.stdout.readline().split()
-        if not answer:
-            self.stop()
-            raise LabError(
-                "The link's relay process did not start; its last words are on the terminal. "
-                "The commonest cause is too little memory or too many processes."
-            )
-        self.host, self.port, self.pid = "127.0.0.1", int(answer[1]), self._process.pid
-
-    def _delay(self, both_ways_ms: float) -> None:
-        assert self._process.stdin and self._process.stdout  # they are pipes
-        self._process.stdin.write(b"delay %d\n" % max(0, round(both_ways_ms * 1e6 / 2)))
-        self._process.stdin.flush()
-        if not self._process.stdout.readline():
-            raise LabError("The link's relay process has ended. Make the link again.")
+        self._relay = Relay(*target)
+        self.host, self.port, self.pid = "127.0.0.1", self._relay.port, self._relay.pid
 
     def _calibrate(self, direct: socket.socket, far: socket.socket) -> None:
         """Find the delay that together with the relay's own cost adds `wanted_ms`."""
@@ -193,7 +195,7 @@ class Link:
         for _ in range(ROUNDS):
             found = self._measure(direct, far, delay)
             off = aim - found.added_ms
-            if abs(off) <= max(NEAR_MS, NEAR_SHARE * aim) or (off < 0 and not delay):
+            if abs(off) <= max(TOLERANCE_MS, TOLERANCE_SHARE * aim) or (off < 0 and not delay):
                 break
             delay = max(0.0, delay + off)
         else:
@@ -203,13 +205,18 @@ class Link:
         self.achieved_ms, self.direct_ms = found.added_ms, found.direct_ms
 
     def _measure(self, direct: socket.socket, far: socket.socket, delay: float) -> Round:
-        self._delay(delay)
+        self._relay.set_delay(delay)
         pings = max(1, min(100, int(ROUND_S * 1000 / (delay + 0.3))))
         # in turn, so that whatever else the machine does falls on both alike
-        pairs = [(ping_ms(direct), ping_ms(far)) for _ in range(pings)]
+        pairs = [(_ping_ms(direct), _ping_ms(far)) for _ in range(pings)]
         near, through = (statistics.median(column) for column in zip(*pairs, strict=True))
         self.rounds.append(Round(delay, through - near, near, pings))
         return self.rounds[-1]
+
+    @property
+    def delay_ms(self) -> float | None:
+        """What the relay delays a round trip by, without its own cost; None without a relay."""
+        return self._relay.delay_ms if self.pid is not None else None
 
     def stop(self) -> None:
         """Close the clients that came from here and end the relay."""
@@ -218,7 +225,7 @@ class Link:
             if client is not None:
                 client.close()
         if self.pid is not None:
-            self._finalizer()
+            self._relay.stop()
 
     def __enter__(self) -> Link:
         return self
@@ -244,8 +251,8 @@ def link(target: redis.Redis | Server | str, rtt_ms: float) -> Link:
     `target` is a client, a `Server`, or a URL (replies are text, as with `Server.client()`). The
     added time is calibrated, which takes up to a second: from 0.5 ms up it is met within 10 % or
     0.1 ms on a quiet machine, and `achieved_ms` says what it is. Below that the relay's own cost
-    of about 0.1 to 0.2 ms is the floor. Connecting costs one round trip more, as it does over TCP.
-    At 0 there is no relay at all: `far` leads straight to the server and `achieved_ms` is 0.
+    of about 0.1 to 0.2 ms is the minimum. Connecting costs one round trip more, as over TCP. At 0
+    there is no relay at all: `far` leads straight to the server and `achieved_ms` is 0.
 
     Raises: LabError for a server that does not answer, a Cluster client, or a round-trip time
     below 0 or above 10 s.
@@ -277,22 +284,8 @@ def link(target: redis.Redis | Server | str, rtt_ms: float) -> Link:
     return Link(target, rtt_ms)
 
 
-def presenting(name: str) -> type[SSLConnection]:
-    """TLS connections that ask for and check the server's own name, not the relay's address."""
-
-    class FarSSLConnection(SSLConnection):
-        def _wrap_socket_with_ssl(self, sock: socket.socket) -> socket.socket:
-            relay, self.host = self.host, name
-            try:
-                return super()._wrap_socket_with_ssl(sock)
-            finally:
-                self.host = relay
-
-    return FarSSLConnection
-
-
-def ping_ms(sock: socket.socket) -> float:
-    """The round-trip time of one PING. A refusal (-NOAUTH) has made the same trip.
+def _ping_ms(sock: socket.socket) -> float:
+    """The round-trip time of one PING. A refusal (-NOAUTH) has made the same round trip.
 
     Raises: OSError if no Redis answers.
     """
@@ -303,17 +296,3 @@ def ping_ms(sock: socket.socket) -> float:
     if reply[:1] not in (b"+", b"-"):
         raise OSError(f"it said {reply[:40]!r}" if reply else "it closed the connection")
     return taken / 1e6
-
-
-def quit_relay(process: subprocess.Popen, owner: int) -> None:
-    if os.getpid() != owner:
-        return
-    assert process.stdin and process.stdout  # they are pipes
-    with contextlib.suppress(OSError):
-        process.stdin.close()
-    try:
-        process.wait(timeout=2)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    process.stdout.close()

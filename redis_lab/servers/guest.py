@@ -1,7 +1,7 @@
-"""Being a polite guest on a server that belongs to the user.
+"""Protect a server that belongs to the user.
 
-A client made polite refuses the commands that reach beyond the lab's own keys, and remembers
-every key that it wrote, so that exactly those are removed in the end.
+A restricted client refuses the commands that reach beyond the lab's own keys, and records every
+key that it writes, so that exactly those are removed in the end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import redis
 
-from .errors import LabError
+from ..errors import LabError
 from .nodes import first, primaries
 
 REFUSED = {
@@ -51,19 +51,19 @@ CALLED = re.compile(
 DATABASE = re.compile(r"""(["'])\s*DB\s*\1""", re.I)
 
 
-def word(argument: object) -> str:
+def _upper(argument: object) -> str:
     """One argument of a command as upper-case text."""
     if isinstance(argument, bytes | bytearray | memoryview):
         argument = bytes(argument).decode(errors="replace")
     return str(argument).upper()
 
 
-def batches(keys: list[bytes], size: int = 1000) -> Iterator[list[bytes]]:
+def _batches(keys: list[bytes], size: int = 1000) -> Iterator[list[bytes]]:
     for start in range(0, len(keys), size):
         yield keys[start : start + size]
 
 
-def as_bytes(key: object) -> bytes:
+def _as_bytes(key: object) -> bytes:
     return bytes(key) if isinstance(key, bytes | bytearray | memoryview) else str(key).encode()
 
 
@@ -87,10 +87,10 @@ class Place:
         """The keys among the words of a command; none where it is malformed."""
         start = self.start
         if self.keyword:
-            found = (i + 1 for i in range(start, len(parts)) if word(parts[i]) == self.keyword)
+            found = (i + 1 for i in range(start, len(parts)) if _upper(parts[i]) == self.keyword)
             start = next(found, len(parts))
         if self.counted:
-            count = word(parts[start]) if start < len(parts) else ""
+            count = _upper(parts[start]) if start < len(parts) else ""
             start += self.last
             stop = start + int(count) * self.step if count.isdecimal() else start
         else:
@@ -98,31 +98,31 @@ class Place:
         return islice(parts, start, stop, self.step)
 
 
-def as_dict(reply: Any) -> dict[str, Any]:
+def _as_dict(reply: Any) -> dict[str, Any]:
     """A map of the server, which RESP2 sends as a flat list."""
     if not isinstance(reply, dict):
         reply = dict(zip(reply[::2], reply[1::2], strict=True))
-    return {text(key): value for key, value in reply.items()}
+    return {_text(key): value for key, value in reply.items()}
 
 
-def text(value: object) -> str:
+def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def written_places(specifications: list) -> Iterator[Place]:
+def _written_places(specifications: list) -> Iterator[Place]:
     """The places whose keys a command may create or change, and which it does not only read."""
-    for specification in map(as_dict, specifications):
-        if not {"insert", "update"} & set(map(text, specification["flags"])):
+    for specification in map(_as_dict, specifications):
+        if not {"insert", "update"} & set(map(_text, specification["flags"])):
             continue
-        begin, find = as_dict(specification["begin_search"]), as_dict(specification["find_keys"])
-        kinds = text(begin["type"]), text(find["type"])
+        begin, find = _as_dict(specification["begin_search"]), _as_dict(specification["find_keys"])
+        kinds = _text(begin["type"]), _text(find["type"])
         if "unknown" in kinds:
             continue
-        at, how = as_dict(begin["spec"]), as_dict(find["spec"])
+        at, how = _as_dict(begin["spec"]), _as_dict(find["spec"])
         counted = kinds[1] == "keynum"
         yield Place(
             start=int(at.get("index") or at["startfrom"]),
-            keyword=text(at.get("keyword", "")).upper(),
+            keyword=_text(at.get("keyword", "")).upper(),
             last=int(how["firstkey"] if counted else how["lastkey"]),
             step=int(how["keystep"]),
             counted=counted,
@@ -149,10 +149,10 @@ class Guest:
         for name, command in client.command().items():
             # redis-py parses the commands and leaves their subcommands as the server sent them
             entries = [(name, command.get("key_specifications") or [])]
-            entries += [(text(sub[0]), sub[8]) for sub in command.get("subcommands") or []]
+            entries += [(_text(sub[0]), sub[8]) for sub in command.get("subcommands") or []]
             for full, specifications in entries:
                 command_name = full.replace("|", " ").upper()
-                places = list(written_places(specifications))
+                places = list(_written_places(specifications))
                 if places and command_name not in NEVER_CREATE:
                     self.table[command_name] = places
         self.table["SORT"] = [Place(2, keyword="STORE")]  # the server cannot say where
@@ -163,76 +163,76 @@ class Guest:
         Raises: LabError for a command that the lab never runs on a server it did not start.
         """
         # redis-py sends "CONFIG SET" as one string, people type two words
-        parts = [*word(args[0]).split(), *args[1:]] or [""]
-        first, sub = parts[0], word(parts[1]) if len(parts) > 1 else ""
-        self.refuse(first, parts)
+        parts = [*_upper(args[0]).split(), *args[1:]] or [""]
+        first, sub = parts[0], _upper(parts[1]) if len(parts) > 1 else ""
+        self._refuse(first, parts)
         if first in SCRIPTS or f"{first} {sub}" in SCRIPTS:
-            script = as_bytes(parts[1 if first in SCRIPTS else 2]) if len(parts) > 2 else b""
-            self.read_script(script.decode(errors="replace"))
+            script = _as_bytes(parts[1 if first in SCRIPTS else 2]) if len(parts) > 2 else b""
+            self._read_script(script.decode(errors="replace"))
         for place in self.table.get(f"{first} {sub}") or self.table.get(first) or ():
-            self.written.update(map(as_bytes, place.keys(parts)))
+            self.written.update(map(_as_bytes, place.keys(parts)))
 
-    def read_script(self, script: str) -> None:
+    def _read_script(self, script: str) -> None:
         for _, name, _, second in CALLED.findall(script):
             command = name.strip().upper()
             if command == "SELECT" or (command == "COPY" and DATABASE.search(script)):
-                raise LabError(self.elsewhere())
-            self.refuse(command, [name, second])
+                raise LabError(self._other_database())
+            self._refuse(command, [name, second])
 
-    def elsewhere(self) -> str:
+    def _other_database(self) -> str:
         return (
             f"On a server that the lab did not start it stays in database {self.database}. "
             "A lesson that needs another starts its own server: lab.server()."
         )
 
-    def refuse(self, first: str, parts: list) -> None:
+    def _refuse(self, first: str, parts: list) -> None:
         """Raises: LabError for what reaches beyond the lab's own keys, or its database."""
-        sub = word(parts[1]) if len(parts) > 1 else ""
+        sub = _upper(parts[1]) if len(parts) > 1 else ""
         if (first,) in REFUSED or (first, sub) in REFUSED:
             shown = first if (first,) in REFUSED else f"{first} {sub}"
             raise LabError(
                 f"{shown} is never run on a server that the lab did not start. "
                 "A lesson that needs it starts its own: lab.server()."
             )
-        words = [word(part) for part in parts]
+        words = [_upper(part) for part in parts]
         options = zip(words[3:], [*words[4:], ""], strict=False)  # keys may be called DB, too
         other = {number for option, number in options if option == "DB"} - {str(self.database)}
         if (first == "SELECT" and sub != str(self.database)) or (first == "COPY" and other):
-            raise LabError(self.elsewhere())
+            raise LabError(self._other_database())
 
     def remove_written(self, client: redis.Redis) -> int:
         """Remove the keys that this visit wrote, and no other; return how many there were."""
         removed = 0
-        for keys in batches(sorted(self.written)):
+        for keys in _batches(sorted(self.written)):
             removed += client.unlink(*keys)
         self.written.clear()
         return removed
 
 
 def guest_of(client: redis.Redis | redis.RedisCluster) -> Guest | None:
-    """The guest that a polite client's connections ask; None for any other client."""
+    """The guest that a restricted client's connections ask; None for any other client."""
     return getattr(first(client).connection_pool, "guest", None)
 
 
-def polite_cluster(client: redis.RedisCluster, guest: Guest) -> redis.RedisCluster:
+def restrict_cluster(client: redis.RedisCluster, guest: Guest) -> redis.RedisCluster:
     """The same for the client of a cluster, and for every node that it will come to know."""
     manager: Any = client.nodes_manager
     make = manager.create_redis_node
-    manager.create_redis_node = lambda *args, **kwargs: polite(make(*args, **kwargs), guest)
+    manager.create_redis_node = lambda *args, **kwargs: restrict(make(*args, **kwargs), guest)
     for node in (*manager.nodes_cache.values(), *manager.startup_nodes.values()):
         one = node.redis_connection
         if one is not None and not hasattr(one.connection_pool, "guest"):
-            polite(one, guest)
+            restrict(one, guest)
     return client
 
 
-def polite(client: redis.Redis, guest: Guest) -> redis.Redis:
+def restrict(client: redis.Redis, guest: Guest) -> redis.Redis:
     """Make each connection that `client` opens from now on ask `guest` about each command."""
 
     pool: Any = client.connection_pool
     kind: Any = pool.connection_class
 
-    class Polite(kind):
+    class Restricted(kind):
         def send_command(self, *args, **kwargs):
             guest.see(args)
             return super().send_command(*args, **kwargs)
@@ -243,15 +243,15 @@ def polite(client: redis.Redis, guest: Guest) -> redis.Redis:
                 guest.see(args)
             return super().pack_commands(commands)
 
-    Polite.__name__ = f"Polite{kind.__name__}"
+    Restricted.__name__ = f"Restricted{kind.__name__}"
     pool.disconnect()
-    pool.connection_class = Polite
+    pool.connection_class = Restricted
     pool.connection_kwargs.setdefault("client_name", guest.name)
     pool.guest = guest
     return client
 
 
-def other_visits(client: redis.Redis, own: str) -> set[int]:
+def _find_other_visits(client: redis.Redis, own: str) -> set[int]:
     """The databases in which other notebooks of the lab are at work."""
     try:
         clients = client.client_list()
@@ -260,7 +260,7 @@ def other_visits(client: redis.Redis, own: str) -> set[int]:
     return {int(c["db"]) for c in clients if c["name"].startswith(NAME) and c["name"] != own}
 
 
-def elsewhere(client: redis.Redis, where: str, visited: set[int], clustered: bool) -> str:
+def _suggest_database(client: redis.Redis, where: str, visited: set[int], clustered: bool) -> str:
     """Which empty database of the same server to name in REDIS_URL, as advice."""
     if clustered:  # has database 0 only
         return "use an empty cluster, or unset REDIS_URL to let the lab bring its own server"
@@ -278,7 +278,9 @@ def elsewhere(client: redis.Redis, where: str, visited: set[int], clustered: boo
     return f"set REDIS_URL to {urlunsplit(url._replace(path=f'/{free}', query=options))}"
 
 
-def move_in(client: redis.Redis, where: str, everywhere: redis.RedisCluster | None = None) -> Guest:
+def claim_database(
+    client: redis.Redis, where: str, everywhere: redis.RedisCluster | None = None
+) -> Guest:
     """Take an empty database of the user's server for this process.
 
     On a cluster `client` is one node's, and `everywhere` the cluster's.
@@ -292,17 +294,27 @@ def move_in(client: redis.Redis, where: str, everywhere: redis.RedisCluster | No
     pool.disconnect()
     nodes = primaries(everywhere or client)
     keys = sum(node.dbsize() for node in nodes)
-    visited = set().union(*(other_visits(node, own) for node in nodes))
-    mend = partial(elsewhere, client, where, visited, everywhere is not None)
+    visited = set().union(*(_find_other_visits(node, own) for node in nodes))
+    suggest = partial(_suggest_database, client, where, visited, everywhere is not None)
     if database in visited:
         raise LabError(
-            f"Another notebook of the lab is working in database {database} of {where}. To mend: "
-            f"shut its kernel down, or {mend()}."
+            f"Another notebook of the lab is working in database {database} of {where}. "
+            f"Shut its kernel down, or {suggest()}."
         )
     if keys:
         raise LabError(
             f"Database {database} of {where} already holds {keys:,} keys; the lab only works in "
             "an empty one, so that it can never touch yours. "
-            f"To mend: {mend()}."
+            f"Instead, {suggest()}."
         )
     return Guest(client)
+
+
+def guard(client: redis.Redis, args: tuple) -> None:
+    """Check a command that reaches the server of a restricted `client` by another way.
+
+    Raises: LabError for a command that must not run there.
+    """
+    guest = guest_of(client)
+    if guest is not None:
+        guest.see(args)

@@ -11,8 +11,8 @@ When its input closes, or when its owner is no longer its parent (a process that
 may hold the pipe open), it does what `quit` does. It polls, because that works alike on Linux and
 macOS, also when the owner was killed with SIGKILL.
 
-MODE is `native DIRECTORY PROGRAM ARGS...` or `remote HOST PORT PASSWORD_FILE`, where the server
-runs in a container and is told to shut down over its own port.
+MODE is `native DIRECTORY PROGRAM ARGS...` or `remote HOST PORT LOGIN_FILE`, where the server runs
+in a container and is told to shut down over its own port, after the command in the file.
 """
 
 import ctypes
@@ -64,11 +64,11 @@ class Native:
 
 
 class Remote:
-    def __init__(self, host, port, password_file):
+    def __init__(self, host, port, login_file):
         self.address = (host, int(port))
-        with open(password_file, encoding="utf-8") as file:
-            self.password = file.read()
-        os.remove(password_file)
+        with open(login_file, "rb") as file:
+            self.login = file.read()
+        os.remove(login_file)
 
     def start(self):
         return "pid 0"
@@ -78,10 +78,7 @@ class Remote:
     def quit(self):
         try:
             with socket.create_connection(self.address, timeout=1) as connection:
-                if self.password:
-                    secret = self.password.encode()
-                    connection.sendall(b"*2\r\n$4\r\nAUTH\r\n$%d\r\n%b\r\n" % (len(secret), secret))
-                connection.sendall(b"SHUTDOWN NOSAVE\r\n")
+                connection.sendall(self.login + b"SHUTDOWN NOSAVE\r\n")
                 connection.settimeout(1)
                 while connection.recv(4096):
                     pass

@@ -14,11 +14,12 @@ from typing import Any
 import redis
 from redis.sentinel import Sentinel
 
-from .errors import LabError
-from .server import START_TIMEOUT_S, Server, private_kind, server
+from ..errors import LabError
+from .base import START_TIMEOUT_S, Server
+from .choose import private_kind, server
 
 SLOTS = 16384
-NAME = "lab"  # of the primary, as Sentinels and their clients call it
+NAME = "lab"  # service name of the primary in Sentinel
 # By default a primary waits five seconds for further replicas before it sends its data, and then
 # ten before it sends anything more; until then the cluster does not name its replicas to clients.
 # A replica with a file between would look only once a second whether it is complete.
@@ -32,16 +33,16 @@ PERIODS = {"INFO-PERIOD": 10_000, "PUBLISH-PERIOD": 2_000}
 SHORT_PERIODS = dict.fromkeys(PERIODS, 100)
 
 
-def until(done: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait for it. Raises: LabError when it has not happened within so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not done():
+def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+    """Wait until the condition is true. Raises: LabError when it is not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
         if time.monotonic() > deadline:
-            raise LabError(f"{what} did not happen within {seconds:.0f} seconds.")
+            raise LabError(f"{what} did not happen within {timeout_s:.0f} seconds.")
         time.sleep(0.02)
 
 
-def native(what: str) -> str:
+def _native_kind(what: str) -> str:
     kind = private_kind()
     if not kind.native:
         raise LabError(f"{what} needs a native server: install redis-server 7 or newer.")
@@ -89,7 +90,7 @@ def cluster(primaries: int = 3, replicas: int = 0, **config: Any) -> Iterator[Cl
     config = {**AT_ONCE, "cluster_node_timeout": 2000, **config, "cluster_enabled": True}
     count = primaries * (1 + replicas)
     with contextlib.ExitStack() as stack:
-        kind = native("A cluster")
+        kind = _native_kind("A cluster")
         nodes = [stack.enter_context(server(kind=kind, **config)) for _ in range(count)]
         admins = [stack.enter_context(node.client()) for node in nodes]
         edges = [SLOTS * k // primaries for k in range(primaries + 1)]
@@ -97,15 +98,15 @@ def cluster(primaries: int = 3, replicas: int = 0, **config: Any) -> Iterator[Cl
             if k < primaries:
                 admin.execute_command("CLUSTER ADDSLOTSRANGE", edges[k], edges[k + 1] - 1)
             admin.execute_command("CLUSTER SET-CONFIG-EPOCH", k + 1)
-        introduce(nodes, admins, met if replicas else settled)
+        introduce(nodes, admins, _have_met if replicas else _is_settled)
         ids = [admin.execute_command("CLUSTER MYID") for admin in admins[:primaries]]
         for k, admin in enumerate(admins[primaries:]):
             admin.execute_command("CLUSTER REPLICATE", ids[k % primaries])
         following = admins[primaries:]
-        until(lambda: all(map(linked, following)), START_TIMEOUT_S, "Replication")
-        until(
+        wait_until(lambda: all(map(is_linked, following)), START_TIMEOUT_S, "Replication")
+        wait_until(
             lambda: all(
-                replicas_named(admin) == len(following) and settled(admin, count)
+                _count_replicas_named(admin) == len(following) and _is_settled(admin, count)
                 for admin in admins
             ),
             START_TIMEOUT_S,
@@ -114,13 +115,13 @@ def cluster(primaries: int = 3, replicas: int = 0, **config: Any) -> Iterator[Cl
         yield Cluster(nodes)
 
 
-def met(admin: redis.Redis, nodes: int) -> bool:
+def _have_met(admin: redis.Redis, nodes: int) -> bool:
     """Whether a node knows so many, itself among them, and none of them only by its address."""
     known = admin.cluster("NODES").values()
     return len(known) == nodes and not any("handshake" in node["flags"] for node in known)
 
 
-def settled(admin: redis.Redis, nodes: int) -> bool:
+def _is_settled(admin: redis.Redis, nodes: int) -> bool:
     """Whether a node knows so many, and that all slots are served."""
     state = admin.cluster("INFO")
     return state["cluster_state"] == "ok" and int(state["cluster_known_nodes"]) == nodes
@@ -129,9 +130,9 @@ def settled(admin: redis.Redis, nodes: int) -> bool:
 def introduce(
     nodes: list[Server],
     admins: list[redis.Redis],
-    done: Callable[[redis.Redis, int], bool] = settled,
+    done: Callable[[redis.Redis, int], bool] = _is_settled,
 ) -> None:
-    """Let the nodes meet until each is `done`: `settled`, which takes two seconds, or only `met`.
+    """Let the nodes meet until each is `done`: settled (two seconds), or only acquainted.
 
     A handshake can time out on one side only, and before Valkey 8.1 nobody tries again then.
     """
@@ -139,7 +140,7 @@ def introduce(
         for node in nodes:
             admins[0].execute_command("CLUSTER MEET", node.host, node.port, node.bus_port)
         try:
-            until(
+            wait_until(
                 lambda: all(done(admin, len(nodes)) for admin in admins),
                 START_TIMEOUT_S,
                 "Agreement of the cluster's nodes",
@@ -150,12 +151,12 @@ def introduce(
                 raise
 
 
-def replicas_named(admin: redis.Redis) -> int:
+def _count_replicas_named(admin: redis.Redis) -> int:
     """How many replicas a node would name to a client."""
     return sum(len(found) - 3 for found in admin.execute_command("CLUSTER SLOTS"))
 
 
-def linked(replica: redis.Redis) -> bool:
+def is_linked(replica: redis.Redis) -> bool:
     """Whether a replica has its primary's data and follows it."""
     return replica.info("replication").get("master_link_status") == "up"
 
@@ -186,19 +187,19 @@ def replicated(
 ) -> Iterator[Replicated]:
     """Start a primary and its replicas, watched by so many Sentinels (most of them must agree).
 
-    `config` goes to the primary and the replicas. A Sentinel holds the primary for dead when it
-    has not answered for `down_after_ms`. All are stopped at the end.
+    `config` goes to the primary and the replicas. A Sentinel considers the primary down
+    after `down_after_ms` without a reply. All are stopped at the end.
 
     Raises: LabError when they do not find one another in time, or there is no native server.
     """
     with contextlib.ExitStack() as stack:
-        kind = native("Replication")
+        kind = _native_kind("Replication")
         config = {**AT_ONCE, **config}
         primary = stack.enter_context(server(kind=kind, **config))
         config["replicaof"] = (primary.host, primary.port)
         others = [stack.enter_context(server(kind=kind, **config)) for _ in range(replicas)]
         clients = [stack.enter_context(node.client()) for node in others]
-        until(lambda: all(map(linked, clients)), START_TIMEOUT_S, "Replication")
+        wait_until(lambda: all(map(is_linked, clients)), START_TIMEOUT_S, "Replication")
         watch = [
             ("monitor", NAME, primary.host, primary.port, sentinels // 2 + 1),
             ("down-after-milliseconds", NAME, down_after_ms),
@@ -207,22 +208,22 @@ def replicated(
         watchers = [
             stack.enter_context(server(kind=kind, sentinel=watch)) for _ in range(sentinels)
         ]
-        eyes = [stack.enter_context(one.client()) for one in watchers]
-        look_every(eyes, SHORT_PERIODS)
-        until(
-            lambda: all(knows(eye, replicas, sentinels - 1) for eye in eyes),
+        observers = [stack.enter_context(one.client()) for one in watchers]
+        _set_periods(observers, SHORT_PERIODS)
+        wait_until(
+            lambda: all(_knows_others(one, replicas, sentinels - 1) for one in observers),
             START_TIMEOUT_S + 15,
             "Agreement of the Sentinels",
         )
-        look_every(eyes, PERIODS)
+        _set_periods(observers, PERIODS)
         yield Replicated(primary, others, watchers)
 
 
-def look_every(sentinels: list[redis.Redis], periods: dict[str, int]) -> None:
+def _set_periods(sentinels: list[redis.Redis], periods: dict[str, int]) -> None:
     for one in sentinels:
         one.execute_command("SENTINEL DEBUG", *(x for pair in periods.items() for x in pair))
 
 
-def knows(sentinel: redis.Redis, replicas: int, others: int) -> bool:
+def _knows_others(sentinel: redis.Redis, replicas: int, others: int) -> bool:
     state: Any = sentinel.sentinel_master(NAME)
     return (state["num-slaves"], state["num-other-sentinels"]) == (replicas, others)

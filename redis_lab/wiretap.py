@@ -30,13 +30,14 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import redis
 import redis.asyncio
 from redis.asyncio.connection import AbstractConnection as AsyncConnection
 
+from . import internals
 from .errors import LabError
 
 CONFIRMATIONS = {p + u + "subscribe" for p in ("", "p", "s") for u in ("", "un")} | {"pong"}
@@ -185,13 +186,7 @@ def _join_pool(pool: Any, w: Wire) -> None:
         return entry
 
     _join(pool, w, install)
-    threaded = isinstance(pool, redis.ConnectionPool)
-    with pool._lock if threaded else nullcontext():
-        if hasattr(pool, "_connections"):  # redis-py's BlockingConnectionPool
-            existing = list(pool._connections)
-        else:
-            existing = [*pool._available_connections, *pool._in_use_connections]
-    for conn in existing:
+    for conn in internals.connections_in(pool):
         _join_connection(conn, w)
 
 
@@ -236,12 +231,12 @@ def _join_async_cluster(manager: Any, w: Wire) -> None:
 
     _join(manager, w, install)
     for node in _nodes(manager):
-        for conn in list(node._connections):
+        for conn in internals.connections_to(node):
             _join_connection(conn, w)
 
 
 def _join_connection(conn: Any, w: Wire) -> None:
-    _join(getattr(conn, "_conn", conn), w, _Line)  # _conn: below redis-py's client-side cache
+    _join(internals.below_cache(conn), w, _Line)
 
 
 class _Line(_Watched):
@@ -252,11 +247,11 @@ class _Line(_Watched):
         self.greeting = 0
         within = self._within_async if isinstance(conn, AsyncConnection) else self._within
         self.undo.append(lambda: self._swap(_unwrap))
-        for name in ("connect_check_health", "_send_ping"):
+        for name in internals.UNASKED:
             self.patch(conn, name, lambda f: within(f, greet=1))
-        self.patch(conn, "_connect", lambda f: within(f, after=self._connected))
+        self.patch(conn, internals.CONNECT, lambda f: within(f, after=self._connected))
         if str(conn.protocol) == "3":
-            self.patch(conn._parser, "handle_push_response", self._see_push)
+            self.patch(internals.parser_of(conn), "handle_push_response", self._see_push)
         else:
             self.patch(conn, "read_response", lambda f: within(f, after=self._see_message))
         if conn.is_connected:
@@ -302,15 +297,8 @@ class _Line(_Watched):
 
     def _swap(self, change: Callable[[Any], Any]) -> None:
         """Exchange socket or streams wherever the connection and its parser hold them."""
-        conn, parser = self.target, self.target._parser
-        places = [(conn, "_sock"), (conn, "_reader"), (conn, "_writer")]
-        if isinstance(conn, AsyncConnection):
-            places.append((parser, "_stream"))
-        else:
-            # the pure Python parsers read through a SocketBuffer, hiredis's has a plain bytearray
-            places += [(parser, "_sock"), (getattr(parser, "_buffer", None), "_sock")]
         proxies: dict[int, Any] = {}
-        for holder, name in places:
+        for holder, name in internals.stream_places(self.target):
             raw = getattr(holder, name, None)
             if raw is not None:
                 setattr(holder, name, proxies.setdefault(id(raw), change(raw)))

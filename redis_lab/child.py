@@ -1,0 +1,143 @@
+"""Helper processes that never outlive the process that started them.
+
+The keeper of a server, the relay of a link, the load generators and the HTTP gateway are all run
+by `Child`. What the programs have in common:
+
+- Their first argument is the process id of the *owner*. They end when it is no longer their
+  parent's, which they notice also when the owner was killed with SIGKILL or when a process that
+  the owner forked still holds their standard input open.
+- They end when their standard input closes, or says `quit`.
+- Secrets come as a line of JSON on standard input: the command line shows in the list of processes.
+- The first line they print says that they are ready.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from .errors import LabError
+
+QUIT_TIMEOUT_S = 10.0  # a child that has not ended by itself after that is killed
+
+
+class Child:
+    """A running helper process; it ends with `stop()`, with its last reference, or with its owner.
+
+    Attributes: `name` (as error messages call it), `pid`, `process` (its Popen).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        program: Path,
+        *arguments: str,
+        settings: Mapping[str, object] | None = None,
+        isolated: bool = True,
+    ) -> None:
+        """Start `program`, a Python file, with the owner's pid and `arguments`.
+
+        `settings` is sent as one line of JSON. An `isolated` program sees only the standard
+        library, and so starts faster.
+
+        Raises: LabError when no process can be started.
+        """
+        self.name = name
+        options = ["-I", "-S"] if isolated else []
+        errors: IO[bytes] | None = None
+        try:
+            # Appending, because both processes share the position in the file
+            errors = tempfile.TemporaryFile("a+b")  # noqa: SIM115, it stays open with the child
+            self.process = subprocess.Popen(
+                [sys.executable, "-X", "utf8", *options, program, str(os.getpid()), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C in a terminal must not reach it
+            )
+        except OSError as error:
+            if errors:
+                errors.close()
+            raise LabError(f"{name} could not be started: {error}.") from error
+        self._errors, self.pid = errors, self.process.pid
+        self._finalizer = weakref.finalize(self, _end, self.process, errors, os.getpid())
+        if settings is not None:
+            self.tell(json.dumps(settings))
+
+    def wait_ready(self) -> str:
+        """The first line that the program prints, without its end.
+
+        Raises: LabError with the program's last words when it ends without one.
+        """
+        line = self._read_line()
+        if not line:
+            reason = self.last_words()
+            self.stop()
+            raise LabError(f"{self.name} did not start: {reason}")
+        return line
+
+    def tell(self, line: str) -> bool:
+        """Send one line; return whether there was still a process to send it to."""
+        assert self.process.stdin  # a pipe
+        try:
+            self.process.stdin.write(line.encode() + b"\n")
+            self.process.stdin.flush()
+        except (OSError, ValueError):  # it has ended, or it was stopped from here
+            return False
+        return True
+
+    def ask(self, line: str) -> str:
+        """Send one line and return the line that answers it, "" if the process has ended."""
+        return self._read_line() if self.tell(line) else ""
+
+    def read_rest(self) -> bytes:
+        """Everything that the program prints from now on to its end."""
+        assert self.process.stdout  # a pipe
+        return self.process.stdout.read()
+
+    def last_words(self) -> str:
+        """The end of what an ended program wrote to its standard error."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=1)
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace").strip()[-300:] or "it gave no reason."
+
+    def kill(self) -> None:
+        """End it with SIGKILL, whatever it is doing."""
+        self.process.kill()
+        self._finalizer()
+
+    def stop(self) -> None:
+        """Let it end in its own way; a second time does nothing."""
+        self._finalizer()
+
+    def _read_line(self) -> str:
+        assert self.process.stdout  # a pipe
+        return self.process.stdout.readline().decode().strip()
+
+
+def _end(process: subprocess.Popen, errors: IO[bytes], owner: int) -> None:
+    if os.getpid() != owner:  # a forked child must not end what belongs to its parent
+        return
+    assert process.stdin and process.stdout  # pipes
+    with contextlib.suppress(OSError, ValueError):
+        # Closing alone gives no end of file while a forked child holds the pipe too
+        process.stdin.write(b"quit\n")
+        process.stdin.flush()
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    try:
+        process.wait(timeout=QUIT_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
+    errors.close()

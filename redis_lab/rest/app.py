@@ -1,0 +1,209 @@
+"""The gateway's process: an HTTP server in front of Redis that answers as `protocol.py` says.
+
+A command is sent to Redis once: the gateway never tries again. Run by its path, as `app.py
+OWNER_PID`, so that it need not load the rest of the package; it reads its settings as one line of
+JSON from its standard input, prints `port N`, and ends at `quit`, when its input closes or when
+its owner is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler, stream_request_body
+
+if __package__:
+    from . import protocol
+else:  # run by its path
+    import protocol  # type: ignore[import-not-found,no-redef]
+
+DISCARDED = 64 * 2**20  # a longer body is cut off, not read to its end for a proper answer
+CONNECTIONS = 8  # to Redis, however many clients there are
+ANSWER_TIMEOUT_S = 5.0
+OWNER_CHECK_S = 0.25
+
+
+class Backend:
+    """A few long-lived connections to Redis. A batch has one of them to itself."""
+
+    def __init__(self, url: str) -> None:
+        self.pool = redis.asyncio.BlockingConnectionPool.from_url(
+            url,
+            max_connections=CONNECTIONS,
+            timeout=ANSWER_TIMEOUT_S,
+            protocol=2,
+            socket_timeout=ANSWER_TIMEOUT_S,
+            socket_connect_timeout=ANSWER_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            driver_info=None,  # nothing is sent before the first command
+        )
+
+    async def ask(self, commands: Sequence[protocol.Command]) -> list:
+        """Send them together, once; a reply or an error for each. Raises: redis exceptions."""
+        connection = await self.pool.get_connection()
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands))
+            return [await self.reply(connection) for _ in commands]
+        except BaseException:
+            await connection.disconnect(nowait=True)  # a late reply must not meet another request
+            raise
+        finally:
+            await self.pool.release(connection)
+
+    @staticmethod
+    async def reply(connection: redis.asyncio.Connection) -> object:
+        try:
+            return await connection.read_response()
+        except redis.ResponseError as error:
+            return error
+
+    async def transaction(self, commands: Sequence[protocol.Command]) -> list:
+        """MULTI, the commands, EXEC. Raises: Refused when Redis discards them as a whole."""
+        begun, *queued, done = await self.ask([[b"MULTI"], *commands, [b"EXEC"]])
+        if isinstance(begun, Exception):  # an ACL; the commands were sent along with it
+            raise protocol.Refused(
+                f"{protocol.error_text(begun)} (each command was carried out on its own)"
+            )
+        if isinstance(done, Exception):
+            raise protocol.Refused(
+                protocol.error_text(next((e for e in queued if isinstance(e, Exception)), done))
+            )
+        return done
+
+
+@stream_request_body
+class Handler(RequestHandler):
+    """One request. The token is looked at first, whatever is asked for."""
+
+    def initialize(self, backend: Backend, token: bytes, body_limit: int) -> None:
+        self.backend, self.token, self.body_limit = backend, token, body_limit
+        self.body, self.length = bytearray(), 0
+
+    def prepare(self) -> None:
+        connection: Any = self.request.connection  # tornado calls only part of it public
+        connection.set_max_body_size(max(DISCARDED, self.body_limit))
+        if not hmac.compare_digest(self.given_token(), self.token):
+            self.refuse(401, "WRONGPASS invalid or missing auth token")
+        elif self.request.method not in ("HEAD", "GET", "POST", "PUT"):
+            self.set_header("Allow", "HEAD, GET, POST, PUT")
+            self.refuse(405, f"ERR method {self.request.method} is not allowed")
+
+    def given_token(self) -> bytes:
+        scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return token.strip().encode()
+        return self.get_query_argument("_token", "").encode()
+
+    def data_received(self, chunk: bytes) -> None:
+        self.length += len(chunk)
+        if self.length <= self.body_limit:
+            self.body += chunk
+
+    async def get(self) -> None:
+        in_base64 = self.request.headers.get("Upstash-Encoding") == "base64"
+        try:
+            if self.length > self.body_limit:
+                raise protocol.Refused(
+                    f"ERR max request size exceeded. Limit: {self.body_limit} bytes, "
+                    f"Actual: {self.length} bytes"
+                )
+            if self.request.headers.get("Upstash-Response-Format", "json") != "json":
+                raise protocol.Refused("ERR this gateway answers in JSON only")
+            reply = await self.carry_out(in_base64)
+        except protocol.Refused as error:
+            return self.refuse(400, str(error))
+        except redis.TimeoutError:
+            return self.refuse(500, "ERR Redis did not answer in time; it may have done it or not")
+        except (redis.RedisError, OSError) as error:
+            return self.refuse(500, f"ERR Redis is away: {error}")
+        if isinstance(reply, dict) and "error" in reply:
+            self.set_status(400)
+        self.send(reply)
+
+    head = post = put = get
+
+    async def carry_out(self, in_base64: bool) -> dict | list[dict]:
+        path, body = self.request.path.rstrip("/"), bytes(self.body)
+        if path == "/pipeline":
+            commands = protocol.parse_commands(body)
+            good = [command for command in commands if not isinstance(command, protocol.Refused)]
+            replies = iter(await self.backend.ask(good) if good else [])
+            done = (c if isinstance(c, protocol.Refused) else next(replies) for c in commands)
+            return [protocol.format_reply(reply, in_base64) for reply in done]
+        if path == "/multi-exec":
+            all_good = []
+            for command in protocol.parse_commands(body):
+                if isinstance(command, protocol.Refused):
+                    raise command
+                all_good.append(command)
+            return [
+                protocol.format_reply(one, in_base64)
+                for one in await self.backend.transaction(all_good)
+            ]
+        if path:
+            command = protocol.parse_path(self.request.path, self.request.query, body)
+        else:
+            command = protocol.parse_command(protocol.parse_json(body))
+        (reply,) = await self.backend.ask([command])
+        return protocol.format_reply(reply, in_base64)
+
+    def refuse(self, status: int, text: str) -> None:
+        self.set_status(status)
+        self.send({"error": text})
+
+    def send(self, reply: dict | list) -> None:
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")  # a GET may be a SET
+        self.finish(json.dumps(reply))
+
+    def compute_etag(self) -> None:
+        """None, or an unchanged reply would be answered with 304."""
+
+    def write_error(self, status_code: int, **_: object) -> None:
+        self.refuse(status_code, "ERR the request could not be read")
+
+
+async def serve(url: str, token: str, port: int, body_limit: int) -> None:
+    settings = {"backend": Backend(url), "token": token.encode(), "body_limit": body_limit}
+    # Nothing is logged: a token may stand in the address.
+    app = Application([(r"/.*", Handler, settings)], log_function=lambda handler: None)
+    sockets = bind_sockets(port, "127.0.0.1")
+    HTTPServer(app, body_timeout=60).add_sockets(sockets)
+    print("port", sockets[0].getsockname()[1], flush=True)
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    owner = int(sys.argv[1])
+    settings = json.loads(sys.stdin.buffer.readline())
+
+    def leave_with_input() -> None:
+        sys.stdin.buffer.readline()  # `quit`, or its end
+        os._exit(0)
+
+    def leave_with_owner() -> None:
+        while os.getppid() == owner:
+            time.sleep(OWNER_CHECK_S)
+        os._exit(0)
+
+    for watch in (leave_with_input, leave_with_owner)[: 1 if sys.platform == "win32" else 2]:
+        threading.Thread(target=watch, daemon=True).start()
+    asyncio.run(serve(**settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Start and stop a gateway that speaks the Upstash REST protocol in front of any Redis.
+
+    with gateway(server) as web:
+        web.client().set("greeting", "hello")  # upstash-redis, as it would talk to the service
+
+The gateway is a process of its own (`app.py`), so that it takes no time from the client it is
+measured with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..child import Child
+from ..distance import Link, Relay
+from ..errors import LabError
+from ..servers.base import Server
+
+APP = Path(__file__).with_name("app.py")
+BODY_LIMIT = 2**20  # bytes; what the service allows on its free plan
+URL, TOKEN = "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"
+
+
+class Endpoint:
+    """Where a REST API is: `url`, `token`, and a `prefix` for the keys of a lesson."""
+
+    def __init__(self, url: str, token: str, prefix: str) -> None:
+        self.url, self.token, self.prefix = url, token, prefix
+
+    def __repr__(self) -> str:
+        return f"the REST API at {self.url}"
+
+    def client(self, **options: Any) -> Any:
+        """A new `upstash_redis.Redis`. Unlike its default, it tells nobody who uses it."""
+        from upstash_redis import Redis
+
+        return Redis(self.url, self.token, **{"allow_telemetry": False, **options})
+
+    def async_client(self, **options: Any) -> Any:
+        """A new `upstash_redis.asyncio.Redis`."""
+        from upstash_redis.asyncio import Redis
+
+        return Redis(self.url, self.token, **{"allow_telemetry": False, **options})
+
+    def remove(self) -> int:
+        """Delete the keys with the prefix, and nothing else; how many that were."""
+        removed, cursor = 0, 0
+        with self.client() as client:
+            while True:
+                cursor, keys = client.scan(int(cursor), match=f"{self.prefix}*", count=500)
+                removed += client.delete(*keys) if keys else 0
+                if int(cursor) == 0:
+                    return removed
+
+
+class Gateway(Endpoint):
+    """A gateway process of the lab's own; `stop()` ends it, `kill()` as a crash would.
+
+    Attributes: `pid`, `port` (on loopback), and those of `Endpoint`.
+    """
+
+    def __init__(
+        self, url: str, token: str | None, prefix: str, port: int, body_limit: int
+    ) -> None:
+        self.settings = {"url": url, "port": port, "body_limit": body_limit}
+        super().__init__("", token or secrets.token_urlsafe(24), prefix)
+        self.start()
+
+    def start(self) -> None:
+        # Not on the command line: passwords must not show in the list of processes.
+        settings = {**self.settings, "token": self.token}
+        self._child = Child("The gateway", APP, settings=settings, isolated=False)
+        self.settings["port"] = self.port = int(self._child.wait_ready().split()[1])
+        self.pid, self.url = self._child.pid, f"http://127.0.0.1:{self.port}"
+
+    def kill(self) -> None:
+        """SIGKILL: the requests under way are lost, and with them the replies not yet sent."""
+        self._child.kill()
+
+    def restart(self) -> None:
+        """Start it again: same port, same token."""
+        self.stop()
+        self.start()
+
+    def stop(self) -> None:
+        self._child.stop()
+
+    @contextlib.contextmanager
+    def behind(self, far: Link) -> Iterator[Endpoint]:
+        """The gateway, as far away as `far` puts Redis: the same relay with the same delay."""
+        if far.delay_ms is None:
+            yield self
+            return
+        relay = Relay("tcp", "127.0.0.1", str(self.port))
+        try:
+            relay.set_delay(far.delay_ms)
+            yield Endpoint(f"http://127.0.0.1:{relay.port}", self.token, self.prefix)
+        finally:
+            relay.stop()
+
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return "a gateway of the lab's own, on loopback"
+
+
+def gateway(
+    target: Server | str,
+    *,
+    token: str | None = None,
+    prefix: str = "rest:",
+    port: int = 0,
+    body_limit: int = BODY_LIMIT,
+) -> Gateway:
+    """Start a gateway in front of a Redis, given as a `Server` or a URL; use it in a `with` block.
+
+    Without a `token` it makes one up. It listens on loopback, on a free port unless told.
+
+    Raises: LabError when it cannot start.
+    """
+    if not isinstance(target, Server | str):
+        raise LabError(
+            f"A gateway needs a Server or a URL, not {type(target).__name__}: "
+            "rest.gateway(lab.server())."
+        )
+    url = target.url if isinstance(target, Server) else target
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        raise LabError("A token stands in a header: visible ASCII, no spaces, not empty.")
+    return Gateway(url, token, prefix, port, body_limit)
+
+
+def service(default: Gateway) -> Endpoint:
+    """The service that UPSTASH_REDIS_REST_URL and _TOKEN name, or else the gateway given.
+
+    On the service the prefix holds random letters, so that a lesson touches only its own keys.
+
+    Raises: LabError when only one of the two is set.
+    """
+    url, token = os.environ.get(URL), os.environ.get(TOKEN)
+    if not url and not token:
+        return default
+    if not url or not token:
+        raise LabError(f"Set both {URL} and {TOKEN}, or neither, to use a gateway of the lab's.")
+    return Endpoint(url.rstrip("/"), token, f"{default.prefix}{secrets.token_hex(4)}:")

@@ -1,0 +1,143 @@
+"""The Upstash REST protocol: from a request to commands, from a reply to JSON.
+
+What it covers, as far as the service's documentation says it (and the tests compare it with the
+service's own client, `upstash-redis`):
+
+- `POST /` with a command as a JSON array; `/pipeline` and `/multi-exec` with an array of commands.
+- `GET`, `HEAD`, `POST` or `PUT` of `/set/key/value?EX=10`: the path, then the body, then the query.
+- `{"result": …}` or `{"error": …}`; of several commands an array of those, or one error when none
+  of them was carried out. Status 200, 400 for anything wrong with the command, 401 without the
+  token, 405 for another method; 500 when Redis is away.
+- `Upstash-Encoding: base64`: every string in the result but OK is base64. Without it, what is not
+  UTF-8 becomes U+FFFD.
+- The token as `Authorization: Bearer …` or `?_token=…`, on every route.
+
+Commands that wait, subscribe or change the connection are refused, since connections are shared.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+NAME = re.compile(rb"[A-Za-z][\w.-]*")
+WAITS = {*b"BLPOP BRPOP BRPOPLPUSH BLMOVE BLMPOP BZPOPMIN BZPOPMAX BZMPOP WAIT WAITAOF".split()}
+LISTENS = {*b"SUBSCRIBE PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE".split()}
+LISTENS |= {*b"MONITOR SYNC PSYNC REPLCONF".split()}
+TRANSACTS = {*b"MULTI EXEC DISCARD WATCH UNWATCH".split()}
+CONNECTS = {*b"AUTH HELLO SELECT CLIENT QUIT RESET READONLY READWRITE ASKING CLUSTER".split()}
+CONNECTS |= {*b"SHUTDOWN DEBUG FAILOVER".split()}
+
+Command = list[bytes]
+
+
+# ---------------------------------------------------------------- requests
+
+
+class Refused(Exception):
+    """Not a Redis command, or one that is unavailable over HTTP."""
+
+
+def parse_json(body: bytes) -> Any:
+    """JSON, its numbers left as they were written. Raises: Refused."""
+    try:
+        return json.loads(body, parse_int=str, parse_float=str, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise Refused("ERR failed to parse the body as JSON") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def parse_command(words: object) -> Command:
+    """A command from a JSON array. Raises: Refused."""
+    if not isinstance(words, list) or not words:
+        raise Refused("ERR a command is a JSON array: its name, then its arguments")
+    command = []
+    for word in words:
+        if isinstance(word, bool):
+            word = "true" if word else "false"
+        if not isinstance(word, str):
+            raise Refused("ERR an argument is a string or a number, not null, an array or a map")
+        command.append(word.encode("utf-8", "surrogatepass"))
+    return _checked(command)
+
+
+def parse_commands(body: bytes) -> list[Command | Refused]:
+    """The commands of a pipeline or transaction; in the place of a bad one, what is wrong.
+
+    Raises: Refused when there are none.
+    """
+    rows = parse_json(body)
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, list) for row in rows):
+        raise Refused("ERR the body must be a JSON array of commands, and not empty")
+    found: list[Command | Refused] = []
+    for row in rows:
+        try:
+            found.append(parse_command(row))
+        except Refused as error:
+            found.append(error)
+    return found
+
+
+def parse_path(path: str, query: str, body: bytes) -> Command:
+    """The command of a path-style request: `/set/key`, the body, `?EX=10`. Raises: Refused."""
+    command = [unquote_to_bytes(part) for part in path.removeprefix("/").split("/")]
+    if body:
+        command.append(body)
+    for part in query.split("&") if query else ():
+        name, equals, value = part.replace("+", " ").partition("=")
+        if name != "_token":
+            command += [unquote_to_bytes(word) for word in ((name, value) if equals else (name,))]
+    return _checked(command)
+
+
+def _checked(command: Command) -> Command:
+    """The command itself. Raises: Refused for one that is unavailable over HTTP."""
+    if not NAME.fullmatch(command[0]):
+        raise Refused("ERR a command begins with its name, one word")
+    name = command[0].upper()
+    blocks = name in (b"XREAD", b"XREADGROUP") and b"BLOCK" in {w.upper() for w in command}
+    shown = name.decode()
+    if name in WAITS or blocks:
+        raise Refused(f"ERR {shown} would wait, and a request over HTTP does not: ask again later")
+    if name in LISTENS:
+        raise Refused(f"ERR {shown} needs a connection that stays open; use Redis over TCP")
+    if name in TRANSACTS:
+        raise Refused(f"ERR {shown} would outlive its request; POST the commands to /multi-exec")
+    debugs = name == b"SCRIPT" and [word.upper() for word in command[1:2]] == [b"DEBUG"]
+    if name in CONNECTS or debugs:
+        raise Refused(f"ERR {shown} is not allowed here: connections to Redis are shared")
+    return command
+
+
+# ---------------------------------------------------------------- replies
+
+
+def _to_json(value: object, in_base64: bool) -> object:
+    """A RESP2 reply as JSON can hold it."""
+    if isinstance(value, list):
+        return [_to_json(item, in_base64) for item in value]
+    if isinstance(value, Exception):  # inside what a script returned
+        return _to_json(error_text(value).encode(), in_base64)
+    if not isinstance(value, bytes):
+        return value
+    if in_base64 and value != b"OK":
+        return base64.b64encode(value).decode()
+    return value.decode(errors="replace")
+
+
+def error_text(error: Exception) -> str:
+    """An error reply as Redis sent it; redis-py takes the code of some off their text."""
+    code = getattr(error, "status_code", None)
+    return f"{code} {error}" if code else str(error)
+
+
+def format_reply(reply: object, in_base64: bool) -> dict[str, object]:
+    if isinstance(reply, Exception):
+        return {"error": error_text(reply)}
+    return {"result": _to_json(reply, in_base64)}

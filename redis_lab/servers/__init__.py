@@ -1,0 +1,41 @@
+"""Find or start Redis servers, alone or joined, and manage their lifetime."""
+
+from __future__ import annotations
+
+from .base import Server, redact
+from .choose import (
+    KINDS,
+    announced,
+    choose_kind,
+    clean_up,
+    connect,
+    has,
+    kind_named,
+    server,
+    server_behind,
+)
+from .guest import guard, guest_of
+from .nodes import first, primaries
+from .topology import Cluster, Replicated, cluster, replicated
+
+__all__ = [
+    "KINDS",
+    "Cluster",
+    "Replicated",
+    "Server",
+    "announced",
+    "choose_kind",
+    "clean_up",
+    "cluster",
+    "connect",
+    "first",
+    "guard",
+    "guest_of",
+    "has",
+    "kind_named",
+    "primaries",
+    "redact",
+    "replicated",
+    "server",
+    "server_behind",
+]

@@ -1,0 +1,188 @@
+"""What all servers have in common, whoever started them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ..errors import LabError
+from .guest import Guest
+
+OLDEST = (7, 0)
+START_TIMEOUT_S = 10.0
+
+# A lesson's server keeps nothing on disk unless the lesson is about that.
+DEFAULTS: dict[str, object] = {"save": "", "appendonly": "no", "bind": "127.0.0.1"}
+
+
+def redact(url: str) -> str:
+    """The URL without its passwords, safe to print even where it is malformed."""
+    # As far as the last @, since a password may hold a / or # that its owner did not escape
+    shown = re.sub(r"(?s)^(\w+://)?(?:([^:@]*:).*|[^:@]*)@", r"\1\2***@", url)
+    return re.sub(r"(password=)[^&]*", r"\1***", shown)
+
+
+def fail_fast() -> dict[str, Any]:
+    """Client options for a first contact: an error at once rather than after ten retries."""
+    return {"retry": Retry(NoBackoff(), 0), "socket_connect_timeout": 5, "socket_timeout": 5}
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nothing listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def format_value(value: object) -> str:
+    """One value of a setting as the server writes it."""
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def config_lines(settings: dict[str, object]) -> Iterator[tuple[str, tuple]]:
+    """Each line of a configuration: the setting's name and its arguments."""
+    for key, values in settings.items():
+        for value in values if isinstance(values, list) else [values]:
+            yield key.replace("_", "-"), value if isinstance(value, tuple) else (value,)
+
+
+def is_too_old(version: str) -> bool:
+    return tuple(map(int, version.split(".")[:2])) < OLDEST
+
+
+class Server:
+    """A running Redis that can be reached, and where the lab started it, killed and restarted.
+
+    Attributes: `kind` (the name of one of `KINDS`), `product` ("Redis" or "Valkey"), `version`,
+    `compatible` (the Redis version whose commands it speaks), `url`, `unix_url` (None where there
+    is no Unix socket), `host`, `port`, `pid` (None where it is not a process of the lab's own),
+    `settings` (its configuration, None where the lab did not start it), `clustered` (whether it
+    is a node of a cluster whose client `client()` returns).
+    """
+
+    kind: str
+    product: str
+    version: str
+    compatible: str
+    url: str
+    unix_url: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    pid: int | None = None
+    password: str | None = None
+    socket: str | None = None
+    settings: dict[str, object] | None = None
+    clustered = False
+    bus_port: int | None = None  # of a node of a cluster
+
+    def client(self, **options: Any) -> redis.Redis:
+        """A new client of this server; replies are text unless `decode_responses=False`."""
+        return redis.Redis.from_url(self.url, **{"decode_responses": True, **options})
+
+    def identify(self) -> dict[str, Any]:
+        """Find out what the server is, and return its INFO.
+
+        Raises: redis exceptions when it does not answer.
+        """
+        with self.client(**fail_fast()) as client:
+            info: dict[str, Any] = client.info("server")
+        self.product = "Valkey" if "valkey_version" in info else "Redis"
+        self.compatible = str(info["redis_version"])
+        self.version = str(info.get("valkey_version", self.compatible))
+        return info
+
+    def __repr__(self) -> str:
+        speaks = f" (speaks Redis {self.compatible[:3]})" if self.product == "Valkey" else ""
+        return f"{self.product} {self.version}{speaks}, {self.origin()}, {self.transport()}"
+
+    def origin(self) -> str:
+        """Where it comes from, as its line says it."""
+        return self.kind
+
+    def transport(self) -> str:
+        if self.url.startswith("unix"):
+            return "Unix socket"
+        where = "loopback" if self.host in ("127.0.0.1", "localhost", "::1") else "network"
+        return f"{'TLS' if self.url.startswith('rediss') else 'TCP'} {where}"
+
+    def alive(self) -> bool:
+        """Whether the server answers."""
+        with contextlib.suppress(redis.RedisError), self.client(**fail_fast()) as client:
+            return bool(client.ping())
+        return False
+
+    def log(self) -> str:
+        """What the server has logged so far, where the lab can read that; else ""."""
+        return ""
+
+    def visit(self) -> Guest | None:
+        """Nothing to do on a server that is the lab's own: see `UserServer`."""
+        return None
+
+    def stop(self) -> None:
+        """Nothing to do for a server that the lab does not own."""
+
+    def kill(self) -> None:
+        """Raises: LabError, since only a native process of the lab's own can be killed."""
+        raise self._not_native()
+
+    def restart(self) -> None:
+        """Raises: LabError, since only a native process of the lab's own can be restarted."""
+        raise self._not_native()
+
+    def stalled(self) -> contextlib.AbstractContextManager[None]:
+        """Raises: LabError, since only a native process of the lab's own can be made to stall."""
+        raise self._not_native()
+
+    def _not_native(self) -> LabError:
+        native = (kind.name for kind in Kind.known if kind.native)
+        instead = " or ".join(f'lab.server(kind="{name}")' for name in native)
+        return LabError(
+            f"A server of kind {self.kind} cannot be killed, restarted or stalled. "
+            f"Use a native one, if there is one here: {instead}."
+        )
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+
+class Kind:
+    """One way to get a server. A further kind is a subclass and a place in `choose.KINDS`.
+
+    Attributes: `name`, by which it is requested; `native` (its servers are processes that can be
+    killed and joined to a cluster); `private` (they are the lab's own); `unasked` (used where it
+    works and no other was requested); `fallback` (used for want of another kind, which is what
+    the line of `connect()` gives as the reason).
+    """
+
+    name: ClassVar[str]
+    native = False
+    private = True
+    unasked = True
+    fallback = True
+    known: ClassVar[list[type[Kind]]] = []  # all that have a name
+
+    def __init_subclass__(cls) -> None:
+        if "name" in vars(cls):
+            Kind.known.append(cls)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def probe(self) -> tuple[bool, str]:
+        """Whether this kind can be used here, and what was found."""
+        raise NotImplementedError
+
+    def start(self, password: str | None = None, config: dict | None = None) -> Server:
+        """A running server of this kind. Raises: LabError when it cannot start."""
+        raise NotImplementedError

@@ -1,0 +1,110 @@
+"""A server in a container, for machines without a native one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import redis
+
+from .. import internals
+from ..child import Child
+from ..errors import LabError
+from .base import DEFAULTS, START_TIMEOUT_S, Kind, Server, config_lines, format_value
+
+IMAGE = "redis:8"
+KEEPER = Path(__file__).with_name("_keeper.py")
+
+
+class DockerServer(Server):
+    """A server in a container that testcontainers runs, its port published on loopback only."""
+
+    kind = "docker"
+
+    def __init__(self, password: str | None, config: dict) -> None:
+        from testcontainers.core.container import DockerContainer
+
+        self.password = password
+        image = os.environ.get("REDIS_LAB_DOCKER_IMAGE", IMAGE)
+        self.settings = {**DEFAULTS, "bind": ("*", "-::*"), "protected-mode": "no", **config}
+        secret = {"requirepass": password} if password else {}
+        command = ["redis-server"]
+        for key, args in config_lines({**self.settings, **secret}):
+            command += [f"--{key}", *map(format_value, args)]
+        try:
+            container: Any = DockerContainer(image)
+            container.ports["6379/tcp"] = ("127.0.0.1", None)
+            container.with_command(command).with_kwargs(auto_remove=True)
+            container.start()
+        except Exception as error:
+            reason = str(error).strip().splitlines()[-1][:200]
+            raise LabError(
+                f"Docker could not start {image}: {reason}. Is the Docker engine running, and the "
+                "image there (docker pull) or named by REDIS_LAB_DOCKER_IMAGE?"
+            ) from error
+        self.container = container
+        self._wait_until_ready(config)
+        # The container outlives a killed kernel unless somebody shuts it down.
+        with tempfile.NamedTemporaryFile("wb", delete=False) as file:
+            file.write(internals.pack_command("AUTH", password) if password else b"")
+        self.keeper = Child(
+            "The container's keeper", KEEPER, "remote", "127.0.0.1", str(self.port), file.name
+        )
+        self.keeper.wait_ready()
+
+    def _wait_until_ready(self, config: dict) -> None:
+        from docker.errors import NotFound
+
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                self.port = internals.published_port(self.container, "6379/tcp")
+                credentials = f":{quote(self.password, safe='')}@" if self.password else ""
+                self.url = f"redis://{credentials}127.0.0.1:{self.port}/0"
+                self.identify()
+                return
+            except NotFound as error:  # removed when it ended, and its last words with it
+                raise LabError(
+                    "The server in the container ended at once. Does its version know these "
+                    f"settings: {', '.join(config) or 'none'}?"
+                ) from error
+            except (redis.RedisError, KeyError, TypeError, IndexError) as error:
+                if time.monotonic() > deadline:
+                    self.container.stop()
+                    raise LabError(
+                        f"The server in the container did not answer: {error}"
+                    ) from error
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Shut the server down, and with it the container."""
+        self.keeper.stop()
+        with contextlib.suppress(Exception):  # auto_remove may have been quicker
+            self.container.stop()
+
+
+def docker_version() -> str | None:
+    """The version of the Docker engine that answers, or None."""
+    try:
+        import docker
+
+        with contextlib.closing(docker.from_env(timeout=5)) as engine:
+            return engine.version()["Version"]
+    except Exception:
+        return None
+
+
+class Docker(Kind):
+    name = DockerServer.kind
+
+    def probe(self) -> tuple[bool, str]:
+        engine = docker_version()
+        return bool(engine), f"Docker engine {engine}" if engine else "no Docker engine answers"
+
+    def start(self, password: str | None = None, config: dict | None = None) -> Server:
+        return DockerServer(password, config or {})

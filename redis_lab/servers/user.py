@@ -1,0 +1,130 @@
+"""The server that REDIS_URL names, which belongs to the user."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+from typing import Any, cast
+
+import redis
+
+from ..errors import LabError
+from .base import Kind, Server, fail_fast, is_too_old, redact
+from .guest import Guest, claim_database, restrict, restrict_cluster
+
+
+class UserServer(Server):
+    """The server that REDIS_URL names. See `guest.py` for what the lab may do there."""
+
+    kind = "url"
+    guest: Guest | None = None
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.shown = shown = redact(url)
+        try:
+            pool = redis.ConnectionPool.from_url(url)
+            self.host = pool.connection_kwargs.get("host", "127.0.0.1")
+            self.port = pool.connection_kwargs.get("port", 0)
+            self.socket = pool.connection_kwargs.get("path")
+            self.identify()
+            with self.client(**fail_fast()) as client:
+                role = client.info("replication")
+                self.clustered = bool(client.info("cluster").get("cluster_enabled"))
+        except (ValueError, TypeError):
+            # Without the cause, whose words may hold a piece of the password
+            raise LabError(
+                f"{shown} is not a Redis URL. Write redis://user:password@host:port/0, "
+                "rediss:// for TLS, or unix:///path/to/socket?db=0, with a / # ? or @ in the "
+                "password as %2F %23 %3F or %40."
+            ) from None
+        except redis.AuthenticationError as error:
+            raise LabError(
+                f"{shown} refused the user name or password ({error}). "
+                "Write them into the URL: redis://user:password@host:port/0."
+            ) from error
+        except redis.exceptions.NoPermissionError as error:
+            raise self._forbidden(error) from error
+        except (redis.RedisError, OSError) as error:
+            raise LabError(
+                f"No Redis answers at {shown} ({str(error).rstrip('.')}). Start it, fix "
+                "REDIS_URL, or unset REDIS_URL to let the lab bring its own server."
+            ) from error
+        if is_too_old(self.compatible):
+            raise LabError(
+                f"{shown} runs Redis {self.version}; the lab needs 7.0 or newer. "
+                "Upgrade it, or unset REDIS_URL to let the lab bring its own server."
+            )
+        a_replica = role.get("role") == "slave" and role.get("slave_read_only")
+        if a_replica and not self.clustered:  # a cluster's client finds the primaries by itself
+            raise LabError(
+                f"{shown} is a read-only replica of {role['master_host']}:{role['master_port']}. "
+                "Name that server in REDIS_URL instead, or unset it to let the lab bring its own."
+            )
+
+    def _forbidden(self, error: Exception) -> LabError:
+        return LabError(
+            f"{self.shown} does not let this user do what the lab needs: {error}. Allow it with "
+            "ACL SETUSER name +info +command +dbsize, or unset REDIS_URL to let the lab bring "
+            "its own server."
+        )
+
+    def origin(self) -> str:
+        return "REDIS_URL"
+
+    def visit(self) -> Guest:
+        """Take an empty database there, once: from then on every client keeps a guest's rules.
+
+        Raises: LabError where there is none to take.
+        """
+        if self.guest is None:
+            try:
+                one = super().client(**fail_fast())
+                everywhere = self._cluster_client() if self.clustered else None
+                self.guest = claim_database(one, self.shown, everywhere)
+            except redis.exceptions.NoPermissionError as error:
+                raise self._forbidden(error) from error
+            atexit.register(self.leave, self.guest)
+        return self.guest
+
+    def _cluster_client(self, **options: Any) -> redis.RedisCluster:
+        return redis.RedisCluster.from_url(self.url, **{"decode_responses": True, **options})
+
+    def client(self, **options: Any) -> redis.Redis:
+        """A new client; a RedisCluster, if the URL names a node of a cluster."""
+        if self.guest is None:
+            return super().client(**options)
+        if self.clustered:
+            # It has the commands of a Redis; code that must know the difference asks isinstance
+            return cast(redis.Redis, restrict_cluster(self._cluster_client(**options), self.guest))
+        return restrict(super().client(**options), self.guest)
+
+    def transport(self) -> str:
+        return super().transport() + (", cluster" if self.clustered else "")
+
+    def leave(self, guest: Guest) -> int:
+        if os.getpid() != guest.owner:
+            return 0
+        plain = super().client
+        with (
+            contextlib.suppress(redis.RedisError),
+            (self._cluster_client if self.clustered else plain)(**fail_fast()) as client,
+        ):
+            return guest.remove_written(client)
+        return 0
+
+
+class Url(Kind):
+    """The server that REDIS_URL names, which is the user's own."""
+
+    name = UserServer.kind
+    private = False
+    fallback = False
+
+    def probe(self) -> tuple[bool, str]:
+        url = os.environ.get("REDIS_URL")
+        return bool(url), f"REDIS_URL is {redact(url)}" if url else "REDIS_URL is not set"
+
+    def start(self, password: str | None = None, config: dict | None = None) -> Server:
+        return UserServer(os.environ["REDIS_URL"])

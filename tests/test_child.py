@@ -1,0 +1,211 @@
+"""Helper processes: how they are spoken to, and that none outlives its owner."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import textwrap
+import time
+
+import psutil
+import pytest
+from processes import environment, gone, script, within
+
+from redis_lab import LabError, child
+from redis_lab.child import Child
+
+# Obeys as _keeper.py and its like do; `quit` leaves a trace
+OBEDIENT = """
+import json, os, sys
+print("ready", flush=True)
+for line in sys.stdin:
+    word = line.strip()
+    if word == "quit":
+        open(sys.argv[2], "w").close()
+        break
+    print("settings " + word if word.startswith("{") else word.upper(), flush=True)
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    def write(body: str):
+        file = tmp_path / "program.py"
+        file.write_text(textwrap.dedent(body))
+        return file
+
+    return write
+
+
+@pytest.fixture
+def trace(tmp_path):
+    return tmp_path / "it ended in its own way"
+
+
+@pytest.fixture
+def obedient(program, trace):
+    started = Child("The helper", program(OBEDIENT), str(trace))
+    assert started.wait_ready() == "ready"
+    yield started
+    started.kill()
+
+
+def test_it_answers_and_ends_in_its_own_way(obedient, trace):
+    assert obedient.ask("one") == "ONE"
+    assert obedient.tell("two") and obedient.ask("three") == "TWO"
+    obedient.stop()
+    assert obedient.process.returncode == 0 and trace.exists()
+    obedient.stop()  # a second time is harmless
+    assert obedient.ask("four") == "" and not obedient.tell("five")
+
+
+def test_its_settings_do_not_show_in_the_list_of_processes(program, trace):
+    started = Child("The helper", program(OBEDIENT), str(trace), settings={"password": "secret"})
+    try:
+        assert started.wait_ready() == "ready"
+        assert started.ask("anything") == 'settings {"password": "secret"}'
+        assert "secret" not in " ".join(psutil.Process(started.pid).cmdline())
+    finally:
+        started.stop()
+
+
+@pytest.mark.parametrize("settings", [None, {"n": "x" * 2**20}], ids=["", "that nobody reads"])
+def test_one_that_ends_at_once_says_why(program, settings):
+    body = "import sys; sys.exit('no such target')"
+    started = Child("The helper", program(body), settings=settings)
+    with pytest.raises(LabError, match=r"The helper did not start: no such target"):
+        started.wait_ready()
+    assert gone(started.pid) and started.process.stdout.closed
+
+
+def test_one_that_ends_at_once_and_says_nothing(program):
+    started = Child("The helper", program("import os; os._exit(3)"))
+    with pytest.raises(LabError, match="it gave no reason"):
+        started.wait_ready()
+
+
+def test_one_that_is_killed_is_noticed(obedient):
+    os.kill(obedient.pid, signal.SIGKILL)
+    assert within(10, lambda: gone(obedient.pid))
+    assert obedient.ask("one") == ""
+    obedient.stop()
+    assert obedient.process.returncode == -signal.SIGKILL
+
+
+def test_much_on_standard_error_does_not_hold_it_up(program):
+    body = """
+        import sys
+        print("ready", flush=True)
+        sys.stdin.readline()
+        sys.stderr.write("noise\\n" * 100_000 + "the end")
+        sys.stderr.flush()
+        print("written", flush=True)
+        sys.exit(1)
+    """
+    started = Child("The helper", program(body))
+    started.wait_ready()
+    assert started.ask("go on") == "written"
+    words = started.last_words()
+    assert words.endswith("noise\nthe end") and len(words) <= 300
+    started.stop()
+
+
+def test_one_that_does_not_obey_is_killed(program, monkeypatch):
+    monkeypatch.setattr(child, "QUIT_TIMEOUT_S", 0.2)
+    body = """
+        import time
+        print("ready", flush=True)
+        time.sleep(100)
+    """
+    started = Child("The helper", program(body))
+    started.wait_ready()
+    started.stop()
+    assert started.process.returncode == -signal.SIGKILL
+
+
+def test_one_that_nobody_holds_any_more_ends(program, trace):
+    pid = Child("The helper", program(OBEDIENT), str(trace)).pid
+    gc.collect()
+    assert within(10, lambda: gone(pid))
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_it(obedient):
+    assert os.getsid(obedient.pid) != os.getsid(0)
+
+
+def test_a_fork_of_its_owner_cannot_end_it(obedient, trace):
+    fork = os.fork()
+    if not fork:
+        try:
+            obedient.stop()
+        finally:
+            os._exit(0)
+    os.waitpid(fork, 0)
+    assert obedient.ask("one") == "ONE" and not trace.exists()
+
+
+def test_it_ends_at_once_although_a_fork_holds_its_pipe(obedient, trace):
+    fork = os.fork()
+    if not fork:
+        time.sleep(100)
+        os._exit(0)
+    try:
+        obedient.stop()
+        assert obedient.process.returncode == 0 and trace.exists()
+    finally:
+        os.kill(fork, signal.SIGKILL)
+        os.waitpid(fork, 0)
+
+
+ALL_OF_THEM = """
+    import os, sys, threading, time
+    import redis_lab as lab
+    from redis_lab import load, rest
+    private = lab.server()
+    far = lab.link(private, 1)
+    web = rest.gateway(private)
+    r = private.client()
+    r.set("page", "x")
+    about = {"rate_per_s": 10, "seconds": 90}
+    args = (r, "GET", "page")
+    threading.Thread(target=load.open_loop, args=args, kwargs=about, daemon=True).start()
+    sys.stdin.readline()
+    if FORKS and not os.fork():
+        time.sleep(100)
+        os._exit(0)
+    print("forked", flush=True)
+    time.sleep(100)
+"""
+PROGRAMS = {"_keeper.py", "_relay.py", "app.py", "_generator.py"}
+
+
+@pytest.mark.parametrize("forks", [0, 1], ids=["alone", "a fork holds the pipes"])
+def test_none_outlives_an_owner_that_is_killed(forks):
+    owner = subprocess.Popen(
+        script(ALL_OF_THEM.replace("FORKS", str(forks))),
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+    def helpers() -> dict[str, int]:
+        children = psutil.Process(owner.pid).children(recursive=True)
+        words = [(os.path.basename(word), one.pid) for one in children for word in one.cmdline()]
+        return {name: pid for name, pid in words if name in PROGRAMS}
+
+    try:
+        assert within(60, lambda: set(helpers()) == PROGRAMS), helpers()
+        started = helpers()
+        owner.stdin.write(b"fork\n")
+        owner.stdin.flush()
+        assert owner.stdout.readline() == b"forked\n"
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+        within(30, lambda: all(map(gone, started.values())))
+        assert [name for name, pid in started.items() if not gone(pid)] == []
+    finally:
+        os.killpg(owner.pid, signal.SIGKILL) if forks else owner.kill()
+        owner.communicate()
