@@ -15,7 +15,8 @@ import pytest
 import redis
 
 from redis_lab import bench, claims
-from redis_lab.bench import (
+from redis_lab.errors import LabError
+from redis_lab.measure.bench import (
     FLOOR,
     Arm,
     Comparison,
@@ -25,7 +26,6 @@ from redis_lab.bench import (
     block_interval,
     compare,
 )
-from redis_lab.errors import LabError
 from redis_lab.server import server
 
 

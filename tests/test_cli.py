@@ -21,7 +21,7 @@ from processes import environment, gone, within
 
 from redis_lab import bench, notebooks, plots, results
 from redis_lab.errors import LabError
-from redis_lab.results import Result
+from redis_lab.measure.results import Result
 from redis_lab.server import KINDS, docker_version
 
 SCRIPT = Path(sys.executable).with_name("redis-lab")

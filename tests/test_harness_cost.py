@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from redis_lab import results
-from redis_lab.bench import TooBusy, busy
 from redis_lab.claims import NOT_MEASURED
+from redis_lab.measure.bench import TooBusy, busy
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "benchmarks" / "harness_cost.py"

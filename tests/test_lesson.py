@@ -10,7 +10,7 @@ from IPython.display import Image, Markdown
 
 from redis_lab import bench, claims, lesson, results
 from redis_lab.errors import LabError
-from redis_lab.results import Result
+from redis_lab.measure.results import Result
 
 
 def test_a_prediction_is_laid_beside_measurement_and_theory():

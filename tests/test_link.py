@@ -22,8 +22,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from redis_lab import LabError
-from redis_lab.bench import TooBusy, busy
 from redis_lab.link import link
+from redis_lab.measure.bench import TooBusy, busy
 from redis_lab.server import UserServer, server
 from redis_lab.topology import cluster
 

@@ -21,7 +21,7 @@ from hdrh.histogram import HdrHistogram
 
 from redis_lab import bench, results
 from redis_lab.errors import LabError
-from redis_lab.results import Result
+from redis_lab.measure.results import Result
 from redis_lab.server import server
 
 FIGURE = {"kind": "ladder", "x": "p50_us", "xlabel": "latency (µs)"}
@@ -124,7 +124,7 @@ SAVER = """
 import sys
 from pathlib import Path
 from redis_lab import results
-from redis_lab.results import Result
+from redis_lab.measure.results import Result
 turn = 0
 while True:
     turn += 1

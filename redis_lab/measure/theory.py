@@ -22,7 +22,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import optimize
 
-from .errors import LabError
+from ..errors import LabError
 
 
 def recently(p: np.ndarray, time: float) -> np.ndarray:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .errors import LabError
-from .source import zipf_probabilities
+from ..errors import LabError
+from ..source import zipf_probabilities
 
 
 class Zipf:

@@ -31,12 +31,12 @@ import redis
 from hdrh.histogram import HdrHistogram
 from tqdm import tqdm
 
+from ..claims import NOT_MEASURED
+from ..errors import LabError
+from ..nodes import first
+from ..server import guard
 from . import _generator
 from .bench import BEYOND, LONGEST_NS, InvalidRun, TooBusy, endpoint, tried_again
-from .claims import NOT_MEASURED
-from .errors import LabError
-from .nodes import first
-from .server import guard
 from .workload import poisson_arrivals
 
 LATE_NS = 5_000_000  # so much later than due, with a connection free, is the generator's fault

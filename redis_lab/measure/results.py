@@ -25,11 +25,11 @@ import pandas as pd
 import psutil
 import redis
 
+from ..errors import LabError
+from ..files import data_folder, write_whole
+from ..nodes import first
+from ..server import server_behind
 from .bench import Comparison, effort_name, verdict
-from .errors import LabError
-from .files import data_folder, write_whole
-from .nodes import first
-from .server import server_behind
 
 FORMAT = 1
 RESAMPLES = 500

@@ -40,14 +40,14 @@ import redis
 from hdrh.histogram import HdrHistogram
 from tqdm import tqdm
 
-from . import claims
-from .claims import NOT_MEASURED
-from .errors import LabError
-from .guest import guest_of
-from .nodes import first, primaries
-from .server import START_TIMEOUT_S, Server
-from .server import server as start_server
-from .wire import wire
+from .. import claims
+from ..claims import NOT_MEASURED
+from ..errors import LabError
+from ..guest import guest_of
+from ..nodes import first, primaries
+from ..server import START_TIMEOUT_S, Server
+from ..server import server as start_server
+from ..wire import wire
 
 FLOOR = "PING, bare socket"
 BEYOND = 100  # samples that must lie beyond a percentile before it is reported

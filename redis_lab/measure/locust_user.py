@@ -7,8 +7,8 @@ Locust is an optional extra: `pip install -e ".[locust]"`. On one machine:
 On several, run the master and the workers by hand, each with REDIS_LAB_LOAD set to what
 `workload()` returns (it holds the server's URL, and so its password):
 
-    locust -f redis_lab/locust_user.py --headless --master --expect-workers 4 -u 40 -t 60s
-    locust -f redis_lab/locust_user.py --worker --master-host MASTER
+    locust -f redis_lab/measure/locust_user.py --headless --master --expect-workers 4 -u 40 -t 60s
+    locust -f redis_lab/measure/locust_user.py --worker --master-host MASTER
 
 Each user has one connection and asks at a constant pace, whatever the reply took; when a reply
 takes longer than its pace, it asks at once (`constant_pacing`). That is a closed loop for each user
