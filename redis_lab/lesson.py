@@ -18,7 +18,8 @@ from . import claims
 from .claims import NOT_MEASURED
 from .errors import LabError
 from .judging import NotYet, find
-from .measure.bench import Comparison, effort_name
+from .measure.comparison import Comparison
+from .measure.effort import effort_name
 from .measure.results import Result, of, save
 from .plots import FIGURES, png, write
 from .server import announced

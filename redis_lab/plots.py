@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .errors import LabError
-from .measure.bench import effort_name
+from .measure.effort import effort_name
 from .measure.results import Result, data_folder, write_whole
 
 # Okabe and Ito's colours, told apart by the colour-blind; markers and dashes tell them apart in

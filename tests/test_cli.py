@@ -20,6 +20,7 @@ import redis
 from processes import environment, gone, within
 
 from redis_lab import bench, notebooks, plots, results
+from redis_lab.claims import NOT_MEASURED
 from redis_lab.errors import LabError
 from redis_lab.measure.results import Result
 from redis_lab.server import KINDS, docker_version
@@ -254,7 +255,7 @@ def test_handout_leaves_out_solutions_and_outputs(lab, tmp_path):
 def checkout(tmp_path):
     """A checkout with one notebook of its own, which the console script is made to find."""
     root = tmp_path / "checkout"
-    package = Path(bench.__file__).parent
+    package = Path(notebooks.__file__).parent
     shutil.copytree(package, root / "redis_lab", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "notebooks").mkdir()
 
@@ -271,11 +272,12 @@ def checkout(tmp_path):
 
 
 SPOILT = """
-from redis_lab import bench, lesson
+from redis_lab import lesson
+from redis_lab.measure import validity
 def measure():
-    raise bench.TooBusy("it stood still.", found={"GET": 1})
-bench.wait_until_calm = lambda: None
-found = bench.tried_again(measure, "a GET")
+    raise validity.TooBusy("it stood still.", found={"GET": 1})
+validity.wait_until_calm = lambda: None
+found = validity.retry_while_busy(measure, "a GET")
 lesson.claim("quick", found["GET"] < 2, varies=True)
 lesson.claim("one", found["GET"] == 1)
 """
@@ -299,7 +301,7 @@ def test_validate_is_green_and_lists_what_does_not_hold_or_was_not_measured(lab,
     assert "1 do not hold here" in said.stdout
     assert "unlike: instant\n      does not hold here: 3 < 2" in said.stdout
     assert "1 were not tested" in said.stdout
-    assert f"spoilt: quick\n      {bench.NOT_MEASURED}" in said.stdout
+    assert f"spoilt: quick\n      {NOT_MEASURED}" in said.stdout
     assert "spoilt: a GET\n      it stood still." in said.stdout
 
 

@@ -23,7 +23,7 @@ from redis.retry import Retry
 
 from redis_lab import LabError
 from redis_lab.link import link
-from redis_lab.measure.bench import TooBusy, busy
+from redis_lab.measure.validity import TooBusy, is_busy
 from redis_lab.server import UserServer, server
 from redis_lab.topology import cluster
 
@@ -57,7 +57,7 @@ def test_achieves_what_is_wanted(r, wanted):
             if near and abs(seen - wanted) <= max(0.35, 0.2 * wanted) and took < 1.5:
                 return
     said = f"{far!r}; redis-py saw {seen:.2f} ms added; the start took {took:.2f} s"
-    if busy():
+    if is_busy():
         raise TooBusy(said)
     pytest.fail(said)
 

@@ -17,12 +17,13 @@ import pytest
 import redis
 from processes import gone, within
 
-from redis_lab import bench, load
+from redis_lab import load
 from redis_lab.errors import LabError
 from redis_lab.exercises import load as exercises
 from redis_lab.lesson import NotYet
 from redis_lab.measure import _generator, locust_user
-from redis_lab.measure.bench import InvalidRun, endpoint, redis_benchmark
+from redis_lab.measure.baseline import get_endpoint, redis_benchmark
+from redis_lab.measure.validity import TRIES, InvalidRun
 from redis_lab.server import server
 from redis_lab.topology import cluster
 
@@ -49,7 +50,7 @@ def test_every_request_is_sent_once_and_at_its_time(r, arrivals, processes):
         r, "GET", "page", rate_per_s=400, seconds=1, processes=processes, arrivals=arrivals
     )
     # Twice more to see how long the reply is; and all again where a busy machine spoilt a try
-    assert (calls(r, "get") - 2) / len(got.done) in range(1, bench.TRIES + 1)
+    assert (calls(r, "get") - 2) / len(got.done) in range(1, TRIES + 1)
     assert got.errors == 0
     assert (np.diff(got.due) >= 0).all()
     assert (got.sent >= got.due).all() and (got.done > got.sent).all()
@@ -258,9 +259,9 @@ def test_fewer_requests_than_processes(r):
 
 def test_where_a_url_says_little():
     for url in ("redis://", "redis://localhost", "redis://localhost/2"):
-        where = endpoint(redis.Redis.from_url(url))
+        where = get_endpoint(redis.Redis.from_url(url))
         assert (where["host"], where["port"]) == ("localhost", 6379)
-    assert endpoint(redis.Redis.from_url("unix:///a/b"))["path"] == "/a/b"
+    assert get_endpoint(redis.Redis.from_url("unix:///a/b"))["path"] == "/a/b"
 
 
 # Answers with a value twenty times, then with nil, then with an error

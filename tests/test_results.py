@@ -200,7 +200,7 @@ def test_environment_says_what_the_numbers_depend_on():
     assert found["protocol"] in ("RESP2", "RESP3") and "Parser" in found["parser"]
     assert found["cores"] == os.cpu_count() and found["cpu"]
     assert found["effort"] == "quick" and found["seed"] == 3
-    json.dumps(results.plain(found))
+    json.dumps(results.to_plain(found))
 
 
 def test_environment_of_the_server_behind_connect(monkeypatch):
@@ -209,7 +209,7 @@ def test_environment_of_the_server_behind_connect(monkeypatch):
         monkeypatch.setattr(module, "_default", (here, ""))
         found = results.environment(client)
         assert found["server_config"] == {**module.DEFAULTS, "hz": 50}
-        assert found["server_affinity"] == results.affinity(psutil.Process(here.pid))
+        assert found["server_affinity"] == results.get_affinity(psutil.Process(here.pid))
         with server() as other, other.client() as elsewhere:
             assert results.environment(elsewhere)["server_config"] is None
 

@@ -36,8 +36,12 @@ from ..errors import LabError
 from ..nodes import first
 from ..server import guard
 from . import _generator
-from .bench import BEYOND, LONGEST_NS, InvalidRun, TooBusy, endpoint, tried_again
+from .baseline import get_endpoint
+from .stats import make_histogram, percentile
+from .validity import InvalidRun, TooBusy, retry_while_busy
 from .workload import poisson_arrivals
+
+__all__ = ["CLOCKS", "InvalidRun", "Load", "Saturation", "TooBusy", "open_loop", "saturate"]
 
 LATE_NS = 5_000_000  # so much later than due, with a connection free, is the generator's fault
 LATE_SHARE = 0.05  # more than this share of late requests voids a run
@@ -45,6 +49,10 @@ BUSY = 0.85  # of one core: from here on a process counts as saturated
 IDLE = 0.02  # a generator that hardly ever found nothing to do was at its own limit
 PATIENCE_S = 30.0  # how long after its last request was due, or without a reply, a run goes on
 CLOCKS = ("response", "service")
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 @dataclass
@@ -78,19 +86,15 @@ class Load:
 
     def percentile_us(self, q: float, clock: str = "response") -> float | None:
         """None where fewer than a hundred samples lie beyond it."""
-        if len(self.done) * (100 - q) / 100 < BEYOND and q > 50:
-            return None
-        return float(np.percentile(self.times_ns(clock), q)) / 1e3
+        found = percentile(self.times_ns(clock), q)
+        return None if found is None else found / 1e3
 
     def mean_us(self, clock: str = "response") -> float:
         return float(self.times_ns(clock).mean()) / 1e3
 
     def histogram(self, clock: str = "response") -> HdrHistogram:
         """In nanoseconds, three digits; histograms of several runs add up, percentiles do not."""
-        histogram = HdrHistogram(1, LONGEST_NS, 3)
-        for value in np.maximum(self.times_ns(clock), 1).tolist():
-            histogram.record_value(value)
-        return histogram
+        return make_histogram(self.times_ns(clock), f"{clock} time")
 
     def row(self, clock: str = "response", **columns: object) -> dict[str, object]:
         """One row of a result."""
@@ -185,7 +189,7 @@ def open_loop(
         if len(due[k :: len(shares)])  # else there are fewer requests than processes
     ]
     label = label or f"{rate_per_s:,.0f} a second"
-    return tried_again(lambda: offered(jobs, len(due), seconds, label), label)
+    return retry_while_busy(lambda: offered(jobs, len(due), seconds, label), label)
 
 
 def offered(jobs: list[dict], requests: int, seconds: float, label: str) -> Load:
@@ -289,7 +293,7 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
     if issubclass(first(client).connection_pool.connection_class, redis.SSLConnection):
         raise LabError("The load generator speaks no TLS.")
     guard(client, tuple(command))
-    where, greeting = endpoint(client), []
+    where, greeting = get_endpoint(client), []
     if where.get("password"):
         greeting.append(["AUTH", where.get("username") or "default", where["password"]])
     if where.get("db"):

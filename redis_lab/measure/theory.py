@@ -24,6 +24,12 @@ from scipy import optimize
 
 from ..errors import LabError
 
+__all__ = ["characteristic_time", "kept", "lfu", "lru", "random", "recently", "ttl"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 def recently(p: np.ndarray, time: float) -> np.ndarray:
     """For each key, the probability that it was asked for within the last `time` requests."""

@@ -7,6 +7,12 @@ import numpy as np
 from ..errors import LabError
 from ..source import zipf_probabilities
 
+__all__ = ["Zipf", "payload", "poisson_arrivals"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class Zipf:
     """Requests for `n` things, the one of rank k with probability proportional to 1 / k**exponent.
