@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import magic
 from .errors import LabError
+from .extras import describe_missing
 from .link import link
 from .server import Server, clean_up, connect, has, server
 from .topology import Cluster, Replicated, cluster, replicated
@@ -85,7 +86,12 @@ def __getattr__(name: str) -> Any:
         value: Any = version("redis-lab")
     elif name in _LAZY:
         path, attribute = _LAZY[name]
-        value = importlib.import_module(path, __name__)
+        try:
+            value = importlib.import_module(path, __name__)
+        except ModuleNotFoundError as error:
+            if advice := describe_missing(str(error.name)):
+                raise LabError(advice) from error
+            raise
         value = getattr(value, attribute) if attribute else value
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Any
@@ -13,11 +15,13 @@ import numpy as np
 import redis
 import redis.asyncio
 
+from ..errors import LabError
 from ..wire import wire
 from .counts import has_nil, read_counts, subtract_counts
 from .event_loop import run_async
 from .validity import InvalidRun
 
+OTHER_LOOP = re.compile("different loop|loop is closed")
 Client = redis.Redis | redis.RedisCluster | redis.asyncio.Redis
 
 
@@ -83,29 +87,49 @@ class ArmRun:
         self.round_trips: int | None = None
         self.commands: int | None = None
 
+    @contextlib.contextmanager
+    def noted(self, what: str = "arm") -> Iterator[None]:
+        """Add to an exception which arm it comes from."""
+        try:
+            yield
+        except Exception as error:
+            if self.is_async and isinstance(error, RuntimeError) and OTHER_LOOP.search(str(error)):
+                raise LabError(
+                    f"The client of the asynchronous arm {self.name!r} was used on another event "
+                    "loop before. Give the arm a client of its own, and use that client outside "
+                    "of the comparison through bench.run_async(...) only."
+                ) from error
+            error.add_note(f"{what} {self.name!r}")
+            raise
+
     def prepare(self, calls: int) -> None:
         """Run the arm's setup for so many calls, and note what the servers counted meanwhile."""
         if self.arm.setup is None:
             return
         before = read_counts(self.servers)
-        done = self.arm.setup(calls)
-        if inspect.isawaitable(done):
-            run_async(done)
+        with self.noted("setup of arm"):
+            done = self.arm.setup(calls)
+            if inspect.isawaitable(done):
+                run_async(done)
         self.setup_counted.append(subtract_counts(read_counts(self.servers), before))
 
     def call_once(self) -> None:
         """One call outside the measurement, its reply looked at."""
-        start = perf_counter_ns()
-        reply = run_async(self._await_once()) if self.is_async else self.arm.call()
-        took = perf_counter_ns() - start
-        if not self.is_async and inspect.isawaitable(reply):
-            self.is_async = True
-            reply = run_async(reply)
+        with self.noted():
+            start = perf_counter_ns()
+            reply = run_async(self._await_once()) if self.is_async else self.arm.call()
             took = perf_counter_ns() - start
+            if not self.is_async and inspect.isawaitable(reply):
+                self.is_async = True
+                reply = run_async(reply)
+                took = perf_counter_ns() - start
         self.took.append(took)
         self.calls += 1
         if not self.arm.may_miss and self.client is not None and has_nil(reply):
-            raise InvalidRun(f"{self.name}: a nil reply where a value was meant.")
+            raise InvalidRun(
+                f"{self.name}: a nil reply where a value was meant. Where that is as it should be, "
+                "or there is no reply to return: Arm(call, may_miss=True)."
+            )
 
     async def _await_once(self) -> object:
         reply: Any = self.arm.call()

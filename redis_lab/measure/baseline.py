@@ -19,14 +19,14 @@ from .validity import InvalidRun
 BASELINE = "PING, bare socket"
 
 
-def get_endpoint(client: redis.Redis) -> dict[str, Any]:
+def get_endpoint(client: redis.Redis | redis.RedisCluster) -> dict[str, Any]:
     """The pool's host, port, path, username and password."""
     kwargs = first(client).connection_pool.connection_kwargs
     return kwargs if kwargs.get("path") else {"host": "localhost", "port": 6379, **kwargs}
 
 
 @contextlib.contextmanager
-def bare_ping(client: redis.Redis) -> Iterator[Callable[[], object] | None]:
+def bare_ping(client: redis.Redis | redis.RedisCluster) -> Iterator[Callable[[], object] | None]:
     """A callable that sends PING and reads the reply on a bare socket; None over TLS."""
     where = get_endpoint(client)
     if issubclass(first(client).connection_pool.connection_class, redis.SSLConnection):

@@ -27,6 +27,7 @@ from time import perf_counter_ns
 
 import numpy as np
 import redis
+import redis.asyncio
 from tqdm import tqdm
 
 from ..claims import NOT_MEASURED
@@ -75,7 +76,7 @@ def __dir__() -> list[str]:
 def compare(
     arms: Mapping[str, Callable[[], object] | Arm],
     *,
-    client: redis.Redis | None = None,
+    client: redis.Redis | redis.RedisCluster | None = None,
     baseline: bool = True,
     floor: bool | None = None,
     seconds: float | None = None,
@@ -115,6 +116,11 @@ def compare(
             wanted[name] = replace(arm, setup=setup)
     if reference is not None and reference not in wanted:
         raise LabError(f"There is no arm {reference!r} to compare with: {', '.join(wanted)}.")
+    for each in (client, *(arm.client for arm in wanted.values())):
+        if isinstance(each, redis.asyncio.RedisCluster):
+            raise LabError("A cluster's asynchronous client cannot be counted; give no client.")
+    if isinstance(client, redis.asyncio.Redis):
+        raise LabError("An asynchronous client belongs to its arm: Arm(call, client=…).")
     name = effort_name(effort)
     work = EFFORTS[name]
     what = label if label != "measuring" else " and ".join(list(wanted)[:2])
@@ -135,7 +141,7 @@ def compare(
 
 def _compare_once(
     arms: Mapping[str, Arm],
-    client: redis.Redis | None,
+    client: redis.Redis | redis.RedisCluster | None,
     baseline: bool,
     seconds: float,
     effort: str,
@@ -222,12 +228,13 @@ def run_blocks(
             for index in random.permutation(len(runs)):
                 each, taken = runs[index], [0] * samples[index].shape[1]
                 each.prepare(len(taken))
-                if each.is_async:
-                    walls[index].append(run_async(time_async_calls(each.arm.call, taken)))
-                else:
-                    start = perf_counter_ns()
-                    time_calls(each.arm.call, taken)
-                    walls[index].append(perf_counter_ns() - start)
+                with each.noted():
+                    if each.is_async:
+                        walls[index].append(run_async(time_async_calls(each.arm.call, taken)))
+                    else:
+                        start = perf_counter_ns()
+                        time_calls(each.arm.call, taken)
+                        walls[index].append(perf_counter_ns() - start)
                 samples[index][block] = taken
                 each.calls += len(taken)
             for each in runs:

@@ -23,9 +23,10 @@ def draw_medians(measured: Comparison) -> Figure:
     """The arms from top to bottom, time to the right, on a logarithmic axis."""
     frame = measured.to_frame()
     middle = frame["p50_us"].to_numpy(float)
+    low, high = (frame[f"p50_{end}_us"].fillna(frame["p50_us"]) for end in ("low", "high"))
     bars = [
-        (middle - frame["p50_low_us"].to_numpy(float)).clip(min=0),
-        (frame["p50_high_us"].to_numpy(float) - middle).clip(min=0),
+        (middle - low.to_numpy(float)).clip(min=0),
+        (high.to_numpy(float) - middle).clip(min=0),
     ]
     figure = Figure(figsize=(6.4, 1.2 + 0.32 * len(frame)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -35,7 +36,7 @@ def draw_medians(measured: Comparison) -> Figure:
     axes.set_yticks(places, [str(name) for name in frame.index])
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlim(0.6 * middle.min(), 1.7 * middle.max())
+    axes.set_xlim(0.6 * (middle - bars[0]).min(), 1.7 * (middle + bars[1]).max())
     axes.set_xticks(_round_ticks(*axes.get_xlim()))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
 import redis
 
 from ..nodes import primaries
+from .event_loop import run_async
 
 
 def read_counts(clients: Iterable[redis.Redis]) -> dict[str, Counter]:
-    """Commands, hits and misses that each distinct server has counted so far, by its run id."""
+    """Commands, hits and misses that each distinct server has counted so far, by its run id.
+
+    The clients may be asynchronous ones.
+    """
     counts = {}
     for client in chain.from_iterable(map(primaries, clients)):
-        info = client.info("everything")
+        info: Any = client.info("everything")
+        if inspect.isawaitable(info):
+            info = run_async(info)
         count = Counter(
             {name[8:].upper(): entry["calls"] for name, entry in info.items() if "cmdstat_" in name}
         )
