@@ -152,6 +152,8 @@ def plots_command(
     ] = False,
 ) -> None:
     """Execute the notebooks and write data/results/*.json and data/plots/*.png."""
+    if not redraw:
+        require("nbformat", "nbclient", "ipykernel")
     chosen = [] if redraw else notebooks.measuring(only)
     with_cost = bool(only) and only in HARNESS_COST
     if not (chosen or with_cost or redraw):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import importlib.util
 
 from .errors import LabError
 
@@ -18,14 +18,15 @@ EXTRAS = {
 
 def describe_missing(module: str) -> str | None:
     """How to install a module that is not here, in one line; None if no extra brings it."""
+    name = module.partition(".")[0]
     for extra, modules in EXTRAS.items():
-        if module.partition(".")[0] in modules:
-            return f"This needs {module}, which is not installed: pip install 'redis-lab[{extra}]'"
+        if name in modules:
+            return f"This needs {name}, which is not installed: pip install 'redis-lab[{extra}]'"
     return None
 
 
 def require(*modules: str) -> None:
     """Raises: LabError that says how to install the first of the modules that is not here."""
     for module in modules:
-        if find_spec(module) is None:
+        if importlib.util.find_spec(module) is None:
             raise LabError(describe_missing(module) or f"This needs {module}.")

@@ -154,10 +154,10 @@ def test_the_event_loops_cost_is_stated(r, asynchronous):
     found = compare({"a": nothing}, baseline=False)
     assert found.loop_ns > 0
     assert "event loop" in found.notes and "event loop" in found._repr_html_()
-    assert found.to_result("x").environment["loop_ns"] == round(found.loop_ns)
+    assert found.facts()["loop_ns"] == round(found.loop_ns)
     plain = compare({"a": int}, baseline=False)
     assert plain.loop_ns is None and "event loop" not in plain.notes
-    assert "loop_ns" not in plain.to_result("x").environment
+    assert "loop_ns" not in plain.facts()
 
 
 def test_inside_a_running_event_loop_as_in_a_notebook(asynchronous):
@@ -272,11 +272,11 @@ def test_ratios_are_against_the_reference():
 def test_the_effort_is_an_argument_and_the_variable_its_default(monkeypatch):
     found = compare({"a": int}, baseline=False, effort="full", seconds=0.01)
     assert len(found["a"]) == EFFORTS["full"].blocks != EFFORTS["quick"].blocks
-    assert found.to_result("x").environment["effort"] == "full"
+    assert found.facts()["effort"] == "full"
     monkeypatch.setenv("REDIS_LAB_EFFORT", "full")
     found = compare({"a": int}, baseline=False, effort="quick")
     assert len(found["a"]) == EFFORTS["quick"].blocks
-    assert found.to_result("x").environment["effort"] == "quick"
+    assert found.facts()["effort"] == "quick"
     with pytest.raises(LabError, match="effort=heroic is none of quick, full"):
         compare({"a": int}, effort="heroic")
 

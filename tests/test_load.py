@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
@@ -349,8 +350,8 @@ def test_locust_says_what_is_wrong(r, monkeypatch):
     with pytest.raises(LabError, match="no TLS"):
         tls = redis.Redis.from_url("rediss://localhost")
         locust_user.distributed(tls, "GET", "jobs", rate_per_s=20, seconds=1)
-    monkeypatch.setattr(locust_user.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(LabError, match="pip install"):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LabError, match=r"pip install 'redis-lab\[locust\]'"):
         locust_user.distributed(r, "GET", "jobs", rate_per_s=20, seconds=1)
 
 

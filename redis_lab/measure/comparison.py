@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,33 +145,16 @@ class Comparison:
         shown["against the first" if first else f"against {self.reference}"] = frame["verdict"]
         return shown
 
-    def to_result(
-        self,
-        experiment: str,
-        *,
-        title: str = "",
-        figure: Mapping | None = None,
-        client: Any = None,
-        notes: Sequence[str] = (),
-        **more: object,
-    ) -> results.Result:
-        """The rows and histograms with their environment: of the server too, if given a client.
+    def histograms(self) -> dict[str, HdrHistogram]:
+        """`histogram` of each arm."""
+        return {name: self.histogram(name) for name in self.arms}
 
-        `more` is added to the environment.
-        """
+    def facts(self) -> dict[str, object]:
+        """What a result's environment says about the harness: the effort and its own costs."""
         facts: dict[str, object] = {"effort": self.effort, "harness_ns": round(self.harness_ns)}
         if self.loop_ns is not None:
             facts["loop_ns"] = round(self.loop_ns)
-        return results.of(
-            experiment,
-            self.rows,
-            title=title or experiment,
-            figure=figure or {},
-            client=client,
-            notes=notes,
-            histograms={name: self.histogram(name) for name in self.arms},
-            **(facts | more),
-        )
+        return facts
 
     def save(self, path: Path | str, *, title: str = "") -> Path:
         """Write the rows, the histograms and the environment as a JSON file; return its path.
@@ -180,11 +163,11 @@ class Comparison:
 
         Raises: LabError when the file cannot be written.
         """
-        path, client = Path(path), self.client
+        path, title = Path(path), title or Path(path).stem
         try:
-            result = self.to_result(path.stem, title=title, client=client)
+            result = results.of(path.stem, self, title=title, client=self.client)
         except redis.RedisError:  # that server is gone
-            result = self.to_result(path.stem, title=title)
+            result = results.of(path.stem, self, title=title)
         return results.write(result, path)
 
     def plot(self, path: Path | str | None = None) -> Figure:

@@ -163,11 +163,14 @@ def to_plain(value: Any) -> Any:
 
 @runtime_checkable
 class Measured(Protocol):
-    """What makes a result of itself, such as a `Comparison`."""
+    """What has rows, histograms and facts about how it was measured: a `Comparison`."""
 
-    def to_result(
-        self, experiment: str, *, title: str, figure: Mapping, client: Any, **more: Any
-    ) -> Result: ...
+    @property
+    def rows(self) -> list[dict[str, Any]]: ...
+
+    def histograms(self) -> dict[str, HdrHistogram]: ...
+
+    def facts(self) -> dict[str, object]: ...
 
 
 def of(
@@ -175,28 +178,28 @@ def of(
     measured: Measured | Sequence[Mapping],
     *,
     title: str,
-    figure: Mapping,
+    figure: Mapping | None = None,
     client: redis.Redis | None = None,
     notes: Sequence[str] = (),
-    histograms: Mapping[str, HdrHistogram] | None = None,
-    **more: Any,
+    **more: object,
 ) -> Result:
     """A result made from a comparison (its rows and histograms) or from rows of your own."""
+    histograms: dict[str, str] = {}
     if isinstance(measured, Measured):
-        return measured.to_result(
-            experiment, title=title, figure=figure, client=client, notes=notes, **more
-        )
+        more = measured.facts() | more
+        histograms = {
+            name: base64.b64encode(histogram.encode()).decode()
+            for name, histogram in measured.histograms().items()
+        }
+        measured = measured.rows
     return Result(
         experiment=experiment,
         title=title,
         rows=[to_plain(dict(row)) for row in measured],
-        figure=dict(figure),
+        figure=dict(figure or {}),
         environment=to_plain(environment(client, **more)),
         notes=list(notes),
-        histograms={
-            name: base64.b64encode(histogram.encode()).decode()
-            for name, histogram in (histograms or {}).items()
-        },
+        histograms=histograms,
     )
 
 

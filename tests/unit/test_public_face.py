@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import redis_lab
+from redis_lab.extras import EXTRAS
 from redis_lab.measure import bench, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,3 +124,50 @@ def test_former_names_still_work():
     from redis_lab import theory
 
     assert imported is load and theory is redis_lab.theory
+
+
+CORE_ONLY = """
+import sys
+sys.modules.update(dict.fromkeys({missing!r}))
+sys.argv = ["redis-lab", *{words!r}]
+"""
+MISSING = sorted({module for modules in EXTRAS.values() for module in modules})
+
+
+def run_without_extras(code: str, *words: str) -> subprocess.CompletedProcess:
+    """Run code where no module of an extra can be imported, as in a core installation."""
+    code = CORE_ONLY.format(missing=MISSING, words=words) + code
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+
+
+def test_the_core_measures_without_any_extra():
+    done = run_without_extras(
+        "import redis_lab as lab\n"
+        "print(*lab.bench.compare({'a': int}, baseline=False).to_frame().index)\n"
+        "for name in dir(lab):\n"
+        "    try: getattr(lab, name)\n"
+        "    except lab.LabError as error: print(name, error)"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "a",
+        "rest This needs tornado, which is not installed: pip install 'redis-lab[http]'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [
+        (["lab"], "lab"),
+        (["validate"], "test"),
+        (["plots", "00_start_here", "--effort", "quick"], "lab"),
+        (["handout", "/nowhere/at/all"], "lab"),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else "",
+)
+def test_a_command_that_lacks_its_extra_says_so_in_one_line(words, extra):
+    done = run_without_extras("from redis_lab.cli import main; main()", *words)
+    assert done.returncode == 1
+    trouble = " ".join(done.stderr.split())
+    assert trouble.startswith("redis-lab: This needs ")
+    assert trouble.endswith(f"which is not installed: pip install 'redis-lab[{extra}]'")
