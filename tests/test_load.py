@@ -282,7 +282,7 @@ def test_errors_among_the_replies(r):
 
 
 def test_replies_that_get_shorter_end_a_batch(r, monkeypatch):
-    monkeypatch.setattr(load, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(load, "TIMEOUT_S", 1.0)
     with pytest.raises(InvalidRun, match="replies got shorter"):
         load.saturate(r, "EVAL", WORSE, 1, "asked", depth=10, seconds=1)
 

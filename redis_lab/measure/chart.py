@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -13,15 +13,14 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from ..errors import LabError
 from ..files import write_whole
 
-if TYPE_CHECKING:
-    from .comparison import Comparison
-
 COLOUR = "#0072B2"  # Okabe and Ito's blue
 
 
-def draw_medians(measured: Comparison) -> Figure:
-    """The arms from top to bottom, time to the right, on a logarithmic axis."""
-    frame = measured.to_frame()
+def draw_medians(frame: pd.DataFrame) -> Figure:
+    """The arms from top to bottom, time to the right, on a logarithmic axis.
+
+    `frame` is that of `Comparison.to_frame`.
+    """
     middle = frame["p50_us"].to_numpy(float)
     low, high = (frame[f"p50_{end}_us"].fillna(frame["p50_us"]) for end in ("low", "high"))
     bars = [

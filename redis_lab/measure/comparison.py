@@ -179,7 +179,7 @@ class Comparison:
         """
         from .chart import draw_medians, save_figure  # matplotlib is slow to import
 
-        figure = draw_medians(self)
+        figure = draw_medians(self.to_frame())
         if path is not None:
             save_figure(figure, Path(path))
         return figure

@@ -1,11 +1,11 @@
 """Load from several processes: at a chosen rate, or as much as the server can take.
 
-`bench` asks how long one call takes for somebody who waits for each. Here many ask at once, and
-the requests come whether the server keeps up or not:
+`bench` measures how long one call takes if each is awaited before the next. Here many clients send
+at once, and the requests come whether the server keeps up or not:
 
 - `open_loop` sends each request at its own time and keeps two clocks. The *service* time begins
   when the request is sent, the *response* time when it was due. They part when requests have to
-  wait for a free connection, and whoever looks at the first only leaves those waits out
+  wait for a free connection; the service time alone leaves those waits out
   (*coordinated omission*, Gil Tene: How NOT to measure latency, 2015).
 - `saturate` keeps batches under way on all connections, to find what the server can do at most.
 
@@ -46,8 +46,8 @@ __all__ = ["CLOCKS", "InvalidRun", "Load", "Saturation", "TooBusy", "open_loop",
 LATE_NS = 5_000_000  # so much later than due, with a connection free, is the generator's fault
 LATE_SHARE = 0.05  # more than this share of late requests voids a run
 BUSY = 0.85  # of one core: from here on a process counts as saturated
-IDLE = 0.02  # a generator that hardly ever found nothing to do was at its own limit
-PATIENCE_S = 30.0  # how long after its last request was due, or without a reply, a run goes on
+IDLE = 0.02  # a generator that is idle less than this share of the time is itself the bottleneck
+TIMEOUT_S = 30.0  # give up this long after the last request was due, or after the last reply
 CLOCKS = ("response", "service")
 
 
@@ -125,7 +125,7 @@ class Load:
 
 @dataclass
 class Saturation:
-    """What the server could do at most, and who was at the limit: it, or the generators.
+    """The most the server could do, and which side was saturated: the server or the generators.
 
     `server_busy` and `generator_busy` are shares of one core; of the generators the busiest.
     """
@@ -173,7 +173,7 @@ def open_loop(
         raise LabError("Load needs a positive rate and a positive time.")
     if arrivals not in ("poisson", "constant"):
         raise LabError(f'Arrivals are "poisson" or "constant", not {arrivals!r}.')
-    shares = shared(connections, processes)
+    shares = _split_connections(connections, processes)
     due = (
         poisson_arrivals(rate_per_s, seconds, seed)
         if arrivals == "poisson"
@@ -182,17 +182,17 @@ def open_loop(
     due = (due * 1e9).astype(np.int64)
     if not len(due):
         raise LabError(f"{rate_per_s} a second for {seconds} s: no request at all.")
-    base = settings_for(client, command) | {"mode": "open", "patience_ns": int(PATIENCE_S * 1e9)}
+    base = settings_for(client, command) | {"mode": "open", "patience_ns": int(TIMEOUT_S * 1e9)}
     jobs = [
         {**base, "connections": share, "due": text(due[k :: len(shares)].tobytes())}
         for k, share in enumerate(shares)
         if len(due[k :: len(shares)])  # else there are fewer requests than processes
     ]
     label = label or f"{rate_per_s:,.0f} a second"
-    return retry_while_busy(lambda: offered(jobs, len(due), seconds, label), label)
+    return retry_while_busy(lambda: _run_open_loop(jobs, len(due), seconds, label), label)
 
 
-def offered(jobs: list[dict], requests: int, seconds: float, label: str) -> Load:
+def _run_open_loop(jobs: list[dict], requests: int, seconds: float, label: str) -> Load:
     """One try of `open_loop`."""
     heads, columns = run(jobs, seconds, label)
     order = np.argsort(np.concatenate([each[0] for each in columns]), kind="stable")
@@ -200,7 +200,7 @@ def offered(jobs: list[dict], requests: int, seconds: float, label: str) -> Load
     missing = sum(head["requests"] - head["finished"] for head in heads)
     if missing:
         raise InvalidRun(
-            f"{missing} of {requests} requests were not answered within {PATIENCE_S:.0f} s."
+            f"{missing} of {requests} requests were not answered within {TIMEOUT_S:.0f} s."
         )
     lag = (sent - due)[own == 1]
     found = Load(
@@ -252,9 +252,9 @@ def saturate(
         "mode": "saturate",
         "depth": depth,
         "ns": int(seconds * 1e9),
-        "patience_ns": int(PATIENCE_S * 1e9),
+        "patience_ns": int(TIMEOUT_S * 1e9),
     }
-    jobs = [{**base, "connections": share} for share in shared(connections, processes)]
+    jobs = [{**base, "connections": share} for share in _split_connections(connections, processes)]
     before = server_cpu_s(client), time.perf_counter()
     heads, _ = run(jobs, seconds, label)
     used, wall = server_cpu_s(client) - before[0], time.perf_counter() - before[1]
@@ -269,7 +269,7 @@ def saturate(
     )
 
 
-def shared(connections: int, processes: int) -> list[int]:
+def _split_connections(connections: int, processes: int) -> list[int]:
     """How many connections each process gets. Raises: LabError where there are too few."""
     if processes < 1 or connections < processes:
         raise LabError("There must be at least one process, and a connection for each.")
