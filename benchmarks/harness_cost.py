@@ -25,6 +25,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import redis_lab as lab
 from redis_lab import bench, results
+from redis_lab.measure.arms import time_calls
 
 SIZES = {"quick": {"nothing": 2_000, "GET": 200}, "full": {"nothing": 20_000, "GET": 800}}
 BLOCK = 2_000  # the most samples that `compare` takes in one block; it divides the larger sizes
@@ -45,7 +46,7 @@ def bare_loop(call: Callable, samples: int) -> None:
 
 def ours(call: Callable, samples: int) -> None:
     """The loop alone; like the bare one it leaves its samples in a list."""
-    bench.timed(call, [0] * samples)
+    time_calls(call, [0] * samples)
 
 
 def ours_with_array(call: Callable, samples: int) -> None:
@@ -53,7 +54,7 @@ def ours_with_array(call: Callable, samples: int) -> None:
     kept = np.zeros((max(samples // BLOCK, 1), min(samples, BLOCK)), dtype=np.int64)
     for block in kept:
         taken = [0] * len(block)
-        bench.timed(call, taken)
+        time_calls(call, taken)
         block[:] = taken
 
 

@@ -1,13 +1,22 @@
-"""A small laboratory for learning Redis by measuring it. See README.md."""
+"""A small laboratory for learning Redis by measuring it.
+
+    import redis_lab as lab
+
+    r = lab.connect()
+    lab.bench.compare({"GET": lambda: r.get("key"), "EXISTS": lambda: r.exists("key")}, client=r)
+
+Everything public is an attribute of this package; `dir(redis_lab)` lists it.
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import magic
 from .distance import link
 from .errors import LabError
+from .extras import describe_missing
 from .servers import (
     Cluster,
     Replicated,
@@ -21,35 +30,91 @@ from .servers import (
 )
 from .wiretap import wire
 
-# Loaded when first used: a worker process that only counts need not wait for matplotlib.
-MODULES = ("bench", "lesson", "patterns", "plots", "rest", "results", "source", "workload")
-OF_LESSON = ("check", "claim", "predict")
+if TYPE_CHECKING:  # what __getattr__ provides, for editors and type checkers
+    from . import lesson, patterns, plots, rest, source
+    from .lesson import check, claim, figure, predict
+    from .measure import bench, load, results, theory, workload
+
+    __version__: str
+
+# Imported when first used, as numpy, pandas and matplotlib take seconds. A module, or a module and
+# the name in it.
+_LAZY: dict[str, tuple[str, str | None]] = {
+    "bench": (".measure.bench", None),
+    "check": (".lesson", "check"),
+    "claim": (".lesson", "claim"),
+    "figure": (".lesson", "figure"),
+    "lesson": (".lesson", None),
+    "load": (".measure.load", None),
+    "patterns": (".patterns", None),
+    "plots": (".plots", None),
+    "predict": (".lesson", "predict"),
+    "rest": (".rest", None),
+    "results": (".measure.results", None),
+    "source": (".source", None),
+    "theory": (".measure.theory", None),
+    "workload": (".measure.workload", None),
+}
 
 __all__ = [
     "Cluster",
     "LabError",
     "Replicated",
     "Server",
+    "__version__",
+    "bench",
+    "check",
+    "claim",
     "clean_up",
     "cluster",
     "connect",
+    "figure",
     "has",
+    "lesson",
     "link",
+    "load",
     "magic",
+    "patterns",
+    "plots",
+    "predict",
     "replicated",
+    "rest",
+    "results",
     "server",
+    "source",
+    "theory",
     "wire",
-    *MODULES,
-    *OF_LESSON,
+    "workload",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in OF_LESSON:
-        return getattr(importlib.import_module(f"{__name__}.lesson"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("redis-lab")
+    elif name in _LAZY:
+        path, attribute = _LAZY[name]
+        try:
+            value = importlib.import_module(path, __name__)
+        except ModuleNotFoundError as error:
+            if advice := describe_missing(str(error.name)):
+                raise LabError(advice) from error
+            raise
+        value = getattr(value, attribute) if attribute else value
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # not asked for again
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext redis_lab` gives a notebook its `%%redis`; so does importing the package."""
+    magic.register()
 
 
 magic.register()

@@ -16,6 +16,7 @@ import psutil
 import redis
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
@@ -23,10 +24,11 @@ import redis_lab as package
 
 from . import notebooks
 from .errors import LabError
+from .extras import describe_missing, require
 from .files import data_folder, write_whole
 from .index import index as write_index
 from .servers.base import redact
-from .servers.choose import KINDS, choose_kind
+from .servers.choose import KINDS, choose_kind, connect
 from .servers.choose import server as start_server
 from .toc import lessons
 
@@ -43,10 +45,16 @@ def main() -> None:
     """Run a command; a LabError becomes one line and exit code 1, Ctrl-C exit code 130.
 
     SIGTERM ends it as Ctrl-C does, so that nothing it has started stays behind; exit code 143.
+    A module that is missing because it comes with an extra of the package is one line, too.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
-        code = app(standalone_mode=False)
+        try:
+            code = app(standalone_mode=False)
+        except ModuleNotFoundError as error:
+            if advice := describe_missing(str(error.name)):
+                raise LabError(advice) from error
+            raise
     except LabError as error:
         Console(stderr=True).print(
             f"redis-lab: {error}", style="red", highlight=False, markup=False
@@ -78,6 +86,7 @@ def doctor() -> None:
     """Say what was found here: Python, client, servers, dataset, disk, cores, load."""
     import hiredis
 
+    from .measure.results import cpu_model
     from .source import SEED, existing
 
     try:
@@ -106,7 +115,7 @@ def doctor() -> None:
         ["redis-benchmark", "on PATH" if benchmark else "not on PATH (lessons go on without it)"],
         ["dataset", f"made, {made.stat().st_size / 1e6:.0f} MB" if made else "made on first use"],
         ["free disk", f"{disk.free / 1e9:.1f} GB" + (" (low)" if disk.free < 1e9 else "")],
-        ["processor", f"{package.results.cpu_model()}, {psutil.cpu_count()} cores"],
+        ["processor", f"{cpu_model()}, {psutil.cpu_count()} cores"],
         ["load", f"{load:.2f}" + (" (busy: measurements will be noisy)" if load > 1 else "")],
         ["effort", os.environ.get("REDIS_LAB_EFFORT", "quick")],
     ]
@@ -121,6 +130,7 @@ def lab(
     port: Annotated[int, typer.Option(help="JupyterLab's port; 0 takes a free one.")] = 8888,
 ) -> None:
     """Open JupyterLab on the first lesson."""
+    require("jupyterlab", "ipykernel")
     try:
         kind, why = choose_kind()
         out.print(f"Each notebook starts its own server ({kind}{', ' + why if why else ''}).")
@@ -151,6 +161,8 @@ def plots_command(
     ] = False,
 ) -> None:
     """Execute the notebooks and write data/results/*.json and data/plots/*.png."""
+    if not redraw:
+        require("nbformat", "nbclient", "ipykernel")
     chosen = [] if redraw else notebooks.measuring(only)
     with_cost = bool(only) and only in HARNESS_COST
     if not (chosen or with_cost or redraw):
@@ -232,16 +244,99 @@ def data(
     out.print(f"{made.name}: {made.stat().st_size / 1e6:.0f} MB", highlight=False)
 
 
+EXAMPLE = """
+def arms(r):
+    keys = [f"page:{i}" for i in range(100)]
+    r.mset({key: "x" * 500 for key in keys})
+
+    def pipeline():
+        with r.pipeline(transaction=False) as pipe:
+            [pipe.get(key) for key in keys]
+            return pipe.execute()
+
+    return {"loop": lambda: [r.get(k) for k in keys], "pipeline": pipeline,
+            "MGET": lambda: r.mget(keys)}
+"""
+# A paragraph a line, since rich keeps the breaks; and it takes [words] in brackets for its markup
+BENCH_HELP = "\n\n".join(
+    [
+        "Measure the arms of a Python file against each other.",
+        "The file defines arms(r), a function that gets a client of the lab's server and returns "
+        "the arms: a dictionary of functions by name (or of redis_lab.bench.Arm objects, which can "
+        "have a setup for each block), or a list of functions. Coroutine functions are awaited. "
+        "Arms that need no client may stand in a variable ARMS instead, and no server is started. "
+        "A whole example:",
+        "\b\n" + escape(EXAMPLE.strip()),
+        "Prints each arm's median and p99 in microseconds with 95 % intervals, and how it compares "
+        "with the reference. A PING over a bare socket is measured in the same run, as a baseline: "
+        "no client can be faster.",
+    ]
+)
+
+
+@app.command(help=BENCH_HELP)
+def bench(
+    file: Annotated[Path, typer.Argument(help="A Python file that defines arms(r) or ARMS.")],
+    effort: Annotated[
+        str, typer.Option(help="quick or full; without it REDIS_LAB_EFFORT, or quick.")
+    ] = "",
+    seconds: Annotated[
+        float | None, typer.Option(help="Seconds for each arm, in place of the effort's.")
+    ] = None,
+    reference: Annotated[
+        str, typer.Option(help="The arm to compare with; the first by default.")
+    ] = "",
+    baseline: Annotated[bool, typer.Option(help="Measure a bare socket's PING as well.")] = True,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the result here, for redis-lab compare (JSON).")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a figure here, such as arms.png or arms.svg.")
+    ] = None,
+) -> None:
+    from .measure.arms_file import describe_error, load_arms
+    from .measure.bench import compare, effort_name
+
+    name = effort_name(effort or None)  # a wrong word is told before anything is started
+    arms, client = load_arms(file, connect)
+    try:
+        found = compare(
+            arms,
+            client=client,
+            baseline=baseline,
+            seconds=seconds,
+            effort=name,
+            reference=reference or None,
+            label=file.stem,
+        )
+    except LabError:
+        raise
+    except Exception as error:
+        raise LabError(describe_error(error, file)) from error
+    shown = found.table()
+    shown = shown.astype({"round trips": object}).fillna("–").reset_index()
+    table("", list(shown.columns), [[str(cell) for cell in row] for row in shown.to_numpy()])
+    out.print(found.notes, highlight=False)
+    if save is not None:
+        out.print(f"saved: {found.save(save, title=file.stem)}", highlight=False)
+    if plot is not None:
+        found.plot(plot)
+        out.print(f"plotted: {plot}", highlight=False)
+
+
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A result, such as data/results/pipelines.json.")],
     second: Annotated[Path, typer.Argument(help="Another run, such as data/local/pipelines.json.")],
 ) -> None:
-    """Lay two runs of an experiment side by side and say which differences are real."""
-    one, two = package.results.load(first), package.results.load(second)
-    frame = package.results.compare(one, two)
+    """Compare two runs of an experiment and say which differences are real."""
+    from . import plots
+    from .measure import results
+
+    one, two = results.load(first), results.load(second)
+    frame = results.compare(one, two)
     for name, result in (("first", one), ("second", two)):
-        out.print(f"{name}: {package.plots.caption(result.environment)}", highlight=False)
+        out.print(f"{name}: {plots.caption(result.environment)}", highlight=False)
     table("", list(frame.columns), [[str(cell) for cell in row] for row in frame.to_numpy()])
 
 
@@ -258,6 +353,7 @@ def validate(
     What rests on times or on chance and does not hold here is listed at the end, and so is what
     the machine was too busy to measure.
     """
+    require("pytest", "nbval", "ipykernel")
     for _ in range(times):
         code = notebooks.validate(notebooks.find(only), jobs)
         if code:

@@ -15,12 +15,13 @@ from typing import Any
 import redis
 
 from . import claims
-from .bench import Comparison, effort_name
 from .claims import NOT_MEASURED
 from .errors import LabError
 from .judging import NotYet, find
+from .measure.comparison import Comparison
+from .measure.effort import effort_name
+from .measure.results import Result, of, save
 from .plots import FIGURES, png, write
-from .results import Result, of, save
 from .servers.choose import announced
 
 

@@ -22,9 +22,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from .bench import effort_name
 from .errors import LabError
-from .results import Result, data_folder, write_whole
+from .measure.effort import effort_name
+from .measure.results import Result, data_folder, write_whole
 
 # Okabe and Ito's colours, told apart by the colour-blind; markers and dashes tell them apart in
 # grey.

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from processes import NATIVE
 
-from redis_lab.bench import TooBusy
+from redis_lab.measure.validity import TooBusy
 from redis_lab.servers.choose import server
 from redis_lab.servers.topology import cluster
 

@@ -15,17 +15,18 @@ import pytest
 import redis
 
 from redis_lab import bench, claims
-from redis_lab.bench import (
+from redis_lab.errors import LabError
+from redis_lab.measure import stats, validity
+from redis_lab.measure.arms import ArmRun
+from redis_lab.measure.bench import (
     FLOOR,
     Arm,
     Comparison,
     InvalidRun,
     TooBusy,
-    Watched,
     block_interval,
     compare,
 )
-from redis_lab.errors import LabError
 from redis_lab.servers.choose import server
 
 
@@ -56,8 +57,8 @@ def spin(turns: int):
 
 def of_samples(**samples: np.ndarray) -> Comparison:
     """A comparison of samples that nobody measured."""
-    watched = [Watched(name, Arm(int), None) for name in samples]
-    return Comparison(watched, list(samples.values()), 50.0, bench.EFFORTS["quick"])
+    watched = [ArmRun(name, Arm(int), None) for name in samples]
+    return Comparison(watched, list(samples.values()), 50.0)
 
 
 # ---------------------------------------------------------------- taking turns
@@ -66,7 +67,7 @@ def of_samples(**samples: np.ndarray) -> Comparison:
 def order_of_calls(seed: int, blocks: int = 40, size: int = 3) -> list[tuple[str, ...]]:
     """Which arm was called in which block, turn by turn."""
     called = []
-    watched = [Watched(n, Arm(lambda n=n: called.append(n)), None) for n in "abc"]
+    watched = [ArmRun(n, Arm(lambda n=n: called.append(n)), None) for n in "abc"]
     samples = [np.zeros((blocks, size), dtype=np.int64) for _ in watched]
     bench.run_blocks(watched, samples, seed, "test")
     assert all((s > 0).all() for s in samples)
@@ -195,7 +196,7 @@ def test_histograms_of_two_runs_add_up():
 
 def test_what_a_histogram_cannot_hold_is_an_error_not_a_gap():
     with pytest.raises(InvalidRun, match="more than can be recorded"):
-        of_samples(a=np.array([[1000, 2 * bench.LONGEST_NS]])).histogram("a")
+        of_samples(a=np.array([[1000, 2 * stats.LONGEST_NS]])).histogram("a")
     assert of_samples(a=np.array([[0, 0, 5]])).histogram("a").get_total_count() == 3
 
 
@@ -257,7 +258,7 @@ def test_interval_of_a_single_block_is_unknown():
     ],
 )
 def test_verdict(low, high, says):
-    assert bench.verdict(low, high) == says
+    assert bench.judge_ratio(low, high) == says
 
 
 def seen_in_three_tries(arms: dict, holds) -> bool:
@@ -365,19 +366,19 @@ def test_an_arm_with_a_client_of_its_own_is_counted_there(r):
 
 
 def test_time_between_calls_is_found():
-    watched = [Watched("a", Arm(int), None)]
+    watched = [ArmRun("a", Arm(int), None)]
     samples = [np.full((10, 100), 10_000, dtype=np.int64)]  # 10 ms in all
     own = 50.0
     honest = [[1_005_000] * 10]
-    assert not bench.idle_between_calls(watched, samples, honest, own)
+    assert not bench.find_idle_time(watched, samples, honest, own)
     interrupted = [[1_005_000] * 9 + [1_005_000 + 10_000_000]]  # a time slice of another process
-    assert not bench.idle_between_calls(watched, samples, interrupted, own)
+    assert not bench.find_idle_time(watched, samples, interrupted, own)
     stolen = [[1_005_000] * 9 + [1_005_000 + 40_000_000]]  # 40 ms that no call explains
-    assert "between calls" in bench.idle_between_calls(watched, samples, stolen, own)
+    assert "between calls" in bench.find_idle_time(watched, samples, stolen, own)
 
 
 def test_a_run_that_a_busy_machine_spoils_is_repeated(monkeypatch, tmp_path):
-    monkeypatch.setattr(bench, "wait_until_calm", lambda: waits.append(1))
+    monkeypatch.setattr(validity, "wait_until_calm", lambda: waits.append(1))
     waits: list[int] = []
 
     def measure(spoilt: int):
@@ -387,7 +388,7 @@ def test_a_run_that_a_busy_machine_spoils_is_repeated(monkeypatch, tmp_path):
 
     def again(spoilt: int):
         try:
-            return bench.tried_again(lambda: measure(spoilt), "GET")
+            return validity.retry_while_busy(lambda: measure(spoilt), "GET")
         except TooBusy as error:  # else this test would be skipped
             pytest.fail(f"given up: {error}")
 
@@ -395,21 +396,21 @@ def test_a_run_that_a_busy_machine_spoils_is_repeated(monkeypatch, tmp_path):
     assert again(2) == "good" and len(waits) == 2
     waits.clear()
     with pytest.raises(TooBusy, match=r"GET: not measured here.* held up 3 times.*Close") as error:
-        bench.tried_again(lambda: measure(99), "GET")
+        validity.retry_while_busy(lambda: measure(99), "GET")
     assert len(waits) == 2 and error.value.found == "the last one"
 
     monkeypatch.setenv(claims.FILE, str(tmp_path / "told"))
     monkeypatch.setattr(claims, "missing", [])
     waits.clear()
-    assert bench.tried_again(lambda: measure(99), "GET") == "the last one"
+    assert validity.retry_while_busy(lambda: measure(99), "GET") == "the last one"
     assert claims.read(tmp_path / "told") == [{"measurement": "GET", "reason": "held up 3 times."}]
     assert claims.missing == ["GET"]
 
 
 def test_a_comparison_that_was_held_up_says_so(r, monkeypatch):
     """Each block is followed by a pause that no call explains: what a busy machine looks like."""
-    monkeypatch.setattr(bench, "wait_until_calm", lambda: None)
-    plain, tries = bench.timed, itertools.count()
+    monkeypatch.setattr(validity, "wait_until_calm", lambda: None)
+    plain, tries = bench.time_calls, itertools.count()
 
     def held_up(call, out, clock=bench.perf_counter_ns):
         plain(call, out, clock)
@@ -419,7 +420,7 @@ def test_a_comparison_that_was_held_up_says_so(r, monkeypatch):
     def get() -> object:
         return r.get("k:1")
 
-    monkeypatch.setattr(bench, "timed", held_up)
+    monkeypatch.setattr(bench, "time_calls", held_up)
     blocks = bench.effort().blocks
     spoilt = blocks  # the whole first run, and nothing of the second
     found = compare({"GET": get}, client=r)

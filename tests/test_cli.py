@@ -21,8 +21,9 @@ import redis
 from processes import environment, gone, within
 
 from redis_lab import bench, notebooks, plots, results
+from redis_lab.claims import NOT_MEASURED
 from redis_lab.errors import LabError
-from redis_lab.results import Result
+from redis_lab.measure.results import Result
 from redis_lab.servers.choose import KINDS
 from redis_lab.servers.docker import docker_version
 
@@ -67,7 +68,8 @@ def one_line_of_trouble(said: subprocess.CompletedProcess) -> str:
 def test_help_lists_every_command(lab):
     said = lab("--help")
     assert said.returncode == 0
-    for command in ("doctor", "lab", "plots", "compare", "validate", "index", "serve", "handout"):
+    commands = "doctor lab plots bench compare validate index serve handout"
+    for command in commands.split():
         assert re.search(rf"\b{command}\b", said.stdout)
 
 
@@ -163,6 +165,125 @@ def test_serve_on_a_taken_port(lab):
         assert f"Port {port} is in use" in one_line_of_trouble(lab("serve", "--port", port))
 
 
+# ---------------------------------------------------------------- bench
+
+
+@pytest.fixture
+def bench_file(lab, tmp_path):
+    """Write a file and run `redis-lab bench` over it."""
+
+    def run(source: str, *words: object, **env: str) -> subprocess.CompletedProcess:
+        (tmp_path / "own.py").write_text(source)
+        return lab("bench", "own.py", *words, **env)
+
+    return run
+
+
+def arms_in(printed: str) -> list[str]:
+    """The first column of the table, whose lines have a count of calls."""
+    return re.findall(r"^(\S.*?)  +(?:\d+|–) +\d+  ", printed, re.MULTILINE)
+
+
+def test_the_example_in_the_help_of_bench_runs(lab, bench_file, tmp_path):
+    shown = lab("bench", "--help").stdout
+    lines = [line.removeprefix(" ").rstrip() for line in shown.splitlines()]
+    start = lines.index("def arms(r):")
+    example = "\n".join(lines[start : next(k for k in range(start, 99) if "MGET" in lines[k]) + 1])
+    assert len([line for line in example.splitlines() if line]) <= 10
+    done = bench_file(example, "--save", "own.json")
+    assert done.returncode == 0, done.stderr
+    assert arms_in(done.stdout) == ["loop", "pipeline", "MGET", bench.BASELINE]
+    assert re.search(r"^loop +100 ", done.stdout, re.MULTILINE), "round trips"
+    assert "The harness itself costs" in done.stdout
+    assert results.load(tmp_path / "own.json").environment["server_version"]
+
+
+def test_bench_saves_and_plots_and_compares_with_the_reference(bench_file, lab, tmp_path):
+    source = "ARMS = {'short': lambda: sum(range(100)), 'long': lambda: sum(range(2000))}"
+    done = bench_file(
+        source, "--save", "own.json", "--plot", "own.png", "--no-baseline",
+        "--reference", "long", "--effort", "full", "--seconds", 0.05,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert arms_in(done.stdout) == ["short", "long"] and "against long" in done.stdout
+    saved = results.load(tmp_path / "own.json")
+    assert [row["arm"] for row in saved.rows] == ["short", "long"]
+    assert saved.rows[1]["ratio"] == 1 > saved.rows[0]["ratio"]
+    assert saved.environment["effort"] == "full"
+    assert "server_version" not in saved.environment, "there was no need for one"
+    assert len(saved.rows[0]["block_medians_us"]) == bench.EFFORTS["full"].blocks
+    assert (tmp_path / "own.png").read_bytes().startswith(b"\x89PNG")
+    assert lab("compare", "own.json", "own.json").returncode == 0
+
+
+OWN_ARMS = """
+import redis.asyncio
+import redis_lab as lab
+from neighbour import ping_of
+
+def arms(r):
+    where = r.get_connection_kwargs()
+    own = redis.asyncio.Redis(host=where["host"], port=where["port"])
+    r.set("k", 1)
+    fill = lambda calls: r.rpush("jobs", *range(calls))
+    return {"PING": lab.bench.Arm(ping_of(own), client=own),
+            "LPOP": lab.bench.Arm(lambda: r.lpop("jobs"), setup=fill), "GET": lambda: r.get("k")}
+"""
+
+
+def test_bench_takes_arm_objects_setups_and_coroutine_functions(bench_file, tmp_path):
+    """And imports what lies beside the file."""
+    (tmp_path / "neighbour.py").write_text(
+        "def ping_of(own):\n    async def ping():\n        return await own.ping()\n    return ping"
+    )
+    done = bench_file(OWN_ARMS)
+    assert done.returncode == 0, done.stderr
+    assert arms_in(done.stdout) == ["PING", "LPOP", "GET", bench.BASELINE]
+    assert "event loop" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "trouble"),
+    [
+        ("x = 1", "own.py defines neither arms(r) nor ARMS"),
+        ("ARMS = {}", "own.py defines no arm"),
+        ("ARMS = 3", "must be a dictionary of callables, not int"),
+        ("ARMS = [3]", "3 in the list of arms is no function"),
+        ("def a(): pass\nARMS = [a, a]", "two arms are called a"),
+        ("ARMS = {'a': 'b'}", "The arm 'a' is not callable"),
+        ("def arms(r):\n    return None", "not NoneType"),
+        ("def arms(r):\n    1 / 0", "own.py, line 2, arms(r): ZeroDivisionError: division by zero"),
+        ("ok = 1\n1 / 0", "own.py, line 2: ZeroDivisionError: division by zero"),
+        ("import no_such_thing", "own.py, line 1: ModuleNotFoundError: No module"),
+        ("def arms(:", "own.py, line 1: invalid syntax"),
+        (
+            "def fine(): pass\ndef bad():\n    raise ValueError('mine')\nARMS = [fine, bad]",
+            "own.py, line 3, arm 'bad': ValueError: mine",
+        ),
+        (
+            "def arms(r):\n    return {'typo': lambda: r.execute_command('GTE', 'k')}",
+            "own.py, line 2, arm 'typo': ResponseError: unknown command 'GTE'",
+        ),
+        ("def arms(r):\n    return {'miss': lambda: r.get('k')}", "miss: a nil reply"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_in_one_line(bench_file, source, trouble):
+    assert trouble in one_line_of_trouble(bench_file(source))
+
+
+def test_bench_of_a_file_that_is_not_there(lab, tmp_path):
+    assert "There is no file own.py" in one_line_of_trouble(lab("bench", "own.py"))
+    (tmp_path / "own.txt").write_text("ARMS = {'a': int}")
+    assert "must end in .py" in one_line_of_trouble(lab("bench", "own.txt"))
+
+
+def test_bench_with_no_such_effort_or_reference(bench_file):
+    source = "ARMS = {'a': int}"
+    trouble = one_line_of_trouble(bench_file(source, "--effort", "heroic"))
+    assert all(word in trouble for word in ("heroic", *bench.EFFORTS))
+    assert "no arm 'b'" in one_line_of_trouble(bench_file(source, "--reference", "b"))
+
+
 # ---------------------------------------------------------------- compare and plots
 
 
@@ -256,7 +377,7 @@ def test_handout_leaves_out_solutions_and_outputs(lab, tmp_path):
 def checkout(tmp_path):
     """A checkout with one notebook of its own, which the console script is made to find."""
     root = tmp_path / "checkout"
-    package = Path(bench.__file__).parent
+    package = Path(notebooks.__file__).parent
     shutil.copytree(package, root / "redis_lab", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "notebooks").mkdir()
     toc = root / "notebooks" / "toc.yml"
@@ -277,11 +398,12 @@ def checkout(tmp_path):
 
 
 SPOILT = """
-from redis_lab import bench, lesson
+from redis_lab import lesson
+from redis_lab.measure import validity
 def measure():
-    raise bench.TooBusy("it stood still.", found={"GET": 1})
-bench.wait_until_calm = lambda: None
-found = bench.tried_again(measure, "a GET")
+    raise validity.TooBusy("it stood still.", found={"GET": 1})
+validity.wait_until_calm = lambda: None
+found = validity.retry_while_busy(measure, "a GET")
 lesson.claim("quick", found["GET"] < 2, varies=True)
 lesson.claim("one", found["GET"] == 1)
 """
@@ -305,7 +427,7 @@ def test_validate_is_green_and_lists_what_does_not_hold_or_was_not_measured(lab,
     assert "1 do not hold here" in said.stdout
     assert "unlike: instant\n      does not hold here: 3 < 2" in said.stdout
     assert "1 were not tested" in said.stdout
-    assert f"spoilt: quick\n      {bench.NOT_MEASURED}" in said.stdout
+    assert f"spoilt: quick\n      {NOT_MEASURED}" in said.stdout
     assert "spoilt: a GET\n      it stood still." in said.stdout
 
 

@@ -683,12 +683,12 @@ def test_raw_commands_and_measurements_on_a_cluster(three):
         """
 import redis_lab as lab
 from redis_lab.magic import run
-from redis_lab.results import about_server
+from redis_lab.measure.results import describe_server
 print(run(r, "\\n".join(f"SET key:{n} {n}" for n in range(6))).count("OK"))
 print(run(r, "FLUSHALL"))
 arms = {f"arm {n}": lambda n=n: r.get(f"key:{n}") for n in range(3)}
 rows = lab.bench.compare(arms, client=r).rows
-print([row["round_trips"] for row in rows][:3], about_server(r)["transport"])
+print([row["round_trips"] for row in rows][:3], describe_server(r)["transport"])
 """,
     )
     assert "Traceback" not in done.stderr  # a progress bar may be there, if it takes long

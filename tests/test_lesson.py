@@ -8,9 +8,9 @@ import json
 import pytest
 from IPython.display import Image, Markdown
 
-from redis_lab import bench, claims, lesson, results
+from redis_lab import claims, lesson, results
 from redis_lab.errors import LabError
-from redis_lab.results import Result
+from redis_lab.measure.results import Result
 
 
 def test_a_prediction_is_laid_beside_measurement_and_theory():
@@ -123,7 +123,7 @@ def test_under_validation_a_claim_that_varies_prints_what_is_committed(
         {"claim": "faster", "holds": True, "reason": ""},
         {"claim": "three times", "holds": False, "reason": "does not hold here: 2 > 3"},
         {"measurement": "GET", "reason": "the machine slept"},
-        {"claim": "faster after that", "holds": True, "reason": bench.NOT_MEASURED},
+        {"claim": "faster after that", "holds": True, "reason": claims.NOT_MEASURED},
     ]
 
 

@@ -22,8 +22,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from redis_lab import LabError, distance
-from redis_lab.bench import TooBusy, busy
 from redis_lab.distance import link
+from redis_lab.measure.validity import TooBusy, is_busy
 from redis_lab.servers.choose import server
 from redis_lab.servers.topology import cluster
 from redis_lab.servers.user import UserServer
@@ -58,7 +58,7 @@ def test_achieves_what_is_wanted(r, wanted):
             if near and abs(seen - wanted) <= max(0.35, 0.2 * wanted) and took < 1.5:
                 return
     said = f"{far!r}; redis-py saw {seen:.2f} ms added; the start took {took:.2f} s"
-    if busy():
+    if is_busy():
         raise TooBusy(said)
     pytest.fail(said)
 

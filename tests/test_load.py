@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
@@ -17,11 +18,13 @@ import pytest
 import redis
 from processes import gone, within
 
-from redis_lab import _generator, bench, load, locust_user
-from redis_lab.bench import InvalidRun, endpoint, redis_benchmark
+from redis_lab import load
 from redis_lab.errors import LabError
 from redis_lab.exercises import load as exercises
 from redis_lab.lesson import NotYet
+from redis_lab.measure import _generator, locust_user
+from redis_lab.measure.baseline import get_endpoint, redis_benchmark
+from redis_lab.measure.validity import TRIES, InvalidRun
 from redis_lab.servers.choose import server
 from redis_lab.servers.topology import cluster
 
@@ -48,7 +51,7 @@ def test_every_request_is_sent_once_and_at_its_time(r, arrivals, processes):
         r, "GET", "page", rate_per_s=400, seconds=1, processes=processes, arrivals=arrivals
     )
     # Twice more to see how long the reply is; and all again where a busy machine spoilt a try
-    assert (calls(r, "get") - 2) / len(got.done) in range(1, bench.TRIES + 1)
+    assert (calls(r, "get") - 2) / len(got.done) in range(1, TRIES + 1)
     assert got.errors == 0
     assert (np.diff(got.due) >= 0).all()
     assert (got.sent >= got.due).all() and (got.done > got.sent).all()
@@ -257,9 +260,9 @@ def test_fewer_requests_than_processes(r):
 
 def test_where_a_url_says_little():
     for url in ("redis://", "redis://localhost", "redis://localhost/2"):
-        where = endpoint(redis.Redis.from_url(url))
+        where = get_endpoint(redis.Redis.from_url(url))
         assert (where["host"], where["port"]) == ("localhost", 6379)
-    assert endpoint(redis.Redis.from_url("unix:///a/b"))["path"] == "/a/b"
+    assert get_endpoint(redis.Redis.from_url("unix:///a/b"))["path"] == "/a/b"
 
 
 # Answers with a value twenty times, then with nil, then with an error
@@ -279,7 +282,7 @@ def test_errors_among_the_replies(r):
 
 
 def test_replies_that_get_shorter_end_a_batch(r, monkeypatch):
-    monkeypatch.setattr(load, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(load, "TIMEOUT_S", 1.0)
     with pytest.raises(InvalidRun, match="replies got shorter"):
         load.saturate(r, "EVAL", WORSE, 1, "asked", depth=10, seconds=1)
 
@@ -347,8 +350,8 @@ def test_locust_says_what_is_wrong(r, monkeypatch):
     with pytest.raises(LabError, match="no TLS"):
         tls = redis.Redis.from_url("rediss://localhost")
         locust_user.distributed(tls, "GET", "jobs", rate_per_s=20, seconds=1)
-    monkeypatch.setattr(locust_user.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(LabError, match="pip install"):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LabError, match=r"pip install 'redis-lab\[locust\]'"):
         locust_user.distributed(r, "GET", "jobs", rate_per_s=20, seconds=1)
 
 

@@ -21,7 +21,7 @@ from hdrh.histogram import HdrHistogram
 
 from redis_lab import bench, results
 from redis_lab.errors import LabError
-from redis_lab.results import Result
+from redis_lab.measure.results import Result
 from redis_lab.servers import choose
 from redis_lab.servers.base import DEFAULTS
 from redis_lab.servers.choose import server
@@ -126,7 +126,7 @@ SAVER = """
 import sys
 from pathlib import Path
 from redis_lab import results
-from redis_lab.results import Result
+from redis_lab.measure.results import Result
 turn = 0
 while True:
     turn += 1
@@ -202,7 +202,7 @@ def test_environment_says_what_the_numbers_depend_on():
     assert found["protocol"] in ("RESP2", "RESP3") and "Parser" in found["parser"]
     assert found["cores"] == os.cpu_count() and found["cpu"]
     assert found["effort"] == "quick" and found["seed"] == 3
-    json.dumps(results.plain(found))
+    json.dumps(results.to_plain(found))
 
 
 def test_environment_of_the_server_behind_connect(monkeypatch):
@@ -210,7 +210,7 @@ def test_environment_of_the_server_behind_connect(monkeypatch):
         monkeypatch.setattr(choose, "_default", (here, ""))
         found = results.environment(client)
         assert found["server_config"] == {**DEFAULTS, "hz": 50}
-        assert found["server_affinity"] == results.affinity(psutil.Process(here.pid))
+        assert found["server_affinity"] == results.get_affinity(psutil.Process(here.pid))
         with server() as other, other.client() as elsewhere:
             assert results.environment(elsewhere)["server_config"] is None
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import redis
 
-from redis_lab import theory
 from redis_lab.judging import NotYet, exercise
-from redis_lab.workload import Zipf
+from redis_lab.measure import theory
+from redis_lab.measure.workload import Zipf
 
 
 @exercise

@@ -41,7 +41,8 @@ local function touch(hash, born, ends, idle)
   if index then
     redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
     redis.call('ZADD', index, till, hash .. ' ' .. born)
-    if redis.call('PEXPIRETIME', index) < tonumber(ends) then redis.call('PEXPIREAT', index, ends) end
+    local listed = redis.call('PEXPIRETIME', index)
+    if listed < tonumber(ends) then redis.call('PEXPIREAT', index, ends) end
   end
   redis.call('PEXPIREAT', session, till)
 end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import re
 import tomllib
@@ -14,6 +15,8 @@ from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+from redis_lab.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -211,3 +214,44 @@ def test_the_workflows_run_every_python_that_is_claimed():
     (conda,) = (d.removeprefix("python").strip() for d in FROM_CONDA if re.match(r"python\b", d))
     assert [f"{v}.0" in SpecifierSet(conda) for v in claimed] == [True] * len(claimed)
     assert f"3.{int(newest.split('.')[1]) + 1}.0" not in SpecifierSet(conda)
+
+
+# ---------------------------------------------------------------- extras
+
+
+def closure(*names: str) -> set[str]:
+    """What installing these brings, as far as what is installed here says what it requires."""
+    found, open_ = set(), list(names)
+    while open_:
+        requirement = Requirement(open_.pop())
+        name = canonicalize_name(requirement.name)
+        if (name, *requirement.extras) in found:
+            continue
+        found.add((name, *requirement.extras))
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            for line in importlib.metadata.requires(name) or []:
+                marker = Requirement(line).marker
+                extras = ("", *requirement.extras)
+                if not marker or any(marker.evaluate({"extra": extra}) for extra in extras):
+                    open_.append(line.partition(";")[0])
+    return {name for name, *_ in found}
+
+
+def test_the_core_is_small():
+    core = closure(*(t.partition(";")[0] for t in PROJECT["project"]["dependencies"]))
+    extras = PROJECT["project"]["optional-dependencies"]
+    for extra in set(extras) - {"redis8"}:
+        named = {canonicalize_name(Requirement(text).name) for text in extras[extra]}
+        assert not core & named, f"{extra} is in the core already"
+    assert not core & {"ipython", "jupyter-core", "notebook", "docker", "tornado", "pytest"}
+
+
+def test_each_module_comes_with_the_extra_that_its_error_names():
+    distributions = importlib.metadata.packages_distributions()
+    for extra, modules in EXTRAS.items():
+        brought = closure(
+            *(t.partition(";")[0] for t in PROJECT["project"]["optional-dependencies"][extra])
+        )
+        for module in modules:
+            named = {canonicalize_name(name) for name in distributions.get(module, ())}
+            assert not named or named & brought, f"{module} does not come with {extra}"

@@ -15,7 +15,7 @@ from matplotlib.text import Annotation, Text
 
 from redis_lab import plots, results
 from redis_lab.errors import LabError
-from redis_lab.results import Result
+from redis_lab.measure.results import Result
 
 COMMITTED = sorted((Path(__file__).resolve().parents[2] / "data/results").glob("*.json"))
 ENVIRONMENT = {

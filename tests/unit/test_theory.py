@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redis_lab import theory
 from redis_lab.errors import LabError
-from redis_lab.workload import Zipf
+from redis_lab.measure import theory
+from redis_lab.measure.workload import Zipf
 
 RULES = [theory.lru, theory.random, theory.lfu]
 

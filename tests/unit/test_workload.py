@@ -10,7 +10,7 @@ from scipy import stats
 
 from redis_lab import source
 from redis_lab.errors import LabError
-from redis_lab.workload import Zipf, payload, poisson_arrivals
+from redis_lab.measure.workload import Zipf, payload, poisson_arrivals
 
 
 @pytest.mark.parametrize("exponent", [0, 0.9, 1, 1.5])

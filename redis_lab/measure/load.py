@@ -1,11 +1,11 @@
 """Load from several processes: at a chosen rate, or as much as the server can take.
 
-`bench` asks how long one call takes for somebody who waits for each. Here many ask at once, and
-the requests come whether the server keeps up or not:
+`bench` measures how long one call takes if each is awaited before the next. Here many clients send
+at once, and the requests come whether the server keeps up or not:
 
 - `open_loop` sends each request at its own time and keeps two clocks. The *service* time begins
   when the request is sent, the *response* time when it was due. They part when requests have to
-  wait for a free connection, and whoever looks at the first only leaves those waits out
+  wait for a free connection; the service time alone leaves those waits out
   (*coordinated omission*, Gil Tene: How NOT to measure latency, 2015).
 - `saturate` keeps batches under way on all connections, to find what the server can do at most.
 
@@ -29,22 +29,31 @@ import redis
 from hdrh.histogram import HdrHistogram
 from tqdm import tqdm
 
-from . import _generator, internals
-from .bench import BEYOND, LONGEST_NS, InvalidRun, TooBusy, endpoint, tried_again
-from .child import Child
-from .claims import NOT_MEASURED
-from .errors import LabError
-from .servers.guest import guard
-from .servers.nodes import first
+from .. import internals
+from ..child import Child
+from ..claims import NOT_MEASURED
+from ..errors import LabError
+from ..servers.guest import guard
+from ..servers.nodes import first
+from . import _generator
+from .baseline import get_endpoint
+from .stats import make_histogram, percentile
+from .validity import InvalidRun, TooBusy, retry_while_busy
 from .workload import poisson_arrivals
+
+__all__ = ["CLOCKS", "InvalidRun", "Load", "Saturation", "TooBusy", "open_loop", "saturate"]
 
 GENERATOR = Path(__file__).with_name("_generator.py")
 LATE_NS = 5_000_000  # so much later than due, with a connection free, is the generator's fault
 LATE_SHARE = 0.05  # more than this share of late requests voids a run
 BUSY = 0.85  # of one core: from here on a process counts as saturated
-IDLE = 0.02  # a generator that hardly ever found nothing to do was at its own limit
-PATIENCE_S = 30.0  # how long after its last request was due, or without a reply, a run goes on
+IDLE = 0.02  # a generator that is idle less than this share of the time is itself the bottleneck
+TIMEOUT_S = 30.0  # give up this long after the last request was due, or after the last reply
 CLOCKS = ("response", "service")
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 @dataclass
@@ -78,19 +87,15 @@ class Load:
 
     def percentile_us(self, q: float, clock: str = "response") -> float | None:
         """None where fewer than a hundred samples lie beyond it."""
-        if len(self.done) * (100 - q) / 100 < BEYOND and q > 50:
-            return None
-        return float(np.percentile(self.times_ns(clock), q)) / 1e3
+        found = percentile(self.times_ns(clock), q)
+        return None if found is None else found / 1e3
 
     def mean_us(self, clock: str = "response") -> float:
         return float(self.times_ns(clock).mean()) / 1e3
 
     def histogram(self, clock: str = "response") -> HdrHistogram:
         """In nanoseconds, three digits; histograms of several runs add up, percentiles do not."""
-        histogram = HdrHistogram(1, LONGEST_NS, 3)
-        for value in np.maximum(self.times_ns(clock), 1).tolist():
-            histogram.record_value(value)
-        return histogram
+        return make_histogram(self.times_ns(clock), f"{clock} time")
 
     def row(self, clock: str = "response", **columns: object) -> dict[str, object]:
         """One row of a result."""
@@ -121,7 +126,7 @@ class Load:
 
 @dataclass
 class Saturation:
-    """What the server could do at most, and who was at the limit: it, or the generators.
+    """The most the server could do, and which side was saturated: the server or the generators.
 
     `server_busy` and `generator_busy` are shares of one core; of the generators the busiest.
     """
@@ -169,7 +174,7 @@ def open_loop(
         raise LabError("Load needs a positive rate and a positive time.")
     if arrivals not in ("poisson", "constant"):
         raise LabError(f'Arrivals are "poisson" or "constant", not {arrivals!r}.')
-    shares = shared(connections, processes)
+    shares = _split_connections(connections, processes)
     due = (
         poisson_arrivals(rate_per_s, seconds, seed)
         if arrivals == "poisson"
@@ -178,17 +183,17 @@ def open_loop(
     due = (due * 1e9).astype(np.int64)
     if not len(due):
         raise LabError(f"{rate_per_s} a second for {seconds} s: no request at all.")
-    base = settings_for(client, command) | {"mode": "open", "patience_ns": int(PATIENCE_S * 1e9)}
+    base = settings_for(client, command) | {"mode": "open", "patience_ns": int(TIMEOUT_S * 1e9)}
     jobs = [
         {**base, "connections": share, "due": text(due[k :: len(shares)].tobytes())}
         for k, share in enumerate(shares)
         if len(due[k :: len(shares)])  # else there are fewer requests than processes
     ]
     label = label or f"{rate_per_s:,.0f} a second"
-    return tried_again(lambda: offered(jobs, len(due), seconds, label), label)
+    return retry_while_busy(lambda: _run_open_loop(jobs, len(due), seconds, label), label)
 
 
-def offered(jobs: list[dict], requests: int, seconds: float, label: str) -> Load:
+def _run_open_loop(jobs: list[dict], requests: int, seconds: float, label: str) -> Load:
     """One try of `open_loop`."""
     heads, columns = run(jobs, seconds, label)
     order = np.argsort(np.concatenate([each[0] for each in columns]), kind="stable")
@@ -196,7 +201,7 @@ def offered(jobs: list[dict], requests: int, seconds: float, label: str) -> Load
     missing = sum(head["requests"] - head["finished"] for head in heads)
     if missing:
         raise InvalidRun(
-            f"{missing} of {requests} requests were not answered within {PATIENCE_S:.0f} s."
+            f"{missing} of {requests} requests were not answered within {TIMEOUT_S:.0f} s."
         )
     lag = (sent - due)[own == 1]
     found = Load(
@@ -248,9 +253,9 @@ def saturate(
         "mode": "saturate",
         "depth": depth,
         "ns": int(seconds * 1e9),
-        "patience_ns": int(PATIENCE_S * 1e9),
+        "patience_ns": int(TIMEOUT_S * 1e9),
     }
-    jobs = [{**base, "connections": share} for share in shared(connections, processes)]
+    jobs = [{**base, "connections": share} for share in _split_connections(connections, processes)]
     before = server_cpu_s(client), time.perf_counter()
     heads, _ = run(jobs, seconds, label)
     used, wall = server_cpu_s(client) - before[0], time.perf_counter() - before[1]
@@ -265,7 +270,7 @@ def saturate(
     )
 
 
-def shared(connections: int, processes: int) -> list[int]:
+def _split_connections(connections: int, processes: int) -> list[int]:
     """How many connections each process gets. Raises: LabError where there are too few."""
     if processes < 1 or connections < processes:
         raise LabError("There must be at least one process, and a connection for each.")
@@ -285,7 +290,7 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
     if issubclass(first(client).connection_pool.connection_class, redis.SSLConnection):
         raise LabError("The load generator speaks no TLS.")
     guard(client, tuple(command))
-    where, greeting = endpoint(client), []
+    where, greeting = get_endpoint(client), []
     if where.get("password"):
         greeting.append(["AUTH", where.get("username") or "default", where["password"]])
     if where.get("db"):

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from .errors import LabError
-from .source import zipf_probabilities
+from ..errors import LabError
+from ..source import zipf_probabilities
+
+__all__ = ["Zipf", "payload", "poisson_arrivals"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Zipf:

@@ -1,4 +1,4 @@
-"""A measured table with its environment: save it, load it, lay two runs side by side.
+"""A measured table with its environment: save it, load it, compare two runs.
 
 A result is one JSON file for each experiment. `make plots` (effort `full`) writes them to
 data/results; anything quicker goes to data/local, so that a quick look never overwrites a
@@ -18,19 +18,28 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 import psutil
 import redis
+from hdrh.histogram import HdrHistogram
 
-from . import internals
-from .bench import Comparison, effort_name, verdict
-from .errors import LabError
-from .files import data_folder, write_whole
-from .servers.choose import server_behind
-from .servers.nodes import first
+from .. import internals
+from ..errors import LabError
+from ..files import data_folder, write_whole
+from ..servers.choose import server_behind
+from ..servers.nodes import first
+from .effort import effort_name
+from .stats import block_interval, judge_ratio, median_ratio
+
+__all__ = ["Result", "compare", "environment", "load", "of", "results_folder", "save", "write"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 FORMAT = 1
 RESAMPLES = 500
@@ -77,7 +86,7 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def affinity(process: psutil.Process | None) -> list[int] | None:
+def get_affinity(process: psutil.Process | None) -> list[int] | None:
     """The processors a process may run on; None where the system does not say."""
     try:
         return process.cpu_affinity() if process else None
@@ -97,7 +106,7 @@ def environment(client: redis.Redis | None = None, **more: object) -> dict[str, 
         "effort": effort_name(),
         "cpu": cpu_model(),
         "cores": psutil.cpu_count(),
-        "client_affinity": affinity(psutil.Process()),
+        "client_affinity": get_affinity(psutil.Process()),
         "load_1_min": round(psutil.getloadavg()[0], 2),
         "steal_percent": getattr(times, "steal", None),
         "memory_gb": round(psutil.virtual_memory().total / 2**30),
@@ -108,11 +117,11 @@ def environment(client: redis.Redis | None = None, **more: object) -> dict[str, 
         "redis_lab": importlib.metadata.version("redis-lab"),
     }
     if client is not None:
-        found |= about_server(client)
+        found |= describe_server(client)
     return found | more
 
 
-def about_server(client: redis.Redis) -> dict[str, object]:
+def describe_server(client: redis.Redis) -> dict[str, object]:
     client = first(client)
     info = client.info("server")
     pool = client.connection_pool
@@ -133,19 +142,19 @@ def about_server(client: redis.Redis) -> dict[str, object]:
         "server_version": info.get("valkey_version", info["redis_version"]),
         "allocator": client.info("memory").get("mem_allocator"),
         "server_config": ours.settings if ours else None,
-        "server_affinity": affinity(psutil.Process(ours.pid)) if ours and ours.pid else None,
+        "server_affinity": get_affinity(psutil.Process(ours.pid)) if ours and ours.pid else None,
         "transport": transport,
         "protocol": f"RESP{protocol}",
         "parser": parser,
     }
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """A value as JSON takes it: numpy scalars to Python's, not-a-number to null."""
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [plain(v) for v in value]
+        return [to_plain(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float):
@@ -153,44 +162,59 @@ def plain(value: Any) -> Any:
     return value
 
 
+@runtime_checkable
+class Measured(Protocol):
+    """What has rows, histograms and facts about how it was measured: a `Comparison`."""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]: ...
+
+    def histograms(self) -> dict[str, HdrHistogram]: ...
+
+    def facts(self) -> dict[str, object]: ...
+
+
 def of(
     experiment: str,
-    measured: Comparison | Sequence[Mapping],
+    measured: Measured | Sequence[Mapping],
     *,
     title: str,
-    figure: Mapping,
+    figure: Mapping | None = None,
     client: redis.Redis | None = None,
     notes: Sequence[str] = (),
     **more: object,
 ) -> Result:
     """A result made from a comparison (its rows and histograms) or from rows of your own."""
     histograms: dict[str, str] = {}
-    if isinstance(measured, Comparison):
-        more["harness_ns"] = round(measured.harness_ns)
+    if isinstance(measured, Measured):
+        more = measured.facts() | more
         histograms = {
-            name: base64.b64encode(measured.histogram(name).encode()).decode()
-            for name in measured.arms
+            name: base64.b64encode(histogram.encode()).decode()
+            for name, histogram in measured.histograms().items()
         }
         measured = measured.rows
     return Result(
         experiment=experiment,
         title=title,
-        rows=[plain(dict(row)) for row in measured],
-        figure=dict(figure),
-        environment=plain(environment(client, **more)),
+        rows=[to_plain(dict(row)) for row in measured],
+        figure=dict(figure or {}),
+        environment=to_plain(environment(client, **more)),
         notes=list(notes),
         histograms=histograms,
     )
 
 
 def save(result: Result, folder: Path | None = None) -> Path:
-    """Write the result's file, whole or not at all; return its path.
+    """Write the result's file into a folder, `results_folder()` by default; return its path.
 
     Raises: LabError when the disk is full or the folder cannot be written.
     """
-    folder = folder or results_folder()
-    path = folder / f"{result.experiment}.json"
-    text = json.dumps(plain(asdict(result)), indent=1, ensure_ascii=False) + "\n"
+    return write(result, (folder or results_folder()) / f"{result.experiment}.json")
+
+
+def write(result: Result, path: Path) -> Path:
+    """Write the result to a file, atomically; return its path. Raises: LabError as `save`."""
+    text = json.dumps(to_plain(asdict(result)), indent=1, ensure_ascii=False) + "\n"
     write_whole(path, text.encode())
     return path
 
@@ -214,54 +238,50 @@ def load(path: Path | str) -> Result:
         raise LabError(f"{path.name} is not a result of the lab ({error}).") from error
 
 
-def key_of(row: Mapping) -> tuple:
+def _key_of(row: Mapping) -> tuple:
     """What a row is a measurement of: its arm and the columns the experiment varied."""
     return tuple(
         (name, value)
         for name, value in row.items()
-        if name not in MEASURED and not isinstance(value, list) and not name.startswith("theory")
+        if name not in _MEASURED and not isinstance(value, list) and not name.startswith("theory")
     )
 
 
-MEASURED = {
+_MEASURED = {
     *("calls", "units", "round_trips", "commands", "ratio", "ratio_low", "ratio_high", "verdict"),
     *(f"{q}{end}_us" for q in ("p50", "p99") for end in ("", "_low", "_high")),
     *("mean_us", "per_unit_us", "per_unit_low_us", "per_unit_high_us", "achieved_ms"),
 }
 
 
-def in_blocks(row: Mapping) -> bool:
+def _in_blocks(row: Mapping) -> bool:
     return len(row.get("block_medians_us") or ()) > 1
 
 
 def compare(old: Result, new: Result) -> pd.DataFrame:
-    """Two runs side by side: medians, their ratio with a 95 % interval, and what it allows to say.
+    """Two runs compared: medians, their ratio with a 95 % interval, and what it allows to say.
 
     The interval resamples the medians of the blocks of each run. Rows that only one run has, or
     that were not measured in blocks, are left out.
 
     Raises: LabError when the two have nothing in common.
     """
-    before = {key_of(row): row for row in old.rows if in_blocks(row)}
+    before = {_key_of(row): row for row in old.rows if _in_blocks(row)}
     rows = []
     for row in new.rows:
-        was = before.get(key_of(row))
-        if was is None or not in_blocks(row):
+        was = before.get(_key_of(row))
+        if was is None or not _in_blocks(row):
             continue
         a, b = np.array(was["block_medians_us"]), np.array(row["block_medians_us"])
-        random = np.random.default_rng(0)  # the two runs' blocks are not paired
-        of_b, of_a = (
-            np.median(x[random.integers(0, len(x), (RESAMPLES, len(x)))], axis=1) for x in (b, a)
-        )
-        low, high = map(float, np.percentile(of_b / of_a, (2.5, 97.5)))
+        low, high = block_interval(median_ratio, b, a, resamples=RESAMPLES, paired=False)
         rows.append(
             {
-                "what": ", ".join(f"{v}" if k == "arm" else f"{k} {v}" for k, v in key_of(row)),
+                "what": ", ".join(f"{v}" if k == "arm" else f"{k} {v}" for k, v in _key_of(row)),
                 "first µs": round(float(np.median(a)), 2),
                 "second µs": round(float(np.median(b)), 2),
                 "ratio": round(float(np.median(b) / np.median(a)), 3),
                 "interval": f"[{low:.3f}, {high:.3f}]",
-                "says": verdict(low, high),
+                "says": judge_ratio(low, high),
             }
         )
     if not rows:

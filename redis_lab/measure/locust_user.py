@@ -1,14 +1,14 @@
 """The load of `load.open_loop` as a Locust user, for when one generator machine is not enough.
 
-Locust is an optional extra: `pip install -e ".[locust]"`. On one machine:
+Locust is an optional extra: `pip install "redis-lab[locust]"`. On one machine:
 
     rows = distributed(client, "GET", "page", rate_per_s=500, seconds=5, workers=2)
 
 On several, run the master and the workers by hand, each with REDIS_LAB_LOAD set to what
 `workload()` returns (it holds the server's URL, and so its password):
 
-    locust -f redis_lab/locust_user.py --headless --master --expect-workers 4 -u 40 -t 60s
-    locust -f redis_lab/locust_user.py --worker --master-host MASTER
+    locust -f redis_lab/measure/locust_user.py --headless --master --expect-workers 4 -u 40 -t 60s
+    locust -f redis_lab/measure/locust_user.py --worker --master-host MASTER
 
 Each user has one connection and asks at a constant pace, whatever the reply took; when a reply
 takes longer than its pace, it asks at once (`constant_pacing`). That is a closed loop for each user
@@ -18,7 +18,6 @@ and close to an open one with many. Its times are service times: those of the se
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import math
 import os
@@ -66,11 +65,11 @@ def distributed(
     """
     # Not above: Locust reads this file too, and needs none of it
     from redis_lab.errors import LabError
+    from redis_lab.extras import require
     from redis_lab.servers.base import free_port
     from redis_lab.servers.guest import guard
 
-    if importlib.util.find_spec("locust") is None:
-        raise LabError('Locust is not installed: pip install -e ".[locust]".')
+    require("locust")
     if rate_per_s <= 0 or seconds < 1 or users < workers or workers < 1:
         raise LabError("Locust needs a positive rate, a second at least, and a user a worker.")
     if issubclass(client.connection_pool.connection_class, redis.SSLConnection):

@@ -22,7 +22,13 @@ from collections.abc import Callable
 import numpy as np
 from scipy import optimize
 
-from .errors import LabError
+from ..errors import LabError
+
+__all__ = ["characteristic_time", "kept", "lfu", "lru", "random", "recently", "ttl"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def recently(p: np.ndarray, time: float) -> np.ndarray:
@@ -40,7 +46,7 @@ def kept(p: np.ndarray, time: float) -> np.ndarray:
     return present / (1 + present)
 
 
-def checked(p: np.ndarray, size: float) -> np.ndarray:
+def _check(p: np.ndarray, size: float) -> np.ndarray:
     p = np.asarray(p, dtype=float)
     if p.ndim != 1 or not len(p) or (p <= 0).any() or abs(p.sum() - 1) > 1e-6:
         raise LabError("The keys' probabilities must be positive and add up to one.")
@@ -58,7 +64,7 @@ def characteristic_time(
 
     Raises: LabError for what is no set of probabilities, or a size that does not fit it.
     """
-    p = checked(p, size)
+    p = _check(p, size)
     if size == 0 or size == len(p):
         return 0.0 if size == 0 else float("inf")
     longest = 2.0 * size
@@ -67,8 +73,8 @@ def characteristic_time(
     return optimize.brentq(lambda time: present(p, time).sum() - size, 0, longest, rtol=1e-12)
 
 
-def by_stay(p: np.ndarray, size: float, present: Callable) -> float:
-    p = checked(p, size)
+def _hit_ratio(p: np.ndarray, size: float, present: Callable) -> float:
+    p = _check(p, size)
     if size == len(p):
         return 1.0
     return float(p @ present(p, characteristic_time(p, size, present)))
@@ -79,7 +85,7 @@ def lru(p: np.ndarray, size: float) -> float:
 
     A request hits if its key was asked for within T: Σ p (1 − e^(−pT)).
     """
-    return by_stay(p, size, recently)
+    return _hit_ratio(p, size, recently)
 
 
 def random(p: np.ndarray, size: float) -> float:
@@ -87,7 +93,7 @@ def random(p: np.ndarray, size: float) -> float:
 
     Σ p · pT / (1 + pT): each stay lasts T on average, however often its key is asked for.
     """
-    return by_stay(p, size, kept)
+    return _hit_ratio(p, size, kept)
 
 
 def lfu(p: np.ndarray, size: int) -> float:
@@ -95,7 +101,7 @@ def lfu(p: np.ndarray, size: int) -> float:
 
     No other cache that evicts without knowing the future does better under these requests.
     """
-    p = checked(p, size)
+    p = _check(p, size)
     return float(np.sort(p)[::-1][: int(size)].sum())
 
 
@@ -105,7 +111,7 @@ def ttl(p: np.ndarray, per_second: float, ttl_s: float, *, refreshed: bool = Fal
     Set on a miss, a copy gives λT hits for every miss: h = λT / (1 + λT), with λ the key's own
     rate. Refreshed on every hit it lives until nobody asks for T: h = 1 − e^(−λT). (Martina 2013.)
     """
-    p = checked(p, 0)
+    p = _check(p, 0)
     if per_second < 0 or ttl_s < 0:
         raise LabError("Neither the rate nor the time to live can be negative.")
     return float(p @ (recently if refreshed else kept)(p, per_second * ttl_s))

@@ -1,0 +1,32 @@
+"""Which extra of the package brings what a core installation leaves out."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from .errors import LabError
+
+EXTRAS = {
+    "lab": ("jupyterlab", "ipykernel", "IPython", "nbformat", "nbclient", "nbconvert", "trustme"),
+    "rivals": ("limits", "rq", "dogpile", "cashews"),
+    "http": ("upstash_redis", "httpx", "tornado"),
+    "docker": ("testcontainers", "docker"),
+    "locust": ("locust",),
+    "test": ("pytest", "nbval", "pyperf", "pytest_benchmark"),
+}  # by the names that are imported
+
+
+def describe_missing(module: str) -> str | None:
+    """How to install a module that is not here, in one line; None if no extra brings it."""
+    name = module.partition(".")[0]
+    for extra, modules in EXTRAS.items():
+        if name in modules:
+            return f"This needs {name}, which is not installed: pip install 'redis-lab[{extra}]'"
+    return None
+
+
+def require(*modules: str) -> None:
+    """Raises: LabError that says how to install the first of the modules that is not here."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise LabError(describe_missing(module) or f"This needs {module}.")

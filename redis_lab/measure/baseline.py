@@ -1,0 +1,95 @@
+"""What a client is held against: PING over a bare socket, and redis-benchmark."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import redis
+
+from ..errors import LabError
+from ..servers.nodes import first
+from .validity import InvalidRun
+
+BASELINE = "PING, bare socket"
+
+
+def get_endpoint(client: redis.Redis | redis.RedisCluster) -> dict[str, Any]:
+    """The pool's host, port, path, username and password."""
+    kwargs = first(client).connection_pool.connection_kwargs
+    return kwargs if kwargs.get("path") else {"host": "localhost", "port": 6379, **kwargs}
+
+
+@contextlib.contextmanager
+def bare_ping(client: redis.Redis | redis.RedisCluster) -> Iterator[Callable[[], object] | None]:
+    """A callable that sends PING and reads the reply on a bare socket; None over TLS."""
+    where = get_endpoint(client)
+    if issubclass(first(client).connection_pool.connection_class, redis.SSLConnection):
+        yield None
+        return
+    if where.get("path"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(where["path"])
+    else:
+        connection = socket.create_connection((where["host"], where["port"]), timeout=30)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with connection:
+        if where.get("password"):
+            parts = [b"AUTH", (where.get("username") or "default").encode()]
+            parts.append(str(where["password"]).encode())
+            packed = b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in parts)
+            connection.sendall(b"*3\r\n" + packed)
+            connection.recv(64)
+        send, receive = connection.sendall, connection.recv
+        ping = b"*1\r\n$4\r\nPING\r\n"
+
+        def call() -> bytes:
+            send(ping)
+            return receive(64)
+
+        if call() != b"+PONG\r\n":
+            raise InvalidRun("The bare socket's PING was not answered with PONG.")
+        yield call
+
+
+def redis_benchmark(
+    client: redis.Redis, *command: str, depth: int = 1, connections: int = 1, requests: int = 10_000
+) -> dict[str, float] | None:
+    """The same command by redis-benchmark, written in C; None when it is not on PATH.
+
+    None as well over TLS, and for a server with a password: it would take that only on its command
+    line, where everyone on the machine can read it.
+
+    Returns `per_second` and, for one connection at depth 1 only, `p50_us` and `p99_us` (with many
+    connections it leaves out its own event loop's wait). The keys must be there already, or it
+    times nil replies.
+
+    Raises: LabError when redis-benchmark fails.
+    """
+    binary = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
+    where = get_endpoint(client)
+    tls = issubclass(first(client).connection_pool.connection_class, redis.SSLConnection)
+    if binary is None or tls or where.get("password"):
+        return None
+    to = ["-s", where["path"]] if where.get("path") else ["-h", where["host"], "-p", where["port"]]
+    settings = ["--csv", "-n", requests, "-c", connections, "-P", depth]
+    settings += ["--dbnum", where.get("db") or 0]
+    done = subprocess.run(
+        [binary, *map(str, [*to, *settings]), *command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    if done.returncode or not rows:
+        raise LabError(f"redis-benchmark failed: {(done.stderr or done.stdout).strip()[:200]}")
+    found = {"per_second": float(rows[0]["rps"])}
+    if connections == depth == 1:
+        found["p50_us"] = float(rows[0]["p50_latency_ms"]) * 1e3
+        found["p99_us"] = float(rows[0]["p99_latency_ms"]) * 1e3
+    return found

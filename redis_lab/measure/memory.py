@@ -1,0 +1,67 @@
+"""What a call or its data need in memory, at both ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from time import perf_counter_ns
+from typing import Any
+
+import psutil
+import redis
+
+from ..errors import LabError
+from ..servers.base import START_TIMEOUT_S, Server
+from ..servers.choose import server as start_server
+
+
+def footprint(client: redis.Redis, call: Callable[[], object]) -> dict[str, float]:
+    """What one call needs at both ends: `seconds`, `client_mb` and `server_mb`.
+
+    Memory is how far the call raised the peak: resident memory of this process, used memory of
+    the server. Both peaks only rise, so measure the small case first, each on a fresh server.
+    """
+    server_before = client.info("memory")["used_memory_peak"]
+    client_before = peak_resident_bytes()
+    start = perf_counter_ns()
+    call()
+    seconds = (perf_counter_ns() - start) / 1e9
+    return {
+        "seconds": seconds,
+        "client_mb": (peak_resident_bytes() - client_before) / 1e6,
+        "server_mb": (client.info("memory")["used_memory_peak"] - server_before) / 1e6,
+    }
+
+
+def peak_resident_bytes() -> int:
+    """The most memory this process has held so far."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        memory: Any = psutil.Process().memory_info()
+        return memory.peak_wset
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def growth(write: Callable[[redis.Redis], object]) -> int:
+    """By how many bytes a server of the lab's own grows when `write` writes with a client of it.
+
+    MEMORY USAGE leaves out what belongs to no key: the table of all keys, and that of their times
+    to live. Here they count; clients' buffers and statistics of commands do not.
+    """
+    with start_server(latency_tracking=False) as own:
+        before = _used_memory(own)
+        with own.client() as writer:
+            write(writer)
+        return _used_memory(own) - before
+
+
+def _used_memory(own: Server) -> int:
+    """What a server takes in bytes, with one new client, whose buffers are always alike."""
+    deadline_ns = perf_counter_ns() + START_TIMEOUT_S * 1e9
+    with own.client() as counter:
+        while counter.info("clients")["connected_clients"] > 1:
+            if perf_counter_ns() > deadline_ns:
+                raise LabError("A client that wrote is still connected: close it.")
+        return int(counter.info("memory")["used_memory"])

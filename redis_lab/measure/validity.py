@@ -1,0 +1,71 @@
+"""When a run counts, and what happens when it does not: it is void, or it is tried again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import psutil
+
+from .. import claims
+from ..claims import NOT_MEASURED
+from ..errors import LabError
+
+TRIES = 3
+CALM_PERCENT = 50.0  # of all cores in use, below which a measurement is tried again at once
+CALM_WITHIN_S = 3.0
+Measured = TypeVar("Measured")
+
+
+class InvalidRun(LabError):
+    """The run broke one of its own invariants, so its numbers mean nothing."""
+
+
+class TooBusy(InvalidRun):
+    """Other processes took so much of the machine that the times mean nothing.
+
+    `found` is what was measured all the same; its counts hold, its times do not.
+    """
+
+    def __init__(self, why: str, found: object = None) -> None:
+        super().__init__(why)
+        self.found = found
+
+
+def retry_while_busy(measure: Callable[[], Measured], what: str) -> Measured:
+    """What `measure` returns; while the machine is too busy it is called again, three times in all.
+
+    Before each further try this waits until less than half of the machine is in use, for a few
+    seconds at most. Under `redis-lab validate` a measurement that fails to the end does not stop
+    the notebook: it is reported as not measured, and so are the claims that vary with times.
+
+    Raises: TooBusy.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            return measure()
+        except TooBusy as spoilt:
+            if left:
+                wait_until_calm()
+            elif claims.not_measured(what, str(spoilt)):
+                return cast(Measured, spoilt.found)
+            else:
+                raise TooBusy(
+                    f"{what}: {NOT_MEASURED}. {spoilt} It was tried {TRIES} times. Close what else "
+                    "is running and try again.",
+                    spoilt.found,
+                ) from None
+    raise AssertionError("unreachable")
+
+
+def is_busy() -> bool:
+    """Whether more than half of the machine's cores are in use while this process waits."""
+    return psutil.cpu_percent(interval=0.2) > CALM_PERCENT
+
+
+def wait_until_calm() -> None:
+    """Wait until the machine is no longer busy, for `CALM_WITHIN_S` seconds at most."""
+    deadline = time.monotonic() + CALM_WITHIN_S
+    while is_busy() and time.monotonic() < deadline:
+        pass
