@@ -133,6 +133,7 @@ class Server:
         return self.kind
 
     def transport(self) -> str:
+        """How a client reaches the server, as results and captions name it: "TCP loopback"."""
         if self.url.startswith("unix"):
             return "Unix socket"
         where = "loopback" if self.host in ("127.0.0.1", "localhost", "::1") else "network"
@@ -168,6 +169,7 @@ class Server:
         raise self.not_native()
 
     def not_native(self) -> LabError:
+        """The error for what only a native server can do; it names the kinds that can."""
         instead = " or ".join(f'lab.server(kind="{kind}")' for kind in KINDS if kind.native)
         return LabError(
             f"A server of kind {self.kind} cannot be killed, restarted or stalled. Where there is "
