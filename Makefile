@@ -49,6 +49,7 @@ lint: setup
 	"$(VENV)/bin/mypy" redis_lab
 
 docs: setup
+	@rm -rf build/docs
 	@"$(VENV)/bin/python" docs/api.py build/docs
 
 lock:
