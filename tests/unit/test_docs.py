@@ -38,6 +38,7 @@ PLANNED = [
     *("redis_lab/child.py", "redis_lab/internals.py", "redis_lab/wiretap.py", "redis_lab/servers"),
     *("redis_lab/distance.py", "redis_lab/measure", "redis_lab/rest", "redis_lab/figures.py"),
     *("redis_lab/lessons", "redis_lab/teach.py", "redis_lab/toc.py", "redis_lab/index.py"),
+    "tests/unit/test_architecture.py",
 ]
 
 
@@ -172,82 +173,26 @@ def test_every_variable_of_make_is_in_the_table():
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 
 
-def rooms() -> list[set[str]]:
-    """The rooms of docs/architecture.md, the lowest first; each row of the table is a set."""
+@when_all_is_here
+def test_every_room_is_in_the_table():
     section = ARCHITECTURE.split("\n## Rooms\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (`[^|]+) \|", section, flags=re.M)
-    return [set(re.findall(r"`(\w+)`", row)) for row in rows]
-
-
-def imports(package: Path) -> dict[str, set[str]]:
-    """Room → the other rooms that it imports, also those that it imports inside a function."""
-    found: dict[str, set[str]] = {}
-    for file in package.rglob("*.py"):
-        *folders, module = file.relative_to(package).with_suffix("").parts
-        room = (*folders, module)[0]
-        if room == "__init__":
-            continue  # what the package offers comes from everywhere
-        found.setdefault(room, set())
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import):
-                names = [alias.name.split(".") for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                here = [package.name, *folders]
-                base = here[: len(here) + 1 - node.level] if node.level else []
-                names = [
-                    [*base, *(node.module or "").split("."), alias.name] for alias in node.names
-                ]
-            else:
-                continue
-            parts = [[part for part in name if part] for name in names]
-            found[room] |= {name[1] for name in parts if name[0] == package.name and name[1:]}
-        found[room].discard(room)
-    return found
-
-
-def upwards(imported: dict[str, set[str]], floors: list[set[str]]) -> set[tuple[str, str]]:
-    """The imports that do not go down: from a room to one above it, or to none of the table."""
-    floor = {room: number for number, row in enumerate(floors) for room in row}
-    return {
-        (room, other)
-        for room, others in imported.items()
-        for other in others
-        if floor.get(room, -1) < floor.get(other, len(floors))
-    }
-
-
-@when_all_is_here
-def test_a_room_imports_only_rooms_below_it():
-    imported = imports(ROOT / "redis_lab")
-    listed = set().union(*rooms())
-    private = {room for room in imported if room.startswith("_")}  # programs of another room
-    assert listed == set(imported) - private
-    below = {room: others - private for room, others in imported.items() if room not in private}
-    assert not upwards(below, rooms())
-    assert not imported["patterns"], "a pattern is to be copied alone"
+    listed = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    files = [*(ROOT / "redis_lab").glob("*.py"), *(ROOT / "redis_lab").glob("*/__init__.py")]
+    here = {file.stem if file.stem != "__init__" else file.parent.name for file in files}
+    assert sorted(listed) == sorted(name for name in here - {"redis_lab"} if name[0] != "_")
 
 
 @when_all_is_here
 def test_the_arrows_of_the_diagram_are_imports():
-    imported = imports(ROOT / "redis_lab")
+    from test_architecture import PACKAGE, graph, room
+
+    imported = {
+        (room(module), room(other)) for module, all_ in graph(PACKAGE).items() for other in all_
+    }
     arrows = re.findall(r"^    (\w+) --> (\w+)$", ARCHITECTURE, flags=re.M)
     assert arrows
-    assert not [(room, other) for room, other in arrows if other not in imported.get(room, ())]
-
-
-def test_an_import_that_goes_up_is_noticed(tmp_path):
-    package = tmp_path / "house"
-    (package / "attic").mkdir(parents=True)
-    (package / "__init__.py").write_text("from . import attic, cellar")
-    (package / "cellar.py").write_text("def late():\n    from .attic.window import view")
-    (package / "attic/__init__.py").write_text("from .window import view")
-    (package / "attic/window.py").write_text(
-        "import os\nfrom ..cellar import coal\nimport house.well"
-    )
-    imported = imports(package)
-    assert imported == {"cellar": {"attic"}, "attic": {"cellar", "well"}}
-    floors = [{"cellar"}, {"attic"}]
-    assert upwards(imported, floors) == {("cellar", "attic"), ("attic", "well")}
+    assert not set(arrows) - imported
 
 
 # ---------------------------------------------------------------- files that other programs read
