@@ -34,7 +34,10 @@ def documented() -> dict[str, pdoc.doc.Module]:
     """The public modules as pdoc sees them, by name."""
     for name in redis_lab.__all__:  # some are loaded on first use, which pdoc does not know
         vars(redis_lab)[name] = getattr(redis_lab, name)
-    return {name: pdoc.doc.Module.from_name(name) for name in modules()}
+    pages = {name: pdoc.doc.Module.from_name(name) for name in modules()}
+    for name, page in pages.items():  # pdoc would link only those modules that __all__ names
+        page.submodules = [pages[other] for other in pages if other.rpartition(".")[0] == name]
+    return pages
 
 
 def write(folder: Path) -> None:

@@ -38,7 +38,7 @@ PLANNED = [
     *("redis_lab/child.py", "redis_lab/internals.py", "redis_lab/wiretap.py", "redis_lab/servers"),
     *("redis_lab/distance.py", "redis_lab/measure", "redis_lab/rest", "redis_lab/figures.py"),
     *("redis_lab/lessons", "redis_lab/teach.py", "redis_lab/toc.py", "redis_lab/index.py"),
-    "tests/unit/test_architecture.py",
+    *("redis_lab/extras.py", "tests/unit/test_architecture.py"),
 ]
 
 
