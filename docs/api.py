@@ -9,6 +9,7 @@ that it cannot resolve would be missing from the page, or wrong on it.
 from __future__ import annotations
 
 import pkgutil
+import re
 import sys
 import warnings
 from importlib.metadata import version
@@ -21,6 +22,14 @@ import redis_lab
 
 # Their functions judge the answers to exercises; nobody calls them.
 LEFT_OUT = ("redis_lab.exercises", "redis_lab.lessons")
+
+
+# How a paragraph of a docstring begins: each of these gets a paragraph of its own on the page.
+LABEL = re.compile(
+    r"^(Contract|Promise|NOT KEPT|NOT kept|Sent again|When Redis is away|Keys|Cost|Tested from|ACL"
+    r"|Prevents|Attributes|Returns|Raises)(:| Redis \d)",
+    flags=re.M,
+)
 
 
 def modules() -> list[str]:
@@ -37,7 +46,18 @@ def documented() -> dict[str, pdoc.doc.Module]:
     pages = {name: pdoc.doc.Module.from_name(name) for name in modules()}
     for name, page in pages.items():  # pdoc would link only those modules that __all__ names
         page.submodules = [pages[other] for other in pages if other.rpartition(".")[0] == name]
+        set_paragraphs(page)
     return pages
+
+
+def set_paragraphs(page: pdoc.doc.Namespace) -> None:
+    """Give each labelled part of the docstrings in a module or class a paragraph of its own."""
+    page.docstring = LABEL.sub(r"\n**\1**\2", page.docstring)
+    for member in page.own_members:
+        if isinstance(member, pdoc.doc.Namespace):
+            set_paragraphs(member)
+        else:
+            member.docstring = LABEL.sub(r"\n**\1**\2", member.docstring)
 
 
 def write(folder: Path) -> None:
