@@ -3,7 +3,7 @@ VENV ?= .venv
 JOBS ?= 4
 BUDGET ?= 600
 
-.PHONY: help setup lab plots test drills lint lock clean
+.PHONY: help setup lab plots test drills lint docs lock clean
 
 help:
 	@echo "make lab      open the lessons in JupyterLab, a Redis already running"
@@ -16,6 +16,7 @@ help:
 	@echo "make drills   long races and hundreds of kills, which make test leaves out"
 	@echo "                BUDGET=600        start no further one after so many seconds"
 	@echo "make lint     ruff over package, tests and notebooks; mypy over the package"
+	@echo "make docs     the API reference, from the docstrings: build/docs/index.html"
 	@echo "make lock     write requirements.lock from what pyproject.toml declares"
 	@echo "                UPGRADE=1         with the newest versions"
 	@echo "make clean    remove what the others have made"
@@ -43,9 +44,13 @@ drills: setup
 	"$(VENV)/bin/python" -m pytest -m drill -n $(JOBS) --budget-s $(BUDGET)
 
 lint: setup
-	"$(VENV)/bin/ruff" check redis_lab tests notebooks $(wildcard benchmarks) bootstrap.py
-	"$(VENV)/bin/ruff" format --check redis_lab tests $(wildcard benchmarks) bootstrap.py
+	"$(VENV)/bin/ruff" check redis_lab tests notebooks docs $(wildcard benchmarks) bootstrap.py
+	"$(VENV)/bin/ruff" format --check redis_lab tests docs $(wildcard benchmarks) bootstrap.py
 	"$(VENV)/bin/mypy" redis_lab
+
+docs: setup
+	@rm -rf build/docs
+	@"$(VENV)/bin/python" docs/api.py build/docs
 
 lock:
 	@$(PYTHON) bootstrap.py --venv "$(VENV)" --uv compile pyproject.toml --quiet --universal \
@@ -60,6 +65,6 @@ clean:
 	@find data -type f \( -name '*.sqlite' -o -name '*.sqlite-*' \) -exec rm -f {} +
 	@find redis_lab tests notebooks -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) \
 		-prune -exec rm -rf {} +
-	@rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	@echo "Removed: $(VENV), the shop's data (*.sqlite), caches."
+	@rm -rf build .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@echo "Removed: $(VENV), build/, the shop's data (*.sqlite), caches."
 	@echo "Kept: notebooks/ and what you wrote in them, data/results/, data/plots/, data/local/."

@@ -32,6 +32,16 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+__all__ = [
+    "AsyncCache",
+    "Cache",
+    "CacheError",
+    "Entry",
+    "LoadTimeout",
+    "Options",
+    "Versioned",
+]
+
 # KEYS[1]: the entry. ARGV: token, lease in ms
 # Reply: value, state (0 nothing, 1 stale, 2 fresh), whether the caller has the lease
 READ = """

@@ -12,6 +12,8 @@ import redis
 import redis.asyncio
 from redis.exceptions import AuthorizationError
 
+__all__ = ["CacheAside"]
+
 # Store a loaded value unless a writer has meanwhile announced a newer version, or another reader
 # has stored one. An absence has no version: it is stored only if the floor is still the one seen.
 # ARGV: version or '', value, TTL in ms, floor seen

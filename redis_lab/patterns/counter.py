@@ -5,6 +5,11 @@ from __future__ import annotations
 import redis
 import redis.asyncio
 
+__all__ = [
+    "AsyncExpiringCounter",
+    "ExpiringCounter",
+]
+
 SYNC, ASYNC = (redis.Redis, redis.RedisCluster), (redis.asyncio.Redis, redis.asyncio.RedisCluster)
 LONGEST_S = 3_153_600_000  # a hundred years
 

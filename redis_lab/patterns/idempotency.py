@@ -15,6 +15,19 @@ import redis
 import redis.asyncio
 from redis.exceptions import RedisClusterException
 
+__all__ = [
+    "AsyncIdempotency",
+    "Busy",
+    "Done",
+    "Failed",
+    "Idempotency",
+    "LeaseLost",
+    "Mismatch",
+    "NotDone",
+    "NotStored",
+    "Yours",
+]
+
 SYNC, ASYNC = (redis.Redis, redis.RedisCluster), (redis.asyncio.Redis, redis.asyncio.RedisCluster)
 ERRORS = (redis.RedisError, RedisClusterException)
 LONGEST_S = 3_153_600_000  # a hundred years

@@ -16,6 +16,16 @@ from zlib import crc32
 import redis
 import redis.asyncio
 
+__all__ = [
+    "AsyncLeaderboard",
+    "AsyncShardedLeaderboard",
+    "BaseLeaderboard",
+    "Leaderboard",
+    "OutOfRange",
+    "ShardedLeaderboard",
+    "Standing",
+]
+
 # A score is points * 2**bits + seconds left, a whole number below 2**53.
 POINTS = 2**24  # fewer than this for each member, on every board
 ALL_BITS = 29  # 24 + 29 = 53. Seconds left of 2**29 since EPOCH: 17 years
@@ -304,14 +314,17 @@ class AsyncLeaderboard(BaseLeaderboard[AsyncClient]):
     async def add(
         self, member: str, points: int, at: float | None = None, *, event: str = ""
     ) -> int:
+        """As `Leaderboard.add`."""
         return await self._apply("add", member, points, at, event)
 
     async def subtract(
         self, member: str, points: int, at: float | None = None, *, event: str = ""
     ) -> int:
+        """As `Leaderboard.subtract`."""
         return await self._apply("subtract", member, points, at, event)
 
     async def set(self, member: str, points: int, at: float | None = None) -> int:
+        """As `Leaderboard.set`."""
         return await self._apply("set", member, points, at, "")
 
     async def _apply(self, how: str, member: str, points: int, at: float | None, event: str) -> int:
@@ -323,22 +336,27 @@ class AsyncLeaderboard(BaseLeaderboard[AsyncClient]):
             self._now_s(server_s)
 
     async def remove(self, member: str) -> int:
+        """As `Leaderboard.remove`."""
         return int(await self._remove(**self._to_remove(member)))
 
     async def top(self, n: int, day: date | None = None, days: int = 1) -> list[Standing]:
+        """As `Leaderboard.top`."""
         return await self.page(1, n, day, days)
 
     async def page(
         self, number: int, size: int, day: date | None = None, days: int = 1
     ) -> list[Standing]:
+        """As `Leaderboard.page`."""
         return await self._rows("", *lines_of(number, size), day, days)
 
     async def around(
         self, member: str, k: int, day: date | None = None, days: int = 1
     ) -> list[Standing]:
+        """As `Leaderboard.around`."""
         return await self._rows(*neighbours(member, k), day, days)
 
     async def rank(self, member: str, day: date | None = None, days: int = 1) -> int | None:
+        """As `Leaderboard.rank`."""
         own = await self.around(member, 0, day, days)
         return own[0].place if own else None
 
@@ -485,30 +503,37 @@ class AsyncShardedLeaderboard:
         self.shards = [AsyncLeaderboard(client, name, **options) for name in names(prefix, shards)]
 
     def of(self, member: str) -> AsyncLeaderboard:
+        """As `ShardedLeaderboard.of`."""
         return self.shards[crc32(member.encode()) % len(self.shards)]
 
     async def add(
         self, member: str, points: int, at: float | None = None, *, event: str = ""
     ) -> int:
+        """As `ShardedLeaderboard.add`."""
         return await self.of(member).add(member, points, at, event=event)
 
     async def subtract(
         self, member: str, points: int, at: float | None = None, *, event: str = ""
     ) -> int:
+        """As `ShardedLeaderboard.subtract`."""
         return await self.of(member).subtract(member, points, at, event=event)
 
     async def set(self, member: str, points: int, at: float | None = None) -> int:
+        """As `ShardedLeaderboard.set`."""
         return await self.of(member).set(member, points, at)
 
     async def remove(self, member: str) -> int:
+        """As `ShardedLeaderboard.remove`."""
         return await self.of(member).remove(member)
 
     async def top(self, n: int, day: date | None = None) -> list[Standing]:
+        """As `ShardedLeaderboard.top`."""
         pipe = self.client.pipeline(transaction=False)
         ask_tops(pipe, self.shards, n, day)
         return merged(await pipe.execute(), n, day)
 
     async def rank(self, member: str, day: date | None = None) -> int | None:
+        """As `ShardedLeaderboard.rank`."""
         score = await self.client.zscore(self.of(member).keys(day)[0], member)
         if score is None:
             return None

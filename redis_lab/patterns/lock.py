@@ -15,6 +15,14 @@ import redis
 import redis.asyncio
 from redis.exceptions import RedisClusterException
 
+__all__ = [
+    "AsyncLock",
+    "Lease",
+    "LeaseLost",
+    "Lock",
+    "LockTimeout",
+]
+
 SYNC, ASYNC = (redis.Redis, redis.RedisCluster), (redis.asyncio.Redis, redis.asyncio.RedisCluster)
 ERRORS = (redis.RedisError, RedisClusterException)
 DAY_MS = 86_400_000

@@ -21,6 +21,17 @@ from typing import Any, ClassVar, Generic, TypeVar
 import redis
 import redis.asyncio
 
+__all__ = [
+    "AsyncListQueue",
+    "AsyncQueue",
+    "AsyncStreamQueue",
+    "Job",
+    "ListQueue",
+    "Queue",
+    "StreamQueue",
+    "SyncQueue",
+]
+
 TURN_S = 1.0  # a waiting worker looks up this often: a job may have become due meanwhile
 REAP_S = 5.0  # work() brings back what others have lost this often
 WEEK_S = 7 * 86_400
@@ -453,12 +464,14 @@ class AsyncQueue(Queue[AsyncClient]):
     HINT = "{0} needs a client of redis.asyncio."
 
     async def put(self, payload: Any, delay_s: float = 0, *, id: str | None = None) -> str:
+        """As `SyncQueue.put`."""
         [job_id] = await self.put_many({uuid.uuid4().hex if id is None else id: payload}, delay_s)
         return job_id
 
     async def put_many(
         self, payloads: dict[str, Any] | Sequence[Any], delay_s: float = 0
     ) -> list[str]:
+        """As `SyncQueue.put_many`."""
         jobs = with_ids(payloads)
         if jobs:
             await self._call("put", *self._to_put(jobs, delay_s))
@@ -483,27 +496,35 @@ class AsyncQueue(Queue[AsyncClient]):
         raise NotImplementedError
 
     async def done(self, job: Job) -> bool:
+        """As `SyncQueue.done`."""
         return bool(await self._call("done", job.token))
 
     async def fail(self, job: Job) -> bool:
+        """As `SyncQueue.fail`."""
         return bool(await self._call("fail", job.token, *self.backoff))
 
     async def renew(self, job: Job) -> bool:
+        """As `SyncQueue.renew`."""
         return bool(await self._call("renew", job.token, self.lease_ms))
 
     async def reap(self) -> int:
+        """As `SyncQueue.reap`."""
         return int(await self._call("reap", self.lease_ms, *self.backoff))
 
     async def counts(self) -> dict[str, int]:
+        """As `SyncQueue.counts`."""
         return as_counts(await self._call("counts"))
 
     async def dead(self, most: int = 100) -> list[Job]:
+        """As `SyncQueue.dead`."""
         return [as_dead(entry) for entry in await self._call("dead", most)]
 
     async def requeue(self, job_id: str) -> bool:
+        """As `SyncQueue.requeue`."""
         return bool(await self._call("requeue", job_id))
 
     async def discard(self, job_id: str) -> bool:
+        """As `SyncQueue.discard`."""
         return bool(await self._call("discard", job_id))
 
     async def work(

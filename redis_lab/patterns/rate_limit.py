@@ -23,6 +23,21 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+__all__ = [
+    "AsyncFixedWindow",
+    "AsyncGcra",
+    "AsyncLimiter",
+    "AsyncSlidingCounter",
+    "AsyncSlidingLog",
+    "Decision",
+    "FixedWindow",
+    "Gcra",
+    "Limit",
+    "Limiter",
+    "SlidingCounter",
+    "SlidingLog",
+]
+
 SYNC, ASYNC = (redis.Redis, redis.RedisCluster), (redis.asyncio.Redis, redis.asyncio.RedisCluster)
 
 # Away: Redis did not answer, or answered that it cannot serve anybody just now.

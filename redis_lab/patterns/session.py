@@ -16,6 +16,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 import redis
 import redis.asyncio
 
+__all__ = [
+    "AsyncSessions",
+    "BaseSessions",
+    "Revoked",
+    "Session",
+    "Sessions",
+]
+
 MOST_S = 100 * 365 * 86_400  # no time may be longer
 
 # KEYS: the session, and of a user the index. Its members are "<hash> <born>", and their scores the
@@ -198,6 +206,7 @@ class BaseSessions(Generic[Client]):
         return [f"{index}:{hashed(id)}", *([index] if user else [])]
 
     def index(self, user: str) -> str:
+        """The key that lists a user's sessions, in the same slot as the sessions."""
         return f"{self.prefix}:{{{user}}}"
 
     def _to_start(self, id: str, data: list[str], generation: str) -> dict[str, Any]:
@@ -329,6 +338,7 @@ class AsyncSessions(BaseSessions[AsyncClient]):
     async def start(
         self, user: str = "", data: Mapping[str, Any] | None = None, *, generation: str = ""
     ) -> str:
+        """As `Sessions.start`."""
         return await self._begin(user, fields(data or {}), generation)
 
     async def _begin(self, user: str, data: list[str], generation: str) -> str:
@@ -336,12 +346,15 @@ class AsyncSessions(BaseSessions[AsyncClient]):
         return begun(id, await self._start(**self._to_start(id, data, generation)))
 
     async def load(self, id: str) -> Session | None:
+        """As `Sessions.load`."""
         return session(id, await self._load(**self._to_load(id)))
 
     async def save(self, id: str, data: Mapping[str, Any]) -> bool:
+        """As `Sessions.save`."""
         return bool(await self._save(**self._to_save(id, data)))
 
     async def login(self, old: Session | str | None, user: str, *, generation: str = "") -> str:
+        """As `Sessions.login`."""
         checked(user)
         kept: list[str] = []
         if old is not None:
@@ -350,15 +363,19 @@ class AsyncSessions(BaseSessions[AsyncClient]):
         return await self._begin(user, kept, generation)
 
     async def end(self, id: str) -> bool:
+        """As `Sessions.end`."""
         return bool((await self._end(**self._to_end(id)))[0])
 
     async def revoke_all(self, user: str, keep: str = "") -> int:
+        """As `Sessions.revoke_all`."""
         return int(await self._revoke_all(**self._to_revoke(user, keep)))
 
     async def all_of(self, user: str) -> dict[str, float]:
+        """As `Sessions.all_of`."""
         return born(await self._list(**self._to_list(user)))
 
     async def generation(self, user: str) -> str:
+        """As `Sessions.generation`."""
         return text((await self._list(**self._to_list(user)))[0])
 
 

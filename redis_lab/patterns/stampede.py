@@ -16,6 +16,12 @@ import redis
 import redis.asyncio
 from redis.exceptions import AuthorizationError
 
+__all__ = [
+    "EarlyRefresh",
+    "due",
+    "jittered",
+]
+
 
 def jittered(seconds: float, spread: float = 0.1) -> float:
     """Up to `spread` of it less, at random: what is stored together must not expire together."""

@@ -107,6 +107,7 @@ class Server:
         return self.kind
 
     def transport(self) -> str:
+        """How a client reaches the server, as results and captions name it: "TCP loopback"."""
         if self.url.startswith("unix"):
             return "Unix socket"
         where = "loopback" if self.host in ("127.0.0.1", "localhost", "::1") else "network"
