@@ -1,5 +1,5 @@
-"""The one exception that the lab raises for things its user can mend."""
+"""The exception for everything that a user of the lab can fix."""
 
 
 class LabError(Exception):
-    """Something is wrong that the user can mend; the message says what and how."""
+    """The user can fix this; the message says what is wrong and how."""

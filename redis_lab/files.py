@@ -1,4 +1,4 @@
-"""Where the lab keeps its files, and how it writes one: whole or not at all."""
+"""Where the lab keeps its files; it writes them atomically."""
 
 from __future__ import annotations
 

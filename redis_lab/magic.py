@@ -166,7 +166,7 @@ def read(stream: BinaryIO) -> Any:
 
 
 class Session:
-    """One connection beside the client's pool, made as the pool makes them but speaking RESP2.
+    """One connection outside the client's pool, made as the pool makes them but speaking RESP2.
 
     On a cluster it goes where a MOVED reply sends it, as `redis-cli -c` does, and stays there.
     """

@@ -65,7 +65,7 @@ def exchanges(client: Any) -> Iterator[list[Exchange]]:
 
 
 class Adapted:
-    """An upstash-redis client with what `redis_lab.patterns` need besides: prepared scripts.
+    """An upstash-redis client with the one thing more that `redis_lab.patterns` need: scripts.
 
     Everything else is the client's own, so a pattern that asks for more gets what upstash-redis
     makes of it. Sync and asyncio. A script that cannot be sent raises redis.ConnectionError, as

@@ -124,7 +124,7 @@ def gateway(
 ) -> Gateway:
     """Start a gateway in front of a Redis, given as a `Server` or a URL; use it in a `with` block.
 
-    Without a `token` it makes one up. It listens on loopback, on a free port unless told.
+    Without a `token` it makes one up. It listens on loopback, on a free port by default.
 
     Raises: LabError when it cannot start.
     """

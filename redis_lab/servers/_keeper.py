@@ -12,7 +12,7 @@ may hold the pipe open), it does what `quit` does. It polls, because that works 
 macOS, also when the owner was killed with SIGKILL.
 
 MODE is `native DIRECTORY PROGRAM ARGS...` or `remote HOST PORT LOGIN_FILE`, where the server runs
-in a container and is told to shut down over its own port, after the command in the file.
+in a container and is shut down over its own port, after logging in with the command in the file.
 """
 
 import ctypes

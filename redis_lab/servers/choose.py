@@ -142,7 +142,7 @@ def connect(
 
 
 def running() -> Server | None:
-    """The server behind `connect()`, if there is one yet; of a cluster, the node it was told."""
+    """The server behind `connect()`, if there is one yet; of a cluster, the node in REDIS_URL."""
     found = _default or _single
     return found[0] if found else None
 
