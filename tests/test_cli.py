@@ -217,9 +217,15 @@ def test_bench_saves_and_plots_and_compares_with_the_reference(bench_file, lab, 
 
 
 OWN_ARMS = """
+from __future__ import annotations
+import dataclasses
 import redis.asyncio
 import redis_lab as lab
 from neighbour import ping_of
+
+@dataclasses.dataclass
+class Key:
+    name: str
 
 def arms(r):
     where = r.get_connection_kwargs()
@@ -227,7 +233,8 @@ def arms(r):
     r.set("k", 1)
     fill = lambda calls: r.rpush("jobs", *range(calls))
     return {"PING": lab.bench.Arm(ping_of(own), client=own),
-            "LPOP": lab.bench.Arm(lambda: r.lpop("jobs"), setup=fill), "GET": lambda: r.get("k")}
+            "LPOP": lab.bench.Arm(lambda: r.lpop("jobs"), setup=fill),
+            "GET": lambda: r.get(Key("k").name)}
 """
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from ..errors import LabError
 
+MODULE = "redis_lab_arms"  # the file's name as a module: no other module has it
+
 
 def load_arms(path: Path, connect: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
     """The arms of a file, and the client that they got: None where they need none.
@@ -39,14 +41,14 @@ def load_arms(path: Path, connect: Callable[[], Any]) -> tuple[dict[str, Any], A
 
 
 def _run_file(path: Path) -> ModuleType:
-    """Execute a file as a module of its own name, its folder importable as Python does it."""
+    """Execute a file as a module; what lies in its folder can be imported, as in a script."""
     if not path.is_file():
         raise LabError(f"There is no file {path}.")
-    name = path.stem if path.stem.isidentifier() else "arms_file"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(MODULE, path)
     if spec is None or spec.loader is None:
         raise LabError(f"{path.name} is no Python file; its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[MODULE] = module  # dataclasses and pickle look for it there
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
@@ -81,7 +83,7 @@ def describe_error(error: BaseException, path: Path, where: str = "") -> str:
     own = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).name == path.name
+        if Path(frame.filename).resolve() == path.resolve()
     ]
     parts = [path.name, f"line {own[-1]}" if own else "", where]
     parts += getattr(error, "__notes__", [])

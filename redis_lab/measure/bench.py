@@ -167,7 +167,8 @@ def _compare_once(
         ]
         own_ns = measure_harness_ns()
         loop_ns = measure_loop_ns() if any(each.is_async for each in runs) else None
-        servers = [each.client for each in runs if each.client is not None]
+        clients = [each.client for each in runs if each.client is not None]
+        servers = list({id(each): each for each in clients}.values())
         for each in runs:
             each.start_measuring(servers)
         before = read_counts(servers)

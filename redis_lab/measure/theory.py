@@ -73,7 +73,7 @@ def characteristic_time(
     return optimize.brentq(lambda time: present(p, time).sum() - size, 0, longest, rtol=1e-12)
 
 
-def _hit_ratio(p: np.ndarray, size: float, present: Callable) -> float:
+def by_stay(p: np.ndarray, size: float, present: Callable) -> float:
     p = _check(p, size)
     if size == len(p):
         return 1.0
@@ -85,7 +85,7 @@ def lru(p: np.ndarray, size: float) -> float:
 
     A request hits if its key was asked for within T: Σ p (1 − e^(−pT)).
     """
-    return _hit_ratio(p, size, recently)
+    return by_stay(p, size, recently)
 
 
 def random(p: np.ndarray, size: float) -> float:
@@ -93,7 +93,7 @@ def random(p: np.ndarray, size: float) -> float:
 
     Σ p · pT / (1 + pT): each stay lasts T on average, however often its key is asked for.
     """
-    return _hit_ratio(p, size, kept)
+    return by_stay(p, size, kept)
 
 
 def lfu(p: np.ndarray, size: int) -> float:
