@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import dataclasses
+import json
 import os
 import queue
 import re
@@ -19,7 +22,7 @@ import pytest
 import redis
 from processes import environment, gone, within
 
-from redis_lab import bench, notebooks, plots, results
+from redis_lab import bench, figures, lessons, notebooks, results
 from redis_lab.errors import LabError
 from redis_lab.results import Result
 from redis_lab.server import KINDS, docker_version
@@ -27,7 +30,6 @@ from redis_lab.server import KINDS, docker_version
 SCRIPT = Path(sys.executable).with_name("redis-lab")
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 SECRET = "Pa55-w0rd"
-FIGURE = {"kind": "ladder", "x": "p50_us", "xlabel": "latency (µs)"}
 
 
 @pytest.fixture
@@ -169,7 +171,7 @@ def measured(experiment: str, **medians: float) -> Result:
         {"arm": a, "p50_us": m, "block_medians_us": [m * k for k in (0.99, 1, 1.01, 1.02)]}
         for a, m in medians.items()
     ]
-    return Result(experiment, f"About {experiment}", rows, dict(FIGURE), {"cores": 2})
+    return Result(experiment, f"About {experiment}", rows, {"cores": 2})
 
 
 def test_compare_says_which_differences_are_real(lab, tmp_path):
@@ -195,17 +197,71 @@ def test_compare_with_what_is_not_there(lab, tmp_path):
 
 
 def test_plots_are_drawn_again_without_measuring(lab, data):
-    for name in ("pipelines", "warm_up"):
+    for name in ("strings_incr", "geo_pipelined"):
         results.save(measured(name, a=1, b=20), data / "results")
     said = lab("plots", "--redraw")
     assert said.returncode == 0, said.stderr
-    assert "pipelines" in said.stdout and "warm_up" in said.stdout
+    assert "strings_incr" in said.stdout and "geo_pipelined" in said.stdout
     found = {path.name: path.read_bytes() for path in (data / "plots").iterdir()}
-    assert set(found) == {"pipelines.png", "warm_up.png"}
-    assert found["pipelines.png"] == plots.png(results.load(data / "results/pipelines.json"))
-    (data / "plots/warm_up.png").unlink()
-    assert lab("plots", "pipelines", "--redraw").returncode == 0
-    assert [path.name for path in (data / "plots").iterdir()] == ["pipelines.png"]
+    assert set(found) == {"strings_incr.png", "geo_pipelined.png"}
+    (data / "plots/geo_pipelined.png").unlink()
+    assert lab("plots", "incr", "--redraw").returncode == 0
+    assert [path.name for path in (data / "plots").iterdir()] == ["strings_incr.png"]
+
+
+def test_a_label_changed_in_a_lesson_is_drawn_without_measuring(lab, checkout, data, tmp_path):
+    """An older result's own copy of its figure, under `figure`, does not stand in the way."""
+    path = results.save(measured("strings_incr", a=1, b=20), data / "results")
+    older = json.loads(path.read_text())
+    older["figure"] = {"kind": "ladder", "x": "p50_us", "xlabel": "as it was"}
+    path.write_text(json.dumps(older))
+    env = checkout("x = 1")
+    lesson = tmp_path / "checkout/redis_lab/lessons/strings.py"
+    title = lessons.figure("strings_incr").title
+    assert lesson.read_text().count(title) == 1
+    lesson.write_text(lesson.read_text().replace(title, "Another title"))
+    assert lab("plots", "--redraw", **env).returncode == 0
+    chart = dataclasses.replace(lessons.figure("strings_incr"), title="Another title")
+    drawn = (data / "plots/strings_incr.png").read_bytes()
+    assert drawn == figures.png(results.load(path), chart)
+    assert json.loads(path.read_text()) == older
+
+
+def test_a_result_of_no_lesson_is_named_and_the_others_are_drawn(lab, data):
+    for name in ("forgotten", "strings_incr"):
+        results.save(measured(name, a=1), data / "results")
+    said = lab("plots", "--redraw")
+    assert "no lesson has a figure for it: forgotten." in one_line(said)
+    assert [path.name for path in (data / "plots").iterdir()] == ["strings_incr.png"]
+
+
+def test_figures_drawn_again_go_into_the_notebooks(lab, checkout, data, tmp_path):
+    path = results.save(measured("strings_incr", a=1, b=20), data / "results")
+    figure = 'lab.lesson.figure("strings_incr", measured)'
+    env = checkout("import redis_lab as lab", figure, "x = 1", output="kept\n")
+    own = tmp_path / "checkout/notebooks/00_own.ipynb"
+    book = nbformat.read(own, 4)
+    image = {"image/png": "b2xk", "text/plain": "<Image>"}
+    about = {"image/png": {"alt": "old"}}
+    shown = nbformat.v4.new_output("execute_result", image, metadata=about, execution_count=1)
+    other = nbformat.v4.new_output("display_data", image)
+    book.cells[1].outputs = [nbformat.v4.new_output("stream", text="a table\n"), shown]
+    book.cells[2].outputs += [other]
+    notebooks.write(own, book)
+    before = nbformat.read(own, 4)
+    assert lab("plots", "--redraw", **env).returncode == 0
+    assert nbformat.read(own, 4) == before, "not asked for"
+    said = lab("plots", "--redraw", "--in-place", **env)
+    assert said.returncode == 0 and "00_own.ipynb: strings_incr" in said.stdout
+    output = before.cells[1].outputs[1]
+    drawn = (data / "plots/strings_incr.png").read_bytes()
+    assert drawn == figures.png(results.load(path), lessons.figure("strings_incr"))
+    output.data["image/png"] = base64.b64encode(drawn).decode()
+    output.metadata["image/png"]["alt"] = "Counting a hundred views (full effort)"
+    assert nbformat.read(own, 4) == before, "nothing else has changed"
+    written = own.stat().st_mtime_ns
+    assert lab("plots", "--redraw", "--in-place", **env).returncode == 0
+    assert own.stat().st_mtime_ns == written, "it is the same already"
 
 
 def test_plots_with_nothing_to_draw_or_no_such_effort(lab):
@@ -271,18 +327,18 @@ def checkout(tmp_path):
 
 
 SPOILT = """
-from redis_lab import bench, lesson
+from redis_lab import bench, teach
 def measure():
     raise bench.TooBusy("it stood still.", found={"GET": 1})
 bench.wait_until_calm = lambda: None
 found = bench.tried_again(measure, "a GET")
-lesson.claim("quick", found["GET"] < 2, varies=True)
-lesson.claim("one", found["GET"] == 1)
+teach.claim("quick", found["GET"] < 2, varies=True)
+teach.claim("one", found["GET"] == 1)
 """
 UNLIKE = """
-from redis_lab import lesson
-lesson.claim("instant", 3 < 2, varies=True)
-lesson.claim("counted", 1 == 1)
+from redis_lab import teach
+teach.claim("instant", 3 < 2, varies=True)
+teach.claim("counted", 1 == 1)
 """
 
 
@@ -305,7 +361,7 @@ def test_validate_is_green_and_lists_what_does_not_hold_or_was_not_measured(lab,
 
 def test_validate_is_red_where_an_output_differs_or_a_count_is_wrong(lab, checkout):
     checkout("print('now')", output="then\n", name="differs")
-    source = "from redis_lab import lesson\nlesson.claim('counted', 1 == 2)"
+    source = "from redis_lab import teach\nteach.claim('counted', 1 == 2)"
     checkout(source, output="✓ counted\n", name="miscounted")
     said = lab("validate", **checkout("print('same')", output="same\n", name="same"))
     assert said.returncode == 1 and "1 of 3 notebooks passed." in said.stdout
@@ -377,9 +433,18 @@ def test_the_longest_notebook_begins_first(tmp_path, monkeypatch):
     assert order() == ["long", "new", "short"]
 
 
-def test_each_figure_is_some_notebooks():
-    measured = set().union(*map(notebooks.experiments, notebooks.find()))
-    assert set(plots.FIGURES) - measured == {"harness_cost"}
+def test_each_figure_stands_in_the_lesson_that_measures_it():
+    stands = {
+        name: module.__name__.rpartition(".")[2]
+        for module in lessons.modules()
+        for name in module.FIGURES
+    }
+    for path in notebooks.find():
+        modules = {stands.pop(name, None) for name in notebooks.experiments(path)}
+        [module] = modules
+        assert module and path.stem.endswith(module.removeprefix("with_"))
+    assert not stands, "no notebook measures these"
+    assert set(lessons.WITHOUT_A_LESSON) == {"harness_cost"}
 
 
 def test_the_comparison_of_harnesses_without_a_checkout(lab, checkout):
@@ -390,7 +455,7 @@ def test_the_comparison_of_harnesses_without_a_checkout(lab, checkout):
 def test_plots_run_a_notebook_and_report_its_results(lab, checkout, data):
     source = (
         "from redis_lab import results\n"
-        "r = results.of('own', [{'arm': 'a', 'p50_us': 1.0}], title='Own', figure={})\n"
+        "r = results.of('own', [{'arm': 'a', 'p50_us': 1.0}], title='Own')\n"
         "results.save(r)"
     )
     said = lab("plots", "own", "--effort", "quick", **checkout(source))

@@ -13,8 +13,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from redis_lab import LabError
-from redis_lab.exercises import connections as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import connections as exercises
 from redis_lab.server import embedded_binary, free_port, server
 
 

@@ -7,8 +7,8 @@ import pytest
 import redis
 
 from redis_lab import theory
-from redis_lab.exercises import hit_ratio as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import hit_ratio as exercises
 from redis_lab.server import server
 
 

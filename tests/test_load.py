@@ -20,8 +20,8 @@ from processes import gone, within
 from redis_lab import _generator, bench, load, locust_user
 from redis_lab.bench import InvalidRun, endpoint, redis_benchmark
 from redis_lab.errors import LabError
-from redis_lab.exercises import load as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import load as exercises
 from redis_lab.server import server
 from redis_lab.topology import cluster
 

@@ -9,8 +9,8 @@ import pytest
 import redis
 import redis.asyncio
 
-from redis_lab.exercises import with_asyncio as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import with_asyncio as exercises
 from redis_lab.link import link
 
 
