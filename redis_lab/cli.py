@@ -204,7 +204,7 @@ def draw_again(only: str, effort: str, in_place: bool) -> None:
     if unknown:
         raise LabError(
             f"Not drawn, because no lesson has a figure for it: {', '.join(unknown)}. "
-            f"Delete the result, or add the figure to its lesson's module in redis_lab/lessons."
+            "Delete the result, or add the figure to its lesson's module in redis_lab/lessons."
         )
 
 

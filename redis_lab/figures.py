@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -49,10 +49,11 @@ PALETTE: dict[Meaning, str] = {
     "baseline": "#4D4D4D",  # what the others are compared with
     "theory": "#000000",
 }
-# For the others, in this order; the last four only where a figure has many.
-COLOURS = ("#0072B2", "#CC79A7", "#56B4E9", "#000000", "#E69F00", "#009E73", "#D55E00")
+# For the others, in this order. What means nothing comes first; a figure with many lines borrows.
+NEUTRAL = ("#0072B2", "#CC79A7", "#56B4E9", "#000000")
+BORROWED = ("#E69F00", "#009E73", "#D55E00")
 EVERYWHERE: dict[str, Meaning] = {FLOOR: "baseline"}
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX<>ph"
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-")
 DPI = 110
 STYLE: Any = {
@@ -80,6 +81,7 @@ class Chart(ABC):
 
     title: str
     meanings: Mapping[str, Meaning] = field(default_factory=dict)
+    others: ClassVar[Sequence[str]] = NEUTRAL + BORROWED
 
     def __post_init__(self) -> None:
         unknown = set(self.meanings.values()) - set(PALETTE)
@@ -98,7 +100,7 @@ class Chart(ABC):
         labels = list(labels)
         meanings = EVERYWHERE | dict(self.meanings)
         meant = {label: PALETTE[meanings[label]] for label in labels if label in meanings}
-        free = [colour for colour in COLOURS if colour not in meant.values()]
+        free = [colour for colour in self.others if colour not in meant.values()]
         others = itertools.cycle(free)
         return {label: meant.get(label) or next(others) for label in labels}
 
@@ -191,19 +193,29 @@ def text_inches(names: Iterable) -> float:
 
 
 def tick_labels(*axes: Any) -> None:
-    """Short labels at the large ticks, none at the small ones."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    """Short labels at the large ticks, none at the small ones, and at least three, as far as can
+    be, where an axis has hardly a power of ten in sight. Its limits must be settled."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for axis in axes:
         axis.set_major_formatter(FuncFormatter(short))
-        if axis.get_scale() == "log":
-            axis.set_minor_formatter(NullFormatter())
+        if axis.get_scale() != "log":
+            continue
+        axis.set_minor_formatter(NullFormatter())
+        low, high = axis.get_view_interval()
+        for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.2, 1.5, 2, 3, 4, 5, 6, 8)):
+            decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+            if sum(low <= step * 10.0**n <= high for step in steps for n in decades) >= 3:
+                break
+        if len(steps) > 1:
+            axis.set_major_locator(LogLocator(subs=steps))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lines(Chart):
     """Small multiples of `y` against `x`, a line for each value of `by`, a panel for each of
-    `panels`, shared axes, 95 % bands from the interval columns, thin black lines for the theory.
+    `panels`, shared axes, 95 % bands from the interval columns. The theory is a thin black line,
+    with a pale edge in the colour of the series that it predicts.
 
     `bands` are pairs of columns, each filled lightly from the lower to the upper. A series with
     several rows at one `x`, or with a theory, is drawn as points, unjoined.
@@ -253,13 +265,13 @@ class Lines(Chart):
                 axes.set_title(self.panel_title.format(shown))
             axes.set_ylabel(self.ylabel if index % across == 0 else "")
             axes.set_xlabel(self.xlabel if index >= len(values) - across else "")
-            tick_labels(axes.xaxis, axes.yaxis)
         if self.yscale == "linear" and table[self.y].min() >= 0:
             grid.flat[0].set_ylim(bottom=0)  # once all panels are drawn, for they share the axis
         for axes in list(grid.flat)[len(values) :]:
             axes.set_visible(False)
         for axes, labelled in ends.items():
             label_ends(axes, labelled)
+            tick_labels(axes.xaxis, axes.yaxis)
         legend = [f"thin line: {self.theory_label}"] if self.theory else []
         legend += ["bars: 95 % interval"] if bounds(self.y)[0] in table else []
         legend += [self.bands_label] if self.bands_label else []
@@ -274,6 +286,7 @@ class Lines(Chart):
         style = position % len(MARKERS)
         explained = theory is not None and line[theory].notna().any()
         if explained:
+            axes.plot(line[x], line[theory], color=colour, lw=4, alpha=0.25, zorder=1)
             axes.plot(line[x], line[theory], color=PALETTE["theory"], lw=0.8, zorder=1)
         axes.plot(
             line[x],
@@ -305,8 +318,6 @@ class DotPlot(Chart):
         return {label: PALETTE[meanings.get(label, "ours")] for label in labels}
 
     def draw(self, figure: Figure, table: pd.DataFrame) -> None:
-        from matplotlib.ticker import LogLocator
-
         figure.set_size_inches(7.4, 1.6 + 0.34 * len(table))
         axes = figure.subplots()
         leave_room(figure, left=0.3 + text_inches(table[self.by]), right=0.2)
@@ -330,12 +341,9 @@ class DotPlot(Chart):
         axes.set(xscale="log", xlabel=self.xlabel, ylim=(-0.6, len(table) - 0.4))
         axes.set_yticks(places, [str(name) for name in table[self.by]])
         axes.grid(axis="y", visible=False)
-        tick_labels(axes.xaxis)
         left, right = axes.get_xlim()
-        right *= (right / left) ** 0.14
-        axes.set_xlim(left, right)
-        if right < 30 * left:  # hardly a power of ten in sight
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.set_xlim(left, right * (right / left) ** 0.14)
+        tick_labels(axes.xaxis)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,6 +383,7 @@ class DotPanels(Chart):
                 axes.plot(table[column], places, "o", color=colour, mfc=face, label=name)
             axes.set(xscale="log", xlabel=panel.xlabel, ylim=(-0.6, len(table) - 0.4))
             axes.set_title(panel.title)
+            axes.get_xlim()  # settles them
             tick_labels(axes.xaxis)
             axes.grid(axis="y", visible=False)
             if len(columns) > 1:
@@ -396,6 +405,7 @@ class Timeline(Chart):
     lane: str
     event: str
     xlabel: str
+    others = NEUTRAL  # a shape and a height of its own tells them apart, too
 
     def draw(self, figure: Figure, table: pd.DataFrame) -> None:
         x, lane, event = self.x, self.lane, self.event
@@ -418,7 +428,7 @@ class Timeline(Chart):
                 part[lane].map(place) + ((len(kinds) - 1) / 2 - k) * step,
                 ls="",
                 color=colours[kind],
-                marker=MARKERS[(k + k // len(COLOURS)) % len(MARKERS)],  # where colours come again
+                marker=MARKERS[k % len(MARKERS)],
                 markersize=6 if len(part) <= 30 else 3,
                 label=label,
                 clip_on=False,
@@ -464,20 +474,23 @@ def draw(result: Result, chart: Chart) -> Figure:
         figure.suptitle(
             chart.title, x=0.01, y=1 - 0.08 / height, ha="left", fontsize=11, fontweight="bold"
         )
-        machine = textwrap.fill(caption(result.environment), int(19 * width))
+        machine = textwrap.fill(caption(result.environment), int(22 * width))
         figure.text(0.01, 1 - 0.30 / height, machine, va="top", fontsize=6.5, color="0.35")
     return figure
 
 
 def encoded(figure: Figure) -> bytes:
-    """A figure as a PNG file."""
+    """A figure as a PNG file of 256 colours, a third of the size that all of them would take."""
     import matplotlib
+    from PIL import Image
 
+    drawn, out = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        out = io.BytesIO()
-        figure.savefig(
-            out, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"optimize": True}
-        )
+        figure.savefig(drawn, format="png", dpi=DPI)
+    # of the ways to choose the colours, the one that keeps those of small areas
+    method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+    picture = Image.open(drawn).convert("RGB").quantize(256, method=method, dither=dither)
+    picture.save(out, format="png", optimize=True, dpi=(DPI, DPI))
     return out.getvalue()
 
 

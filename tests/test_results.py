@@ -102,6 +102,14 @@ def test_a_damaged_file_is_called_damaged(elsewhere, content):
         results.load(path)
 
 
+def test_an_older_result_that_says_how_it_is_drawn_is_read(elsewhere):
+    path = results.save(small())
+    assert '"figure"' not in path.read_text()
+    older = path.read_text().replace('"rows"', '"figure": {"kind": "ladder"},\n "rows"')
+    path.write_text(older)
+    assert results.load(path) == small()
+
+
 def test_another_format_is_refused(elsewhere):
     path = results.save(small())
     path.write_text(path.read_text().replace('"format": 1', '"format": 99'))

@@ -27,6 +27,7 @@ FIGURES: dict[str, Chart] = {
         xlabel="time since the first request (s)",
         meanings={
             "answered": "acknowledged",
+            "tried again, answered": "acknowledged",
             "answered, done twice": "lost",
             "failed, not done": "refused",
         },

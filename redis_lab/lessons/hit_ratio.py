@@ -21,7 +21,7 @@ FIGURES: dict[str, Chart] = {
         panels="exponent",
         panel_title="Zipf, s = {}",
         theory="theory",
-        theory_label="the formula of the exact rule",
+        theory_label="the formula of the exact policy",
         xscale="linear",
         yscale="linear",
         xlabel="keys that the cache holds, of 20,000",

@@ -18,6 +18,7 @@ FIGURES: dict[str, Chart] = {
         lane="lane",
         event="event",
         xlabel="step of the unlucky play",
+        meanings={"commits": "acknowledged", "writes": "acknowledged", "stores": "stale"},
     ),
     "invalidation_cost": DotPlot(
         title="What a version floor costs",

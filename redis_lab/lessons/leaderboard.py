@@ -31,7 +31,7 @@ FIGURES: dict[str, Chart] = {
         },
     ),
     "leaderboard_beside": DotPlot(
-        title="A board of ten thousand, beside SQLite",
+        title="A board of ten thousand, compared with SQLite",
         x="p50_us",
         xlabel="time for one answer (µs, log scale)",
         meanings={

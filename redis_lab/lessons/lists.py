@@ -20,7 +20,7 @@ FIGURES: dict[str, Chart] = {
         by="what",
         panels="list",
         theory="theory_us",
-        theory_label="trip + steps × price of a step",
+        theory_label="round trip + steps × price of a step",
         xlabel="elements in the list",
         ylabel="time for one command (µs)",
     ),

@@ -29,6 +29,7 @@ FIGURES: dict[str, Chart] = {
         event="event",
         xlabel="time since Ada got the lock (s)",
         meanings={
+            "gets the lock": "acknowledged",
             "writes": "acknowledged",
             "is refused": "refused",
         },

@@ -34,6 +34,7 @@ FIGURES: dict[str, Chart] = {
         xlabel="time since the first letter (s)",
         meanings={
             "sent": "acknowledged",
+            "sent again": "lost",
         },
     ),
 }

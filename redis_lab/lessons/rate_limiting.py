@@ -40,7 +40,7 @@ FIGURES: dict[str, Chart] = {
         },
     ),
     "rate_limiting_beside": DotPlot(
-        title="May I? Beside the library limits",
+        title="May I? Compared with the library limits",
         x="p50_us",
         xlabel="time for one answer (µs, log scale)",
         meanings={

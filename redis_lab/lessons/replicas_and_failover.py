@@ -34,6 +34,7 @@ FIGURES: dict[str, Chart] = {
         xlabel="time since the first order (s)",
         meanings={
             "acknowledged": "acknowledged",
+            "read from a replica": "acknowledged",
             "acknowledged, and lost": "lost",
             "ConnectionError": "refused",
             "MasterNotFoundError": "refused",

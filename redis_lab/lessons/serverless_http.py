@@ -24,6 +24,17 @@ FIGURES: dict[str, Chart] = {
         theory_label="cost without distance + round trips × distance",
         xlabel="round trip to Redis or its gateway (ms)",
         ylabel="time for all of it (µs)",
+        meanings={
+            "TCP, open": "ours",
+            "TCP, cold": "ours",
+            "TCP, cold and lean": "ours",
+            "TCP, pipeline": "ours",
+            "HTTP, open": "theirs",
+            "HTTP, cold": "theirs",
+            "HTTP, new client": "theirs",
+            "HTTP, pipeline": "theirs",
+            "HTTP, one by one": "theirs",
+        },
     ),
     "serverless_http_cost": DotPlot(
         title="One GET next door",

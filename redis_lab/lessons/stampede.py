@@ -12,14 +12,14 @@ from redis_lab.judging import NotYet, exercise
 
 FIGURES: dict[str, Chart] = {
     "stampede": Lines(
-        title="A page that expires every 0.7 seconds: makings so far",
+        title="A page that expires every 0.7 seconds",
         x="seconds",
         y="made",
         by="way",
         xscale="linear",
         yscale="linear",
-        xlabel="time since the page was first made (s)",
-        ylabel="makings so far, by 32 readers",
+        xlabel="time since the page was first computed (s)",
+        ylabel="recomputations so far, by 32 readers",
         meanings={
             "naive": "baseline",
             "single flight": "ours",
@@ -35,7 +35,7 @@ FIGURES: dict[str, Chart] = {
         xscale="linear",
         yscale="linear",
         xlabel="β",
-        ylabel="makings for each expiry",
+        ylabel="recomputations for each expiry",
     ),
     "stampede_beside": DotPlot(
         title="A hit",

@@ -18,7 +18,7 @@ FIGURES: dict[str, Chart] = {
         y="per_unit_us",
         by="what",
         theory="theory_us",
-        theory_label="trips ÷ n + service",
+        theory_label="round trips ÷ n + service",
         xlabel="entries in one batch",
         ylabel="time for each entry (µs)",
     ),
@@ -30,6 +30,8 @@ FIGURES: dict[str, Chart] = {
         xlabel="time since the orders arrived (s)",
         meanings={
             "packed": "acknowledged",
+            "packed, not acknowledged": "refused",
+            "packed again": "lost",
         },
     ),
 }

@@ -195,11 +195,12 @@ def test_a_figure_keeps_the_rules(name):
     title_and_machine(case(name), figure)
     nothing_outside_the_canvas(figure)
     no_label_on_another(figure)
+    three_labelled_ticks(figure)
 
 
 def small_png(content: bytes) -> None:
     assert content.startswith(b"\x89PNG") and content.rstrip().endswith(b"IEND\xaeB`\x82")
-    assert len(content) < 100_000
+    assert len(content) < 50_000
 
 
 def labelled_with_units(chart: Chart, figure: Figure) -> None:
@@ -248,6 +249,15 @@ def no_label_on_another(figure: Figure) -> None:
             wide = min(a.x1, b.x1) - max(a.x0, b.x0)
             high = min(a.y1, b.y1) - max(a.y0, b.y0)
             assert min(wide, high) < 2, f"{one.get_text()!r} lies on {other.get_text()!r}"
+
+
+def three_labelled_ticks(figure: Figure) -> None:
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axes.get_visible() and axis.get_scale() == "log":
+                low, high = axis.get_view_interval()
+                ticks = [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
+                assert len(ticks) >= 3, f"{axis.get_label_text() or axes.get_title()}: {ticks}"
 
 
 def words(figure: Figure) -> list[Text]:
@@ -415,7 +425,7 @@ def test_a_meaning_has_its_colour_in_every_kind_of_figure():
     (axes,) = drawn(curve(panels=None, theory="theory_us", meanings=named)).axes
     labels = {text.get_text(): text.get_color() for text in axes.texts}
     assert labels["arm 1"] == PALETTE["refused"] and labels["arm 2"] == PALETTE["stale"]
-    thin = [line for line in axes.lines if line.get_marker() == "None"]
+    thin = [line for line in axes.lines if line.get_linewidth() == 0.8]
     assert len(thin) == 3 and {line.get_color() for line in thin} == {PALETTE["theory"]}
     (axes,) = drawn(steps()).axes
     dots = [line.get_color() for line in axes.lines]
@@ -432,6 +442,8 @@ def test_the_others_take_colours_that_mean_nothing_in_that_figure():
     assert colours["a"] == PALETTE["ours"] and colours["e"] == PALETTE["theirs"]
     assert len(set(CURVE.colours("abcdefg").values())) == 7
     assert len(CURVE.colours("abcdefghi")) == 9
+    borrowed = {PALETTE[meaning] for meaning in ("lost", "stale", "theirs")}
+    assert not borrowed & set(CRASH.colours("abcdefghi").values()), "a timeline tells by shape"
     assert CURVE.colours(["a", FLOOR])[FLOOR] == PALETTE["baseline"], "in every figure"
 
 
