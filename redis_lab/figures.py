@@ -283,7 +283,6 @@ class Lines(Chart):
         """Draw one series, its interval and its theory; return where its label belongs, in what
         colour."""
         x, y, theory = self.x, self.y, self.theory
-        style = position % len(MARKERS)
         explained = theory is not None and line[theory].notna().any()
         if explained:
             axes.plot(line[x], line[theory], color=colour, lw=4, alpha=0.25, zorder=1)
@@ -292,9 +291,9 @@ class Lines(Chart):
             line[x],
             line[y],
             color=colour,
-            ls="" if explained or line[x].duplicated().any() else DASHES[style],
+            ls="" if explained or line[x].duplicated().any() else DASHES[position % len(DASHES)],
             lw=1.1,
-            marker=MARKERS[style],
+            marker=MARKERS[position % len(MARKERS)],
             markersize=4.5 if len(line) <= 20 else 2.5,
         )
         low, high = bounds(y)

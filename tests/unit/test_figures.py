@@ -155,7 +155,7 @@ SYNTHETIC = {
     "timeline, ten lanes": crash(tuple(f"worker {k}" for k in range(10))),
     "dot panels": rings(),
     "lines": curve(),
-    "lines, seven arms": curve(arms=7),
+    "lines, twelve arms": curve(arms=12),
     "lines with theory": curve(theory="theory_us", theory_label="round trip ÷ depth"),
     "lines, one panel": curve(panels=None),
     "lines, linear": curve(xscale="linear", yscale="linear"),
