@@ -210,21 +210,59 @@ def test_plots_are_drawn_again_without_measuring(lab, data):
 
 
 def test_a_label_changed_in_a_lesson_is_drawn_without_measuring(lab, checkout, data, tmp_path):
-    """An older result's own copy of its figure, under `figure`, does not stand in the way."""
+    """Into the notebook, too. An older result's own `figure` does not stand in the way."""
     path = results.save(measured("strings_incr", a=1, b=20), data / "results")
     older = json.loads(path.read_text())
     older["figure"] = {"kind": "ladder", "x": "p50_us", "xlabel": "as it was"}
     path.write_text(json.dumps(older))
-    env = checkout("x = 1")
+    env = checkout('lab.lesson.figure("strings_incr", measured)')
+    own = shows_an_image(tmp_path / "checkout/notebooks/00_own.ipynb")
     lesson = tmp_path / "checkout/redis_lab/lessons/strings.py"
     title = lessons.figure("strings_incr").title
     assert lesson.read_text().count(title) == 1
     lesson.write_text(lesson.read_text().replace(title, "Another title"))
-    assert lab("plots", "--redraw", **env).returncode == 0
+    said = lab("plots", "--redraw", "--in-place", **env)
+    assert said.returncode == 0 and "00_own.ipynb: strings_incr" in said.stdout, said.stderr
     chart = dataclasses.replace(lessons.figure("strings_incr"), title="Another title")
     drawn = (data / "plots/strings_incr.png").read_bytes()
     assert drawn == figures.png(results.load(path), chart)
     assert json.loads(path.read_text()) == older
+    [output] = nbformat.read(own, 4).cells[0].outputs
+    assert base64.b64decode(output.data["image/png"]) == drawn
+    assert output.metadata["image/png"]["alt"] == "Another title (full effort)"
+
+
+def shows_an_image(path: Path) -> Path:
+    """A notebook, after its first cell has shown an image."""
+    book = nbformat.read(path, 4)
+    data, about = {"image/png": "b2xk", "text/plain": "<Image>"}, {"image/png": {"alt": "old"}}
+    shown = nbformat.v4.new_output("execute_result", data, metadata=about, execution_count=1)
+    book.cells[0].outputs.append(shown)
+    notebooks.write(path, book)
+    return path
+
+
+def test_nothing_of_a_notebook_changes_but_its_figures(tmp_path):
+    own = tmp_path / "own.ipynb"
+    sources = ('lab.figure("known", r)', 'lab.figure("other", r)', "draw()", "# lab.figure", "1")
+    book = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, sources)])
+    book.cells.insert(0, nbformat.v4.new_markdown_cell('lab.figure("known", r)'))
+    for cell in book.cells[1:4]:
+        image = {"image/png": "b2xk", "text/plain": "<Image>"}
+        cell.outputs = [nbformat.v4.new_output("stream", text="a table\n")]
+        cell.outputs += [nbformat.v4.new_output("display_data", image)]
+    notebooks.write(own, book)
+    expected, written = nbformat.read(own, 4), own.stat().st_mtime_ns
+    new, alternative = {"known": b"new"}, {"known": "what it shows"}
+    assert notebooks.embed(own, {}, {}) == set() and own.stat().st_mtime_ns == written
+    assert notebooks.embed(own, new, alternative) == {"known"}
+    output = expected.cells[1].outputs[1]
+    output.data["image/png"] = base64.b64encode(b"new").decode()
+    output.metadata["image/png"] = {"alt": "what it shows"}
+    assert nbformat.read(own, 4) == expected
+    written = own.stat().st_mtime_ns
+    assert notebooks.embed(own, new, alternative) == set(), "it is the same already"
+    assert own.stat().st_mtime_ns == written
 
 
 def test_a_result_of_no_lesson_is_named_and_the_others_are_drawn(lab, data):
@@ -233,35 +271,6 @@ def test_a_result_of_no_lesson_is_named_and_the_others_are_drawn(lab, data):
     said = lab("plots", "--redraw")
     assert "no lesson has a figure for it: forgotten." in one_line(said)
     assert [path.name for path in (data / "plots").iterdir()] == ["strings_incr.png"]
-
-
-def test_figures_drawn_again_go_into_the_notebooks(lab, checkout, data, tmp_path):
-    path = results.save(measured("strings_incr", a=1, b=20), data / "results")
-    figure = 'lab.lesson.figure("strings_incr", measured)'
-    env = checkout("import redis_lab as lab", figure, "x = 1", output="kept\n")
-    own = tmp_path / "checkout/notebooks/00_own.ipynb"
-    book = nbformat.read(own, 4)
-    image = {"image/png": "b2xk", "text/plain": "<Image>"}
-    about = {"image/png": {"alt": "old"}}
-    shown = nbformat.v4.new_output("execute_result", image, metadata=about, execution_count=1)
-    other = nbformat.v4.new_output("display_data", image)
-    book.cells[1].outputs = [nbformat.v4.new_output("stream", text="a table\n"), shown]
-    book.cells[2].outputs += [other]
-    notebooks.write(own, book)
-    before = nbformat.read(own, 4)
-    assert lab("plots", "--redraw", **env).returncode == 0
-    assert nbformat.read(own, 4) == before, "not asked for"
-    said = lab("plots", "--redraw", "--in-place", **env)
-    assert said.returncode == 0 and "00_own.ipynb: strings_incr" in said.stdout
-    output = before.cells[1].outputs[1]
-    drawn = (data / "plots/strings_incr.png").read_bytes()
-    assert drawn == figures.png(results.load(path), lessons.figure("strings_incr"))
-    output.data["image/png"] = base64.b64encode(drawn).decode()
-    output.metadata["image/png"]["alt"] = "Counting a hundred views (full effort)"
-    assert nbformat.read(own, 4) == before, "nothing else has changed"
-    written = own.stat().st_mtime_ns
-    assert lab("plots", "--redraw", "--in-place", **env).returncode == 0
-    assert own.stat().st_mtime_ns == written, "it is the same already"
 
 
 def test_plots_with_nothing_to_draw_or_no_such_effort(lab):
