@@ -24,7 +24,7 @@ import pyperf
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import redis_lab as lab
-from redis_lab import bench, results
+from redis_lab import bench, figures, lessons, results
 from redis_lab.measure.arms import time_calls
 
 SIZES = {"quick": {"nothing": 2_000, "GET": 200}, "full": {"nothing": 20_000, "GET": 800}}
@@ -125,13 +125,12 @@ def main() -> None:
             row["p50_us"], row["p50_low_us"], row["p50_high_us"] = (
                 row[f"per_unit{end}_us"] for end in ("", "_low", "_high")
             )
-        wanted = dict(lab.plots.FIGURES["harness_cost"])
+        chart = lessons.figure("harness_cost")
         result = results.of(
-            "harness_cost", rows, title=wanted.pop("title"), figure=wanted, client=r,
-            samples=SIZES[bench.effort_name()],
-        )  # fmt: skip
+            "harness_cost", rows, title=chart.title, client=r, samples=SIZES[bench.effort_name()]
+        )
     results.save(result)
-    lab.plots.write(result)
+    figures.write(result, chart)
 
 
 if __name__ == "__main__":

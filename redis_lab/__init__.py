@@ -31,9 +31,10 @@ from .servers import (
 from .wiretap import wire
 
 if TYPE_CHECKING:  # what __getattr__ provides, for editors and type checkers
-    from . import lesson, patterns, plots, rest, source
-    from .lesson import check, claim, figure, predict
+    from . import figures, patterns, rest, source, teach
+    from . import teach as lesson
     from .measure import bench, load, results, theory, workload
+    from .teach import check, claim, figure, predict, show_source
 
     __version__: str
 
@@ -41,17 +42,19 @@ if TYPE_CHECKING:  # what __getattr__ provides, for editors and type checkers
 # the name in it.
 _LAZY: dict[str, tuple[str, str | None]] = {
     "bench": (".measure.bench", None),
-    "check": (".lesson", "check"),
-    "claim": (".lesson", "claim"),
-    "figure": (".lesson", "figure"),
-    "lesson": (".lesson", None),
+    "check": (".teach", "check"),
+    "claim": (".teach", "claim"),
+    "figure": (".teach", "figure"),
+    "figures": (".figures", None),
+    "lesson": (".teach", None),  # as the notebooks call it
     "load": (".measure.load", None),
     "patterns": (".patterns", None),
-    "plots": (".plots", None),
-    "predict": (".lesson", "predict"),
+    "predict": (".teach", "predict"),
     "rest": (".rest", None),
     "results": (".measure.results", None),
+    "show_source": (".teach", "show_source"),
     "source": (".source", None),
+    "teach": (".teach", None),
     "theory": (".measure.theory", None),
     "workload": (".measure.workload", None),
 }
@@ -69,19 +72,21 @@ __all__ = [
     "cluster",
     "connect",
     "figure",
+    "figures",
     "has",
     "lesson",
     "link",
     "load",
     "magic",
     "patterns",
-    "plots",
     "predict",
     "replicated",
     "rest",
     "results",
     "server",
+    "show_source",
     "source",
+    "teach",
     "theory",
     "wire",
     "workload",
@@ -102,6 +107,11 @@ def __getattr__(name: str) -> Any:
                 raise LabError(advice) from error
             raise
         value = getattr(value, attribute) if attribute else value
+    elif name == "plots":
+        raise AttributeError(
+            "lab.plots is called lab.figures now, and each lesson's module in redis_lab/lessons "
+            "says how its experiments are drawn."
+        )
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value  # not asked for again

@@ -153,28 +153,29 @@ def plots_command(
         str, typer.Argument(help="Part of a notebook's path or of an experiment's name.")
     ] = "",
     redraw: Annotated[
-        bool, typer.Option("--redraw", help="Draw the committed results again, measure nothing.")
+        bool,
+        typer.Option(
+            "--redraw", help="Draw the results again as the lessons say now; measure nothing."
+        ),
     ] = False,
     effort: Annotated[str, typer.Option(help="quick or full.")] = "full",
     in_place: Annotated[
-        bool, typer.Option("--in-place", help="Also write the outputs into the notebooks.")
+        bool,
+        typer.Option(
+            "--in-place",
+            help="Also write the outputs into the notebooks; with --redraw, the figures only.",
+        ),
     ] = False,
 ) -> None:
     """Execute the notebooks and write data/results/*.json and data/plots/*.png."""
-    if not redraw:
-        require("nbformat", "nbclient", "ipykernel")
-    chosen = [] if redraw else notebooks.measuring(only)
+    if redraw:
+        return draw_again(only, effort, in_place)
+    require("nbformat", "nbclient", "ipykernel")
+    chosen = notebooks.measuring(only)
     with_cost = bool(only) and only in HARNESS_COST
-    if not (chosen or with_cost or redraw):
+    if not (chosen or with_cost):
         notebooks.find(only)  # which says what there is
     folder = package.results.results_folder(effort)
-    if redraw:
-        drawn = [path for path in sorted(folder.glob("*.json")) if wanted(path.stem, only)]
-        if not drawn:
-            raise LabError(f"There is no result {only!r} to draw again; measure it: make plots.")
-        for path in tqdm(drawn, desc="drawing"):
-            package.plots.write(package.results.load(path), package.plots.plots_folder(effort))
-        return report(drawn, effort)
     began = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
     if with_cost:
         script = harness_cost(must_be_here=not chosen)
@@ -193,6 +194,40 @@ def plots_command(
             bar.update()
     now = sorted(folder.glob("*.json"))
     report([path for path in now if began.get(path) != path.stat().st_mtime_ns], effort)
+
+
+def draw_again(only: str, effort: str, in_place: bool) -> None:
+    """Draw results as the lessons say now, and put the figures into the notebooks if asked.
+
+    Raises: LabError without a result, and, after drawing the others, for those of no lesson.
+    """
+    from . import lessons, teach
+
+    folder = package.results.results_folder(effort)
+    paths = [path for path in sorted(folder.glob("*.json")) if wanted(path.stem, only)]
+    paths = [path for path in paths if path.name != notebooks.TOOK]
+    if not paths:
+        raise LabError(f"There is no result {only!r} to draw again; measure it: make plots.")
+    known = [path for path in paths if path.stem in lessons.figures()]
+    drawn, alternatives = {}, {}
+    for path in tqdm(known, desc="drawing"):
+        result, chart = package.results.load(path), lessons.figure(path.stem)
+        drawn[path.stem] = package.figures.write(
+            result, chart, package.figures.plots_folder(effort)
+        )
+        alternatives[path.stem] = teach.alt(chart, result.environment.get("effort", effort))
+    if in_place:
+        for path in notebooks.find():
+            changed = notebooks.embed(path, drawn, alternatives)
+            if changed:
+                out.print(f"{path.name}: {', '.join(sorted(changed))}", highlight=False)
+    report(known, effort)
+    unknown = [path.stem for path in paths if path not in known]
+    if unknown:
+        raise LabError(
+            f"Not drawn, because no lesson has a figure for it: {', '.join(unknown)}. "
+            "Delete the result, or add the figure to its lesson's module in redis_lab/lessons."
+        )
 
 
 HARNESS_COST = "harness_cost"
@@ -227,7 +262,7 @@ def report(paths: list[Path], effort: str) -> None:
     rows = []
     for path in paths:
         result = package.results.load(path)
-        plot = package.plots.plots_folder(effort) / f"{result.experiment}.png"
+        plot = package.figures.plots_folder(effort) / f"{result.experiment}.png"
         where = plot.relative_to(root) if plot.is_relative_to(root) else plot
         rows.append([result.experiment, result.title, str(len(result.rows)), str(where)])
     table("\nMeasured", ["experiment", "what", "points", "plot"], rows)
@@ -330,13 +365,13 @@ def compare(
     second: Annotated[Path, typer.Argument(help="Another run, such as data/local/pipelines.json.")],
 ) -> None:
     """Compare two runs of an experiment and say which differences are real."""
-    from . import plots
+    from . import figures
     from .measure import results
 
     one, two = results.load(first), results.load(second)
     frame = results.compare(one, two)
     for name, result in (("first", one), ("second", two)):
-        out.print(f"{name}: {plots.caption(result.environment)}", highlight=False)
+        out.print(f"{name}: {figures.caption(result.environment)}", highlight=False)
     table("", list(frame.columns), [[str(cell) for cell in row] for row in frame.to_numpy()])
 
 

@@ -9,8 +9,6 @@ wrong in the check itself into `CheckFailed`.
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
 import inspect
 import numbers
 import traceback
@@ -18,6 +16,7 @@ import types
 import typing
 from collections import abc, deque
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import redis
@@ -74,20 +73,6 @@ def exercise(check: Check[A]) -> Check[A]:
 
     EXERCISES[name] = checked
     return checked
-
-
-def find(name: str) -> Check[Any]:
-    """The check of an exercise: `find("hashes.reserve")`.
-
-    Raises: LabError for an exercise that does not exist.
-    """
-    lesson = name.partition(".")[0]
-    module = f"redis_lab.exercises.{lesson}"
-    if lesson.isidentifier() and importlib.util.find_spec(module):
-        importlib.import_module(module)
-    if name not in EXERCISES:
-        raise LabError(f"There is no exercise {name!r}.")
-    return EXERCISES[name]
 
 
 class Watch:
@@ -245,5 +230,5 @@ def stored_type(error: Exception) -> str | None:
 def place(error: Exception) -> str:
     """The file and line where the check was when it broke down."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "exercises" in frame.filename] or frames
+    own = [frame for frame in frames if "lessons" in Path(frame.filename).parts] or frames
     return f"{own[-1].filename.rpartition('/')[2]}, line {own[-1].lineno}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None
 CELL_TIMEOUT_S = 300
 TOOK = "validation_seconds.json"  # in data/local: how long each notebook took the last time
 MARK = "REDIS_LAB_VALIDATION"  # set for everything that a validation starts
+FIGURE_CALL = re.compile(r'\b(?:lab|lesson)\.figure\(\\?"(\w+)\\?"')  # in source, or in its JSON
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # IPython colours its tracebacks
 CURSOR = re.compile(r"\x1b\[[0-9;]*[A-Z]")  # tqdm moves it, where several bars are shown at once
 
@@ -61,7 +63,7 @@ def is_bar(output: dict) -> bool:
 
 def experiments(path: Path) -> set[str]:
     """The experiments that a notebook measures: what it hands to `lab.lesson.figure`."""
-    return set(re.findall(r'lesson\.figure\(\\"(\w+)\\"', path.read_text(encoding="utf-8")))
+    return set(FIGURE_CALL.findall(path.read_text(encoding="utf-8")))
 
 
 def measuring(only: str = "") -> list[Path]:
@@ -133,6 +135,33 @@ def write(path: Path, notebook: nbformat.NotebookNode) -> None:
         "language_info": {"name": "python"},
     }
     write_whole(path, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
+
+
+def embed(path: Path, drawn: Mapping[str, bytes], alternatives: Mapping[str, str]) -> set[str]:
+    """Put plots, by experiment, in the place of the figures that a notebook shows.
+
+    `alternatives` are their texts for who cannot see them. Only the outputs of cells that draw one
+    figure and show one image are changed, and the file is written only if one was. Returns the
+    experiments whose figure changed.
+    """
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    changed = set()
+    for cell in notebook.cells:
+        named = FIGURE_CALL.findall(cell.source) if cell.cell_type == "code" else []
+        images = [each for each in cell.get("outputs", ()) if "image/png" in each.get("data", {})]
+        if len(named) != 1 or len(images) != 1 or named[0] not in drawn:
+            continue
+        [experiment], [output] = named, images
+        image = base64.b64encode(drawn[experiment]).decode()
+        about = {"alt": alternatives[experiment]}
+        if (output.data["image/png"].strip(), output.metadata.get("image/png")) != (image, about):
+            output.data["image/png"], output.metadata["image/png"] = image, about
+            changed.add(experiment)
+    if changed:
+        write(path, notebook)
+    return changed
 
 
 def without_solutions(path: Path) -> str:

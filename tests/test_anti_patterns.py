@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
-from redis_lab.exercises import anti_patterns as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import anti_patterns as exercises
 from redis_lab.servers.choose import server
 
 

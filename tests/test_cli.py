@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import dataclasses
+import json
 import os
 import queue
 import re
@@ -20,7 +23,7 @@ import pytest
 import redis
 from processes import environment, gone, within
 
-from redis_lab import bench, notebooks, plots, results
+from redis_lab import bench, figures, lessons, notebooks, results
 from redis_lab.claims import NOT_MEASURED
 from redis_lab.errors import LabError
 from redis_lab.measure.results import Result
@@ -30,7 +33,6 @@ from redis_lab.servers.docker import docker_version
 SCRIPT = Path(sys.executable).with_name("redis-lab")
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 SECRET = "Pa55-w0rd"
-FIGURE = {"kind": "ladder", "x": "p50_us", "xlabel": "latency (µs)"}
 
 
 @pytest.fixture
@@ -299,7 +301,7 @@ def measured(experiment: str, **medians: float) -> Result:
         {"arm": a, "p50_us": m, "block_medians_us": [m * k for k in (0.99, 1, 1.01, 1.02)]}
         for a, m in medians.items()
     ]
-    return Result(experiment, f"About {experiment}", rows, dict(FIGURE), {"cores": 2})
+    return Result(experiment, f"About {experiment}", rows, {"cores": 2})
 
 
 def test_compare_says_which_differences_are_real(lab, tmp_path):
@@ -325,17 +327,80 @@ def test_compare_with_what_is_not_there(lab, tmp_path):
 
 
 def test_plots_are_drawn_again_without_measuring(lab, data):
-    for name in ("pipelines", "warm_up"):
+    for name in ("strings_incr", "geo_pipelined"):
         results.save(measured(name, a=1, b=20), data / "results")
     said = lab("plots", "--redraw")
     assert said.returncode == 0, said.stderr
-    assert "pipelines" in said.stdout and "warm_up" in said.stdout
+    assert "strings_incr" in said.stdout and "geo_pipelined" in said.stdout
     found = {path.name: path.read_bytes() for path in (data / "plots").iterdir()}
-    assert set(found) == {"pipelines.png", "warm_up.png"}
-    assert found["pipelines.png"] == plots.png(results.load(data / "results/pipelines.json"))
-    (data / "plots/warm_up.png").unlink()
-    assert lab("plots", "pipelines", "--redraw").returncode == 0
-    assert [path.name for path in (data / "plots").iterdir()] == ["pipelines.png"]
+    assert set(found) == {"strings_incr.png", "geo_pipelined.png"}
+    (data / "plots/geo_pipelined.png").unlink()
+    assert lab("plots", "incr", "--redraw").returncode == 0
+    assert [path.name for path in (data / "plots").iterdir()] == ["strings_incr.png"]
+
+
+def test_a_label_changed_in_a_lesson_is_drawn_without_measuring(lab, checkout, data, tmp_path):
+    """Into the notebook, too. An older result's own `figure` does not stand in the way."""
+    path = results.save(measured("strings_incr", a=1, b=20), data / "results")
+    older = json.loads(path.read_text())
+    older["figure"] = {"kind": "ladder", "x": "p50_us", "xlabel": "as it was"}
+    path.write_text(json.dumps(older))
+    env = checkout('lab.lesson.figure("strings_incr", measured)')
+    own = shows_an_image(tmp_path / "checkout/notebooks/00_own.ipynb")
+    lesson = tmp_path / "checkout/redis_lab/lessons/strings.py"
+    title = lessons.figure("strings_incr").title
+    assert lesson.read_text().count(title) == 1
+    lesson.write_text(lesson.read_text().replace(title, "Another title"))
+    said = lab("plots", "--redraw", "--in-place", **env)
+    assert said.returncode == 0 and "00_own.ipynb: strings_incr" in said.stdout, said.stderr
+    chart = dataclasses.replace(lessons.figure("strings_incr"), title="Another title")
+    drawn = (data / "plots/strings_incr.png").read_bytes()
+    assert drawn == figures.png(results.load(path), chart)
+    assert json.loads(path.read_text()) == older
+    [output] = nbformat.read(own, 4).cells[0].outputs
+    assert base64.b64decode(output.data["image/png"]) == drawn
+    assert output.metadata["image/png"]["alt"] == "Another title (full effort)"
+
+
+def shows_an_image(path: Path) -> Path:
+    """A notebook, after its first cell has shown an image."""
+    book = nbformat.read(path, 4)
+    data, about = {"image/png": "b2xk", "text/plain": "<Image>"}, {"image/png": {"alt": "old"}}
+    shown = nbformat.v4.new_output("execute_result", data, metadata=about, execution_count=1)
+    book.cells[0].outputs.append(shown)
+    notebooks.write(path, book)
+    return path
+
+
+def test_nothing_of_a_notebook_changes_but_its_figures(tmp_path):
+    own = tmp_path / "own.ipynb"
+    sources = ('lab.figure("known", r)', 'lab.figure("other", r)', "draw()", "# lab.figure", "1")
+    book = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, sources)])
+    book.cells.insert(0, nbformat.v4.new_markdown_cell('lab.figure("known", r)'))
+    for cell in book.cells[1:4]:
+        image = {"image/png": "b2xk", "text/plain": "<Image>"}
+        cell.outputs = [nbformat.v4.new_output("stream", text="a table\n")]
+        cell.outputs += [nbformat.v4.new_output("display_data", image)]
+    notebooks.write(own, book)
+    expected, written = nbformat.read(own, 4), own.stat().st_mtime_ns
+    new, alternative = {"known": b"new"}, {"known": "what it shows"}
+    assert notebooks.embed(own, {}, {}) == set() and own.stat().st_mtime_ns == written
+    assert notebooks.embed(own, new, alternative) == {"known"}
+    output = expected.cells[1].outputs[1]
+    output.data["image/png"] = base64.b64encode(b"new").decode()
+    output.metadata["image/png"] = {"alt": "what it shows"}
+    assert nbformat.read(own, 4) == expected
+    written = own.stat().st_mtime_ns
+    assert notebooks.embed(own, new, alternative) == set(), "it is the same already"
+    assert own.stat().st_mtime_ns == written
+
+
+def test_a_result_of_no_lesson_is_named_and_the_others_are_drawn(lab, data):
+    for name in ("forgotten", "strings_incr"):
+        results.save(measured(name, a=1), data / "results")
+    said = lab("plots", "--redraw")
+    assert "no lesson has a figure for it: forgotten." in one_line(said)
+    assert [path.name for path in (data / "plots").iterdir()] == ["strings_incr.png"]
 
 
 def test_plots_with_nothing_to_draw_or_no_such_effort(lab):
@@ -405,19 +470,19 @@ def checkout(tmp_path):
 
 
 SPOILT = """
-from redis_lab import lesson
+from redis_lab import teach
 from redis_lab.measure import validity
 def measure():
     raise validity.TooBusy("it stood still.", found={"GET": 1})
 validity.wait_until_calm = lambda: None
 found = validity.retry_while_busy(measure, "a GET")
-lesson.claim("quick", found["GET"] < 2, varies=True)
-lesson.claim("one", found["GET"] == 1)
+teach.claim("quick", found["GET"] < 2, varies=True)
+teach.claim("one", found["GET"] == 1)
 """
 UNLIKE = """
-from redis_lab import lesson
-lesson.claim("instant", 3 < 2, varies=True)
-lesson.claim("counted", 1 == 1)
+from redis_lab import teach
+teach.claim("instant", 3 < 2, varies=True)
+teach.claim("counted", 1 == 1)
 """
 
 
@@ -440,7 +505,7 @@ def test_validate_is_green_and_lists_what_does_not_hold_or_was_not_measured(lab,
 
 def test_validate_is_red_where_an_output_differs_or_a_count_is_wrong(lab, checkout):
     checkout("print('now')", output="then\n", name="differs")
-    source = "from redis_lab import lesson\nlesson.claim('counted', 1 == 2)"
+    source = "from redis_lab import teach\nteach.claim('counted', 1 == 2)"
     checkout(source, output="✓ counted\n", name="miscounted")
     said = lab("validate", **checkout("print('same')", output="same\n", name="same"))
     assert said.returncode == 1 and "1 of 3 notebooks passed." in said.stdout
@@ -550,9 +615,18 @@ def test_the_longest_notebook_begins_first(tmp_path, monkeypatch):
     assert order() == ["long", "new", "short"]
 
 
-def test_each_figure_is_some_notebooks():
-    measured = set().union(*map(notebooks.experiments, notebooks.find()))
-    assert set(plots.FIGURES) - measured == {"harness_cost"}
+def test_each_figure_stands_in_the_lesson_that_measures_it():
+    stands = {
+        name: module.__name__.rpartition(".")[2]
+        for module in lessons.modules()
+        for name in module.FIGURES
+    }
+    for path in notebooks.find():
+        modules = {stands.pop(name, None) for name in notebooks.experiments(path)}
+        [module] = modules
+        assert module and path.stem.endswith(module.removeprefix("with_"))
+    assert not stands, "no notebook measures these"
+    assert set(lessons.WITHOUT_A_LESSON) == {"harness_cost"}
 
 
 def test_the_comparison_of_harnesses_without_a_checkout(lab, checkout):
@@ -563,7 +637,7 @@ def test_the_comparison_of_harnesses_without_a_checkout(lab, checkout):
 def test_plots_run_a_notebook_and_report_its_results(lab, checkout, data):
     source = (
         "from redis_lab import results\n"
-        "r = results.of('own', [{'arm': 'a', 'p50_us': 1.0}], title='Own', figure={})\n"
+        "r = results.of('own', [{'arm': 'a', 'p50_us': 1.0}], title='Own')\n"
         "results.save(r)"
     )
     said = lab("plots", "own", "--effort", "quick", **checkout(source))

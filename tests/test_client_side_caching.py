@@ -10,8 +10,8 @@ import redis
 from conftest import NATIVE
 from redis.cache import CacheConfig
 
-from redis_lab.exercises import client_side_caching as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import client_side_caching as exercises
 from redis_lab.servers.choose import kind_named, server
 
 

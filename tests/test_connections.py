@@ -13,9 +13,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from redis_lab import LabError
-from redis_lab.exercises import connections as exercises
 from redis_lab.internals import embedded_binary
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import connections as exercises
 from redis_lab.servers.base import free_port
 from redis_lab.servers.choose import server
 

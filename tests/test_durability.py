@@ -6,8 +6,8 @@ import pytest
 import redis
 from processes import within
 
-from redis_lab.exercises import durability as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import durability as exercises
 from redis_lab.servers.choose import server
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
-from redis_lab.exercises import geo
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import geo
 
 SCRIPT = """
 redis.call('GEOADD', KEYS[1], ARGV[2], ARGV[3], ARGV[1])

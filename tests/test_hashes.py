@@ -6,8 +6,8 @@ import pytest
 import redis
 from processes import within
 
-from redis_lab.exercises import hashes
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import hashes
 
 # ---------------------------------------------------------------- reserve
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import redis
 
-from redis_lab.exercises import hit_ratio as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import hit_ratio as exercises
 from redis_lab.measure import theory
 from redis_lab.servers.choose import server
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from redis_lab.exercises import invalidation
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import invalidation
 
 
 def right(commit, cache, key, cents):

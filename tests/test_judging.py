@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
 import re
 import typing
 from pathlib import Path
@@ -13,12 +11,11 @@ import numpy as np
 import pytest
 import redis
 
-from redis_lab import exercises, judging
+from redis_lab import judging, lessons
 from redis_lab.errors import LabError
 from redis_lab.judging import CheckFailed, NotYet, exercise
 
-for module in pkgutil.iter_modules(exercises.__path__):
-    importlib.import_module(f"{exercises.__name__}.{module.name}")
+list(lessons.modules())  # imports them all
 NAMES = sorted(judging.EXERCISES)
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -168,10 +165,10 @@ def test_an_exception_keeps_its_author_on_the_way_through_a_library(marked):
 
 
 def test_only_what_is_marked_is_found():
-    assert judging.find("hashes.reserve") is judging.EXERCISES["hashes.reserve"]
+    assert lessons.find_check("hashes.reserve") is judging.EXERCISES["hashes.reserve"]
     for name in ("hashes.left_in", "hashes.Reserve", "hashes", "..hashes.reserve", ""):
         with pytest.raises(LabError, match="no exercise"):
-            judging.find(name)
+            lessons.find_check(name)
 
 
 @pytest.mark.parametrize(

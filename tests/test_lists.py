@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
-from redis_lab.exercises import lists
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import lists
 
 
 def steps(*names, transaction=True, days=30, first=0, last=9):

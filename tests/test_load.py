@@ -20,8 +20,8 @@ from processes import gone, within
 
 from redis_lab import load
 from redis_lab.errors import LabError
-from redis_lab.exercises import load as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import load as exercises
 from redis_lab.measure import _generator, locust_user
 from redis_lab.measure.baseline import get_endpoint, redis_benchmark
 from redis_lab.measure.validity import TRIES, InvalidRun

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from redis_lab.exercises import memory as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import memory as exercises
 from redis_lab.servers.choose import server
 
 

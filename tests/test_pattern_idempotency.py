@@ -18,8 +18,8 @@ from processes import environment, script, without_ttl
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from redis_lab.exercises import idempotency as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import idempotency as exercises
 from redis_lab.patterns.idempotency import (
     AsyncIdempotency,
     Busy,

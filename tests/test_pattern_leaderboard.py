@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import environment, without_ttl
 
-from redis_lab.exercises import leaderboard as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import leaderboard as exercises
 from redis_lab.patterns import leaderboard as module
 from redis_lab.patterns.leaderboard import (
     EPOCH,

@@ -21,8 +21,8 @@ from processes import environment, script, soon, within, without_ttl
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from redis_lab.exercises import locks as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import locks as exercises
 from redis_lab.patterns.lock import AsyncLock, Lease, LeaseLost, Lock, LockTimeout
 from redis_lab.servers.choose import server
 from redis_lab.servers.topology import cluster

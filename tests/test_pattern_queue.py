@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from processes import environment, soon, within, without_ttl
 
-from redis_lab.exercises import queue as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import queue as exercises
 from redis_lab.patterns.queue import (
     WEEK_S,
     AsyncListQueue,

@@ -23,8 +23,8 @@ from limits.strategies import FixedWindowRateLimiter
 from processes import environment, script, within, without_ttl
 from redis._parsers.base import BaseParser
 
-from redis_lab.exercises import rate_limiting as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import rate_limiting as exercises
 from redis_lab.patterns import rate_limit
 from redis_lab.patterns.rate_limit import (
     AsyncFixedWindow,

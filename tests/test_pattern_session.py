@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from processes import environment, within, without_ttl
 
-from redis_lab.exercises import sessions as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import sessions as exercises
 from redis_lab.patterns import session as module
 from redis_lab.patterns.session import AsyncSessions, Revoked, Session, Sessions
 from redis_lab.servers.topology import cluster

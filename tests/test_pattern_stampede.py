@@ -15,8 +15,8 @@ from processes import within
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from redis_lab.exercises import stampede as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import stampede as exercises
 from redis_lab.patterns.stampede import EarlyRefresh, due, jittered
 from redis_lab.servers.choose import server
 from redis_lab.servers.topology import cluster

@@ -7,8 +7,8 @@ import socket
 import pytest
 import redis
 
-from redis_lab.exercises import protocol as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import protocol as exercises
 from redis_lab.servers.choose import server
 
 

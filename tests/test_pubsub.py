@@ -10,8 +10,8 @@ import pytest
 import redis
 from processes import within
 
-from redis_lab.exercises import pubsub
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import pubsub
 from redis_lab.servers.topology import cluster
 
 # ---------------------------------------------------------------- announce

@@ -8,8 +8,8 @@ import pytest
 import redis
 from processes import NATIVE, within
 
-from redis_lab.exercises import replicas_and_failover as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import replicas_and_failover as exercises
 from redis_lab.servers.topology import is_linked, replicated, wait_until
 
 

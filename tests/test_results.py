@@ -26,8 +26,6 @@ from redis_lab.servers import choose
 from redis_lab.servers.base import DEFAULTS
 from redis_lab.servers.choose import server
 
-FIGURE = {"kind": "ladder", "x": "p50_us", "xlabel": "latency (µs)"}
-
 
 @pytest.fixture(autouse=True)
 def elsewhere(monkeypatch, tmp_path):
@@ -47,12 +45,12 @@ def spin(turns: int):
 
 def small(experiment: str = "small", size: int = 1) -> Result:
     rows = [{"arm": "a", "p50_us": 1.5, "text": "x" * size}]
-    return Result(experiment, "A small one", rows, dict(FIGURE))
+    return Result(experiment, "A small one", rows)
 
 
 def of_medians(**medians: list[float]) -> Result:
     rows = [{"arm": name, "block_medians_us": list(m)} for name, m in medians.items()]
-    return Result("e", "t", rows, {})
+    return Result("e", "t", rows)
 
 
 # ---------------------------------------------------------------- there and back
@@ -60,7 +58,7 @@ def of_medians(**medians: list[float]) -> Result:
 
 def test_what_was_measured_comes_back():
     measured = bench.compare({"one": spin(200), "two": spin(400)}, floor=False)
-    result = results.of("trip", measured, title="There and back µ", figure=FIGURE, notes=["n"])
+    result = results.of("trip", measured, title="There and back µ", notes=["n"])
     path = results.save(result)
     assert results.load(path) == result == results.load(str(path))
     assert [row["arm"] for row in result.rows] == ["one", "two"]
@@ -75,7 +73,7 @@ def test_numbers_are_plain_json():
     rows = [
         {"arm": "a", "n": np.int64(3), "x": np.float64(1 / 3), "bad": float("nan"), "y": (1, 2)}
     ]
-    result = results.of("plain", rows, title="t", figure=FIGURE, seed=np.int32(7))
+    result = results.of("plain", rows, title="t", seed=np.int32(7))
     text = results.save(result).read_text()
     assert json.loads(text)["rows"] == [
         {"arm": "a", "n": 3, "x": 0.333333, "bad": None, "y": [1, 2]}
@@ -106,6 +104,14 @@ def test_a_damaged_file_is_called_damaged(elsewhere, content):
         results.load(path)
 
 
+def test_an_older_result_that_says_how_it_is_drawn_is_read(elsewhere):
+    path = results.save(small())
+    assert '"figure"' not in path.read_text()
+    older = path.read_text().replace('"rows"', '"figure": {"kind": "ladder"},\n "rows"')
+    path.write_text(older)
+    assert results.load(path) == small()
+
+
 def test_another_format_is_refused(elsewhere):
     path = results.save(small())
     path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
@@ -131,7 +137,7 @@ turn = 0
 while True:
     turn += 1
     rows = [{"arm": "a", "turn": turn, "text": str(turn % 10) * 2_000_000}]
-    results.save(Result("loop", "t", rows, {}), Path(sys.argv[1]))
+    results.save(Result("loop", "t", rows), Path(sys.argv[1]))
     print(turn, flush=True)
 """
 
@@ -169,7 +175,7 @@ def test_a_full_disk_leaves_the_old_file(elsewhere):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
         "try:\n"
         "    rows = [{'text': 'x' * 1_000_000}]\n"
-        "    results.save(results.Result('small', 't', rows, {}), Path(sys.argv[1]))\n"
+        "    results.save(results.Result('small', 't', rows), Path(sys.argv[1]))\n"
         "except LabError as error: print(error)\n"
     )
     said = subprocess.run(
@@ -228,7 +234,7 @@ def test_environment_tells_on_nobody(elsewhere):
     secret = "Pa55-w0rd-never-shown"
     with server(password=secret) as locked, locked.client() as client:
         measured = bench.compare({"PING": client.ping}, client=client)
-        result = results.of("locked", measured, title="t", figure=FIGURE, client=client)
+        result = results.of("locked", measured, title="t", client=client)
         directory = str(locked.directory)
     text = results.save(result).read_text()
     assert secret not in text and directory not in text
@@ -259,7 +265,7 @@ def test_a_run_laid_beside_itself_shows_no_difference():
 def test_an_arm_made_three_times_slower_is_said_to_be():
     def run(turns: int) -> Result:
         measured = bench.compare({"same": spin(500), "changed": spin(turns)}, floor=False)
-        return results.of("runs", measured, title="t", figure=FIGURE)
+        return results.of("runs", measured, title="t")
 
     frame = results.compare(run(1000), run(3000)).set_index("what")
     assert 1.4 < frame.loc["changed", "ratio"] < 9
@@ -276,8 +282,8 @@ def test_rows_are_matched_by_what_was_varied():
             "block_medians_us": [level, level * 1.1],
         }
 
-    old = Result("e", "t", [row("a", 1, 10), row("a", 9, 100), row("gone", 1, 5)], {})
-    new = Result("e", "t", [row("a", 9, 200), row("a", 1, 10), row("new", 1, 5)], {})
+    old = Result("e", "t", [row("a", 1, 10), row("a", 9, 100), row("gone", 1, 5)])
+    new = Result("e", "t", [row("a", 9, 200), row("a", 1, 10), row("new", 1, 5)])
     frame = results.compare(old, new).set_index("what")
     assert list(frame.index) == ["a, depth 9", "a, depth 1"]
     assert frame.loc["a, depth 9", "ratio"] == 2

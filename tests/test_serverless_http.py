@@ -8,8 +8,8 @@ from urllib.parse import quote
 import pytest
 
 from redis_lab import rest
-from redis_lab.exercises import serverless_http
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import serverless_http
 from redis_lab.wiretap import wire
 
 

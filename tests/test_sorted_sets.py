@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from redis_lab.exercises import sorted_sets
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import sorted_sets
 from redis_lab.wiretap import wire
 
 # ---------------------------------------------------------------- around

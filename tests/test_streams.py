@@ -7,8 +7,8 @@ import contextlib
 import pytest
 import redis
 
-from redis_lab.exercises import streams
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import streams
 
 # ---------------------------------------------------------------- work
 

@@ -8,8 +8,8 @@ import pytest
 import redis
 from processes import within
 
-from redis_lab.exercises import transactions_and_scripts as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import transactions_and_scripts as exercises
 from redis_lab.servers.base import fail_fast
 from redis_lab.servers.choose import server
 

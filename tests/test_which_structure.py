@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from redis_lab.exercises import which_structure
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import which_structure
 
 RIGHT = {question: next(iter(fits)) for question, (fits, _) in which_structure.CHOICES.items()}
 DAY = 86_400

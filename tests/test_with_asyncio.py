@@ -12,8 +12,8 @@ import redis.asyncio
 from processes import within
 
 from redis_lab.distance import link
-from redis_lab.exercises import with_asyncio as exercises
-from redis_lab.lesson import NotYet
+from redis_lab.judging import NotYet
+from redis_lab.lessons import with_asyncio as exercises
 
 
 def client_of(url, most):

@@ -54,15 +54,14 @@ def results_folder(effort: str | None = None) -> Path:
 class Result:
     """One experiment as measured once on one machine.
 
-    `rows` is a list of flat dictionaries, one a measured point. `figure` says how to draw it: a
-    function of `plots` under "kind" and its arguments. `environment` is what `environment()`
-    found. `histograms` holds encoded HDR histograms by arm (nanoseconds).
+    `rows` is a list of flat dictionaries, one a measured point. `environment` is what
+    `environment()` found. `histograms` holds encoded HDR histograms by arm (nanoseconds). How it is
+    drawn is not in it: the lesson's module says so, and `title` is what it said at the time.
     """
 
     experiment: str
     title: str
     rows: list[dict]
-    figure: dict
     environment: dict = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     histograms: dict[str, str] = field(default_factory=dict)
@@ -179,7 +178,6 @@ def of(
     measured: Measured | Sequence[Mapping],
     *,
     title: str,
-    figure: Mapping | None = None,
     client: redis.Redis | None = None,
     notes: Sequence[str] = (),
     **more: object,
@@ -197,7 +195,6 @@ def of(
         experiment=experiment,
         title=title,
         rows=[to_plain(dict(row)) for row in measured],
-        figure=dict(figure or {}),
         environment=to_plain(environment(client, **more)),
         notes=list(notes),
         histograms=histograms,
@@ -220,7 +217,12 @@ def write(result: Result, path: Path) -> Path:
 
 
 def load(path: Path | str) -> Result:
-    """Read a result. Raises: LabError for a file that is absent, damaged or of another format."""
+    """Read a result.
+
+    Older files hold, under `figure`, how they were drawn when they were measured; it is ignored.
+
+    Raises: LabError for a file that is absent, damaged or of another format.
+    """
     path = Path(path)
     try:
         content = json.loads(path.read_bytes())  # whatever the locale, it is UTF-8
@@ -229,6 +231,7 @@ def load(path: Path | str) -> Result:
                 f"{path.name} has format {content['format']}, this version of the lab reads "
                 f"{FORMAT}. Measure it again: make plots."
             )
+        content.pop("figure", None)
         return Result(**content)
     except FileNotFoundError as error:
         raise LabError(f"There is no result {path}. Make it with: make plots.") from error

@@ -17,16 +17,16 @@ PACKAGE = Path(__file__).parents[2] / "redis_lab"
 ROOT = "the package itself"  # redis_lab/__init__.py
 
 ROOMS = [
-    ("errors", "claims", "internals", "patterns", "_relay", "_generator"),
-    ("files", "child", "judging", "theory", "wiretap"),
+    ("errors", "claims", "internals", "patterns", "_relay", "orphan"),
+    ("files", "child", "extras", "judging", "toc", "wiretap"),
     ("source", "servers"),
-    ("workload", "distance", "magic"),
-    ("bench", "rest"),
-    ("load", "results", "locust_user"),
-    ("plots",),
-    ("lesson", "exercises"),
-    ("notebooks",),
+    ("distance", "magic"),
+    ("measure",),
+    ("figures", "rest"),
+    ("lessons",),
+    ("teach",),
     (ROOT,),
+    ("index", "notebooks"),
     ("cli",),
 ]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from redis_lab import exercises as modules
+from redis_lab import lessons as modules
 from redis_lab.errors import LabError
 from redis_lab.index import index
 from redis_lab.toc import folder, lessons

@@ -1,0 +1,110 @@
+"""The lesson on anti-patterns: its exercises and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import redis
+
+from redis_lab.figures import Chart, DotPanels, Lines, Panel
+from redis_lab.judging import NotYet, exercise
+from redis_lab.servers.choose import server
+from redis_lab.wiretap import wire
+
+FIGURES: dict[str, Chart] = {
+    "anti_patterns": DotPanels(
+        title="What a command costs those who did not send it",
+        panels=(
+            Panel(
+                title="a bystander's longest wait",
+                xlabel="ms, log scale",
+                points={"naive": "naive_wait_ms", "the other form": "mend_wait_ms"},
+            ),
+            Panel(
+                title="the work itself",
+                xlabel="ms, log scale",
+                points={"naive": "naive_work_ms", "the other form": "mend_work_ms"},
+            ),
+        ),
+    ),
+    "anti_patterns_memory": Lines(
+        title="A cache fills up",
+        x="writes",
+        y="used_mb",
+        xscale="linear",
+        yscale="linear",
+        xlabel="pages written",
+        ylabel="used memory (MB)",
+    ),
+}
+
+FILL = """
+for n = 1, ARGV[1] do redis.call('SET', 'page:' .. n, string.rep('x', n % 90)) end
+for n = 1, ARGV[1] do redis.call('SET', 'user:' .. n, 'x') end
+for n = 1, 3000 do redis.call('HSET', 'page:index', n, 'some words of a page') end
+for n = 1, 20 do redis.call('RPUSH', 'user:wishes', string.rep('x', 400)) end
+redis.call('SET', 'my page:1', 'x')
+"""
+
+
+def sent(client: redis.Redis) -> dict[str, int]:
+    """How often each command was carried out since CONFIG RESETSTAT, by its name."""
+    stats = client.info("commandstats")
+    return {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}
+
+
+@exercise
+def biggest_key(_: redis.Redis, answer: Callable[[redis.Redis], str]) -> str:
+    with server() as private, private.client() as r:
+        r.eval(FILL, 0, 2000)
+        r.config_resetstat()
+        with wire(r) as w:
+            said = answer(r)
+        calls = sent(r)
+        if "keys" in calls:
+            raise NotYet(
+                "KEYS goes through all keys at one go, and everybody else waits. SCAN does it in "
+                "pages, with time for others in between."
+            )
+        if said != "page:index":
+            raise NotYet(
+                f"it says {said!r}; that is not the one with the most memory. MEMORY USAGE knows "
+                "for every type; a length in bytes or in members does not compare."
+            )
+        if w.round_trips > 200:
+            raise NotYet(
+                f"right, in {w.round_trips:,} round trips. Ask for a page of names at once, in a "
+                "pipeline."
+            )
+    return "right, in a few dozen round trips, none of them long"
+
+
+@exercise
+def delete_prefix(_: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> str:
+    with server() as private, private.client() as r:
+        r.eval(FILL, 0, 5000)
+        r.config_resetstat()
+        with wire(r) as w:
+            said = answer(r, "page:")
+        calls, left = sent(r), r.dbsize()
+        if "keys" in calls:
+            raise NotYet("KEYS again: the others wait. SCAN takes the same pattern, as `match`.")
+        if calls.get("flushdb") or calls.get("flushall") or not r.exists("my page:1"):
+            raise NotYet("keys are gone that do not begin with the prefix.")
+        if left != 5002:
+            raise NotYet(f"{left - 5002} keys with the prefix are still there.")
+        if "del" in calls:
+            raise NotYet(
+                "DEL of a big key takes its time, and the others wait. UNLINK only takes it out, "
+                "and leaves the freeing to a thread."
+            )
+        if calls.get("unlink", 0) < 5:
+            raise NotYet(
+                f"{calls.get('unlink', 0)} UNLINK for 5001 keys: with so many names even that is "
+                "long. Delete what each page of SCAN gives."
+            )
+        if w.round_trips > 500:
+            raise NotYet(f"{w.round_trips:,} round trips: UNLINK takes many names at once.")
+        if said != 5001:
+            raise NotYet(f"all are gone, and it says {said}; there were 5001.")
+    return "right: 5001 keys in a few dozen round trips, and nobody noticed"

@@ -1,0 +1,110 @@
+"""The lesson on client-side caching: its exercises and its figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import redis
+
+from redis_lab import internals
+from redis_lab.figures import Chart, DotPlot, Lines
+from redis_lab.judging import NotYet, exercise
+from redis_lab.servers.choose import server
+
+FIGURES: dict[str, Chart] = {
+    "client_side_caching": DotPlot(
+        title="Reading a copy, and asking for it",
+        x="p50_us",
+        xlabel="time for one read (µs, log scale)",
+    ),
+    "client_side_caching_window": Lines(
+        title="For how long is a copy stale?",
+        x="rtt_ms",
+        y="ms",
+        by="what",
+        theory="theory",
+        theory_label="what it is without distance + half a round trip",
+        xscale="linear",
+        yscale="linear",
+        xlabel="round trip between reader and Redis (ms)",
+        ylabel="time after the writer's OK (ms)",
+        meanings={
+            "stale for": "stale",
+        },
+    ),
+}
+
+
+@exercise
+def on_push(_: redis.Redis, answer: Callable[[dict, list], None]) -> str:
+    def after(*message: object) -> dict[str, int]:
+        copies = {"a": 1, "b": 2, "c": 3}
+        try:
+            answer(copies, list(message))
+        except Exception as error:
+            raise NotYet(
+                f"{list(message)!r} raised {type(error).__name__}: {error}. A key may have been "
+                "removed already, and when all are deleted there are no names, but None."
+            ) from error
+        return copies
+
+    if after("invalidate", ["a", "c"]) != {"b": 2}:
+        raise NotYet("['invalidate', ['a', 'c']] shall leave b, and nothing else.")
+    if after("invalidate", ["x", "b"]) != {"a": 1, "c": 3}:
+        raise NotYet("['invalidate', ['x', 'b']] shall remove b; of x there was no copy.")
+    if after("invalidate", None):
+        raise NotYet("['invalidate', None]: everything was deleted, so no copy is good any more.")
+    if len(after("message", "a", "b")) != 3 or len(after("moving", ["a"], 15)) != 3:
+        raise NotYet("a message of a channel, or of maintenance, says nothing about copies.")
+    return "right: some, none that is there, all, and other news"
+
+
+@exercise
+def read_all(_: redis.Redis, answer: Callable[[Callable, list[str], list[str]], None]) -> str:
+    hot = [f"hot:{n}" for n in range(5)]
+    cold = [f"cold:{n}" for n in range(1000)]
+    with server() as private, private.client() as r:
+        r.mset(dict.fromkeys([*hot, *cold], "x"))
+        connection = redis.Connection(host=private.host, port=private.port, decode_responses=True)
+        pushed: list[object] = []
+        connection.connect()
+        internals.on_invalidation(connection, pushed.append)
+
+        def ask(*words: object) -> object:
+            connection.send_command(*words)
+            return connection.read_response()
+
+        r.config_resetstat()
+        try:
+            answer(ask, hot, cold)
+        except redis.RedisError as error:
+            raise NotYet(f"the server says: {error}.") from error
+        gets = r.info("commandstats").get("cmdstat_get", {"calls": 0})["calls"]
+        tracked = r.info("stats")["tracking_total_keys"]
+        for name in hot:
+            r.set(name, "y")
+        time.sleep(0.05)
+        ask("PING")
+        told_hot = len(pushed)
+        for name in cold[:50]:
+            r.set(name, "y")
+        time.sleep(0.05)
+        ask("PING")
+        told_cold = len(pushed) - told_hot
+        connection.disconnect()
+    if gets != len(hot) + len(cold):
+        raise NotYet(f"it made {gets} GETs; each of the 1005 keys is to be read once.")
+    if told_cold and not tracked:
+        raise NotYet("BCAST tells of every write, also of keys that nobody keeps. Only the five.")
+    if tracked > len(hot):
+        raise NotYet(
+            f"the server remembers {tracked} keys, and would tell you of each. With OPTIN it "
+            "tracks only what is read right after CLIENT CACHING YES."
+        )
+    if told_hot < len(hot):
+        raise NotYet(
+            f"all 5 hot keys were changed, and you were told {told_hot} times: CLIENT CACHING YES "
+            "holds for the next command only."
+        )
+    return "right: 1005 keys read, five of them tracked"

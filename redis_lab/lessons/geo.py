@@ -1,0 +1,126 @@
+"""The lesson on geo: its exercises and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import redis
+
+from redis_lab.figures import Chart, DotPlot, Lines
+from redis_lab.judging import NotYet, exercise
+from redis_lab.wiretap import wire
+
+FIGURES: dict[str, Chart] = {
+    "geo": Lines(
+        title="Who is within 50 km?",
+        x="places",
+        y="p50_us",
+        by="what",
+        theory="theory_us",
+        theory_label="round trip + found × price",
+        xlabel="places between Portugal and Finland",
+        ylabel="time for one search (µs)",
+        meanings={
+            "GEOSEARCH": "ours",
+            "SQLite, index": "theirs",
+            "SQLite, R*Tree": "theirs",
+        },
+    ),
+    "geo_pipelined": DotPlot(
+        title="The nearest point for each of a hundred customers",
+        x="p50_us",
+        xlabel="time for all hundred (µs, log scale)",
+    ),
+}
+
+TOWN = (10.0, 50.0)
+
+
+@exercise
+def nearest(
+    r: redis.Redis, answer: Callable[[redis.Redis, str, float, float, int], list[str]]
+) -> str:
+    key, lone = "check:town", "check:lone"
+    lon, lat = TOWN
+    near = [f"near {k}" for k in range(5)]
+    crowd = [(lon - 0.02 - k / 1e5, lat - 0.01, f"crowd {k}") for k in range(2000)]
+    try:
+        r.geoadd(key, [value for place in crowd for value in place])
+        for k, name in enumerate(near):
+            r.geoadd(key, (lon + k / 1000, lat - 0.001, name))
+        r.geoadd(lone, (lon + 1.0, lat, "far", lon - 2.0, lat, "farther"))
+        with wire(r) as counted:
+            crowded = answer(r, key, lon, lat, 5)
+        lonely = answer(r, lone, lon, lat, 2)
+    finally:
+        r.delete(key, lone)
+    if crowded and not isinstance(crowded[0], str):
+        raise NotYet("a list of names is wanted, without their distances.")
+    if set(crowded or ()) != set(near):
+        raise NotYet(
+            f"only {len(set(crowded or ()) & set(near))} of the five that come are among the five "
+            "nearest. ANY stops at the first five it meets, and COUNT without an order does not "
+            "promise the nearest either."
+        )
+    if crowded != near:
+        raise NotYet("the right five, but not the nearest first. Which word sorts?")
+    if lonely != ["far", "farther"]:
+        raise NotYet(
+            f"in the country, with one point some 70 km and another 140 km away, it found {lonely}."
+            " The radius is too small for the country."
+        )
+    if counted.bytes_in > 2000:
+        raise NotYet(
+            f"right, but {counted.bytes_in:,} bytes came back: the whole town was fetched for "
+            "five names. COUNT leaves the rest on the server."
+        )
+    return f"right: the five nearest of {len(crowd) + 5:,} in {counted.bytes_in} bytes"
+
+
+@exercise
+def report(
+    r: redis.Redis, answer: Callable[[redis.Redis, str, float, float, float], object]
+) -> str:
+    key = "check:couriers"
+    lon, lat = TOWN
+    start = 1_750_000_000.0
+    try:
+        answer(r, "silent", lon, lat, start)
+        answer(r, "moving", lon, lat, start + 30)
+        answer(r, "moving", lon + 0.1, lat, start + 59)
+        before = set(r.zrange(key, 0, -1))
+        with wire(r) as counted:
+            answer(r, "new", lon, lat, start + 100)
+        after = set(r.zrange(key, 0, -1))
+        moved = r.geodist(key, "moving", "new", unit="km")
+        answer(r, "silent", lon, lat, start + 110)
+        back = r.zscore(key, "silent") is not None
+        lasting = [k for k in r.scan_iter(f"{key}*", count=1000) if r.ttl(k) == -1]
+    finally:
+        r.delete(key, *r.scan_iter(f"{key}*", count=1000))
+    if before != {"silent", "moving"}:
+        raise NotYet(f"before the minute is over both couriers belong on the map, not {before}.")
+    if "silent" in after:
+        raise NotYet(
+            "a courier who went home 100 seconds ago is still on the map. EXPIRE is a clock for "
+            "the whole key, and every report winds it up again. When was each one seen? That is "
+            "a score for a second sorted set."
+        )
+    if after != {"moving", "new"}:
+        raise NotYet(
+            f"on the map there should be the moving and the new courier, not {sorted(after)}. "
+            "Whoever reported 41 seconds ago stays."
+        )
+    if not moved or moved < 5:
+        raise NotYet("the moving courier is not where it reported last.")
+    if not back:
+        raise NotYet("a courier who reports again after a break must be on the map again.")
+    if counted.round_trips > 1:
+        raise NotYet(
+            f"it works when you are alone, in {counted.round_trips} round trips. Between finding "
+            "the silent and removing them one may report, and is removed all the same. A script "
+            "does it in one."
+        )
+    if lasting:
+        raise NotYet(f"if nobody reports any more, {', '.join(sorted(lasting))} stays for ever.")
+    return "right: the silent are gone, the others stay, in one round trip"

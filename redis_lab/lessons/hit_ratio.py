@@ -1,0 +1,101 @@
+"""The lesson on the hit ratio: its exercises and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import redis
+
+from redis_lab.figures import Chart, Lines
+from redis_lab.judging import NotYet, exercise
+from redis_lab.measure import theory
+from redis_lab.measure.workload import Zipf
+
+FIGURES: dict[str, Chart] = {
+    "hit_ratio_size": Lines(
+        title="What each eviction policy answers",
+        x="size",
+        y="hit_ratio",
+        by="policy",
+        panels="exponent",
+        panel_title="Zipf, s = {}",
+        theory="theory",
+        theory_label="the formula of the exact policy",
+        xscale="linear",
+        yscale="linear",
+        xlabel="keys that the cache holds, of 20,000",
+        ylabel="hit ratio",
+        meanings={
+            "allkeys-random": "baseline",
+        },
+    ),
+    "hit_ratio_pace": Lines(
+        title="The faster it is measured, the less LRU is in it",
+        x="stays_s",
+        y="lost",
+        by="what",
+        theory="chance",
+        theory_label="what random eviction loses",
+        xscale="linear",
+        yscale="linear",
+        xlabel="how long a key stays that nobody asks for (s)",
+        ylabel="hits lost against exact LRU (points)",
+    ),
+    "hit_ratio_ttl": Lines(
+        title="What a time to live does to the hit ratio",
+        x="ttl_ms",
+        y="hit_ratio",
+        by="what",
+        theory="theory",
+        theory_label="λT / (1 + λT), and 1 − e^(−λT)",
+        yscale="linear",
+        xlabel="time to live (ms)",
+        ylabel="hit ratio",
+    ),
+}
+
+
+@exercise
+def one_key(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
+    got = {}
+    for rate, ttl in ((0.1, 1), (1, 1), (10, 60), (3, 0)):
+        ratio = got[rate, ttl] = answer(rate, ttl)
+        if not 0 <= ratio <= 1:
+            raise NotYet(
+                f"asked for {rate:g} times a second with {ttl} s to live, it says {ratio:g}: no "
+                "share of the requests. The miss is a request too: of how many is it one?"
+            )
+    if abs(got[1, 1] - (1 - np.exp(-1))) < 1e-6:
+        raise NotYet(
+            "that is for a key whose time begins anew with each hit. Here it begins with the miss "
+            "only: one miss, then as many hits as fall into its life, on average."
+        )
+    for (rate, ttl), ratio in got.items():
+        right = rate * ttl / (1 + rate * ttl)
+        if abs(ratio - right) > 1e-9:
+            raise NotYet(
+                f"asked for {rate:g} times a second with {ttl} s to live: on average "
+                f"{rate * ttl:g} hits for each miss, a share of {right:.4f}. It says {ratio:.4f}."
+            )
+    return "right: λT hits for each miss; 90 % needs λT = 9"
+
+
+@exercise
+def room_needed(_: redis.Redis, answer: Callable[[np.ndarray, float], int]) -> str:
+    for exponent in (0.7, 1.0):
+        chance = Zipf(2000, exponent).probabilities
+        for wanted in (0.5, 0.8):
+            size = answer(chance, wanted)
+            if not isinstance(size, int | np.integer) or not 0 <= size <= 2000:
+                raise NotYet(f"it says {size!r}; a number of keys from 0 to 2000 is meant.")
+            ratio = theory.lru(chance, size)
+            where = f"for a hit ratio of {wanted:.0%} with exponent {exponent} it says {size}"
+            if ratio < wanted:
+                raise NotYet(f"{where} keys, and those give {ratio:.1%}. More room is needed.")
+            if size and theory.lru(chance, size - 1) >= wanted:
+                raise NotYet(
+                    f"{where} keys, which give {ratio:.1%}. Fewer are enough: the popular ones "
+                    "make up for it. The ratio only grows with the size, so halve the interval."
+                )
+    return "right: the smallest, for each of four wishes"

@@ -1,0 +1,179 @@
+"""The lesson on HyperLogLog and bitmaps: its exercises and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import redis
+
+from redis_lab.figures import Chart, DotPlot, Lines
+from redis_lab.judging import NotYet, exercise
+from redis_lab.wiretap import wire
+
+FIGURES: dict[str, Chart] = {
+    "hyperloglog_memory": Lines(
+        title="What it takes to count distinct visitors",
+        x="visitors",
+        y="bytes",
+        theory="theory",
+        theory_label="12,304 bytes; visitors ÷ 8",
+        xlabel="distinct visitors",
+        ylabel="memory (bytes)",
+        meanings={
+            "SQLite table": "theirs",
+        },
+    ),
+    "hyperloglog_error": Lines(
+        title="How far off is a HyperLogLog?",
+        x="visitors",
+        y="error_percent",
+        yscale="linear",
+        bands=(("sigma_low", "sigma_high"), ("two_sigma_low", "two_sigma_high")),
+        bands_label="grey: ±0.81 % and ±1.62 %",
+        meanings={"set, bitmap, SQL": "baseline"},
+        xlabel="distinct visitors",
+        ylabel="error of the count (%)",
+    ),
+    "bitmaps": DotPlot(
+        title="How many different users came in January?",
+        x="p50_us",
+        xlabel="time for one answer (µs, log scale)",
+        meanings={
+            "SQL: count(DISTINCT), local file": "theirs",
+        },
+    ),
+}
+
+
+@contextmanager
+def tidy(r: redis.Redis) -> Iterator[Callable[[], set[str]]]:
+    """Give a function that tells which keys are new, and remove those in the end."""
+    before = set(r.scan_iter(count=1000))
+
+    def new() -> set[str]:
+        return set(r.scan_iter(count=1000)) - before
+
+    try:
+        yield new
+    finally:
+        if keys := new():
+            r.delete(*keys)
+
+
+def immortal(r: redis.Redis, keys: Iterable[str]) -> str:
+    """The names of those keys that have no time to live."""
+    return ", ".join(sorted(key for key in keys if r.ttl(key) == -1))
+
+
+def fill(r: redis.Redis, key: str, users: Iterable[int]) -> None:
+    pipe = r.pipeline(transaction=False)
+    for user in users:
+        pipe.setbit(key, user, 1)
+    pipe.execute()
+
+
+@exercise
+def visitors(r: redis.Redis, answer: Callable[[redis.Redis, list[str]], int]) -> str:
+    days = [f"2031-03-{day:02}" for day in range(1, 8)]
+    # 300 come each day, 200 of them the day before as well; on the last day nobody comes
+    came = [range(100 * k, 100 * k + 300) for k in range(6)]
+    keys = {f"check:visitors:{day}" for day in days[:6]}
+    with tidy(r) as new:
+        for day, users in zip(days, came, strict=False):
+            r.pfadd(f"check:visitors:{day}", *users)
+        with wire(r) as counted:
+            said = answer(r, [f"check:visitors:{day}" for day in days])
+        more = new() - keys
+        none = answer(r, [f"check:visitors:{days[6]}"])
+    if said is None:
+        raise NotYet("nothing came back. How many different visitors were there?")
+    if said > 1500:
+        raise NotYet(
+            f"800 different people came, and you say {said:,}: who came on two days is counted "
+            "twice. The keys know how to be counted together."
+        )
+    if abs(said - 800) > 0.04 * 800:
+        raise NotYet(f"800 different people came, and you say {said:,}. Are all days in it?")
+    if more:
+        raise NotYet(
+            f"the number is right, and a key is left: {', '.join(sorted(more))}. "
+            "Nobody asked for one. PFCOUNT alone can do what PFMERGE and PFCOUNT do."
+        )
+    if counted.round_trips > 1:
+        raise NotYet(
+            f"the number is right, in {counted.round_trips} round trips. PFCOUNT takes many keys."
+        )
+    if none != 0:
+        raise NotYet(f"on a day when nobody came, there was nobody: 0, and not {none!r}.")
+    return "right: seven days in one round trip, nobody counted twice, no key left behind"
+
+
+@exercise
+def retained(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> str:
+    monday, tuesday, friday = (f"check:active:{day}" for day in ("mon", "tue", "fri"))
+    days = {monday, tuesday, friday}
+    with tidy(r) as new:
+        fill(r, monday, range(1, 1000, 2))  # odd
+        fill(r, tuesday, range(0, 3000, 3))  # multiples of three, and further up
+        fill(r, friday, [1, 3, 2999])
+        before = {day: r.bitcount(day) for day in days}
+        with wire(r) as counted:
+            said = answer(r, monday, tuesday)
+        stays = immortal(r, new() - days)
+        other = answer(r, tuesday, friday)
+        after = {day: r.bitcount(day) for day in days}
+    if before != after:
+        raise NotYet("a day has changed. BITOP's first key is where the answer goes.")
+    if said == other == 375:
+        raise NotYet("375 bytes is what BITOP replies: the answer's length. Count its bits.")
+    if (said, other) != (167, 1):
+        raise NotYet(f"167 came on both days, and you say {said}; of the other two 1, not {other}.")
+    if stays:
+        raise NotYet(
+            f"the numbers are right, and {stays} stays for ever: BITOP makes "
+            "a key like any other. Remove it when its bits are counted, or give it a short life."
+        )
+    if counted.round_trips > 1:
+        raise NotYet(
+            f"the numbers are right, in {counted.round_trips} round trips. A crash between them "
+            "leaves the key behind. Nothing in them waits for an answer, so one envelope will do."
+        )
+    if not counted.by_command.keys() & {"MULTI", "EVAL", "EVALSHA", "FCALL"}:
+        raise NotYet(
+            "the numbers are right, in one round trip; but two who ask at once write into the same "
+            "key, and between BITOP and BITCOUNT the other may come by. MULTI keeps them apart."
+        )
+    return "right: one round trip, nobody comes between, and no key is left for ever"
+
+
+@exercise
+def lost(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> str:
+    cases = {
+        "lengths alike": (range(0, 800, 2), range(0, 800, 4), 200),
+        "second longer": (range(0, 80, 2), range(0, 4000, 4), 20),
+        "second shorter": (range(0, 4000, 2), range(0, 80, 4), 1980),
+        "nobody on the second day": (range(0, 100), (), 100),
+    }
+    monday, tuesday = "check:active:mon", "check:active:tue"
+    said, stays = {}, ""
+    for name, (first, second, _) in cases.items():
+        with tidy(r) as new:
+            fill(r, monday, first)
+            fill(r, tuesday, second)
+            said[name] = answer(r, monday, tuesday)
+            stays = stays or immortal(r, new() - {monday, tuesday})
+    for name, (*_, right) in cases.items():
+        if said[name] == right:
+            continue
+        if name == "lengths alike":
+            raise NotYet(f"{right} came on the first day only, and you say {said[name]}.")
+        raise NotYet(
+            f"right while both days are equally long. Now ({name}) {right} came on the first "
+            f"day only, and you say {said[name]}. BITOP NOT ends where its key ends: what lies "
+            "beyond is not turned into ones. Try without NOT: who came on the first day, minus who "
+            "came on both."
+        )
+    if stays:
+        raise NotYet(f"right, and {stays} stays for ever.")
+    return "right: for days of any length, and no key is left for ever"

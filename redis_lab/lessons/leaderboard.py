@@ -1,0 +1,165 @@
+"""The lesson on leaderboards: its exercises and its figures."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis
+
+from redis_lab.figures import Chart, DotPlot, Lines
+from redis_lab.judging import NotYet, exercise
+from redis_lab.wiretap import wire
+
+FIGURES: dict[str, Chart] = {
+    "leaderboard": Lines(
+        title="A page around me, and the ten best of a week",
+        x="members",
+        y="p50_us",
+        by="what",
+        panels="panel",
+        theory="theory_us",
+        theory_label="rows × price of one row on the smallest board",
+        xlabel="members of the board",
+        ylabel="time for one answer (µs)",
+        meanings={
+            "Leaderboard": "ours",
+            "RANK() OVER": "theirs",
+            "GROUP BY": "theirs",
+        },
+    ),
+    "leaderboard_beside": DotPlot(
+        title="A board of ten thousand, compared with SQLite",
+        x="p50_us",
+        xlabel="time for one answer (µs, log scale)",
+        meanings={
+            "add: SQLite, both tables": "theirs",
+            "ten best: SQLite, index": "theirs",
+            "around me: SQLite, RANK() OVER": "theirs",
+        },
+    ),
+}
+
+ROUNDS, MOST_SOLVED, MOST_MINUTES = 8, 1_000_000, 99_999
+Pairs = Sequence[Sequence]
+
+
+@exercise
+def weekly(r: redis.Redis, answer: Callable[[redis.Redis, list[str], int], Pairs]) -> str:
+    chance = random.Random(8)
+    days = [f"check:day:{k}" for k in range(10)]
+    points = {
+        day: {f"p{chance.randrange(60)}": 1 + chance.randrange(9) for _ in range(40)}
+        for day in days
+        if day != "check:day:3"  # nobody played
+    }
+
+    def right(chosen: list[str]) -> list[tuple[str, int]]:
+        total = sum((Counter(points.get(day, {})) for day in chosen), Counter())
+        return sorted(total.items(), key=lambda pair: (pair[1], pair[0]), reverse=True)[:5]
+
+    def compare(when: str, chosen: list[str]) -> None:
+        got = [(member, int(score)) for member, score in answer(r, list(chosen), 5)]
+        if got != right(chosen):
+            raise NotYet(f"{when}, the best is {show(got)}; it should be {show(right(chosen))}.")
+
+    first, second = days[:7], days[2:9]
+    try:
+        with r.pipeline() as pipe:
+            for day, scores in points.items():
+                pipe.zadd(day, scores)
+                pipe.expire(day, 600)
+            pipe.execute()
+        compare("asked for the first time", first)
+        compare("asked for the same week again", first)
+        compare("asked for another week", second)
+        r.zincrby(days[8], 50, "p7")
+        points[days[8]]["p7"] = points[days[8]].get("p7", 0) + 50
+        compare("asked again after p7 got 50 points more", second)
+        left = [key for key in r.scan_iter("check:*", count=1000) if key not in points]
+        lasting = [key for key in left if r.ttl(key) == -1]
+        with wire(r) as counted:
+            answer(r, list(first), 5)
+    finally:
+        r.delete("check:", *r.scan_iter("check:*", count=1000))
+    if lasting:
+        raise NotYet(
+            f"the answers are right, and {lasting[0]} has no time to live: each week leaves a "
+            "board for ever, although it could be made again from its days."
+        )
+    if counted.round_trips > 1:
+        raise NotYet(
+            f"right, in {counted.round_trips} round trips. Merging, the time to live and reading "
+            "do not wait for each other's answers: one pipeline."
+        )
+    return "right: no day counted twice, nothing left for ever, one round trip"
+
+
+def show(board: Pairs) -> str:
+    return f"{board[0][0]} with {board[0][1]}" if board else "nobody"
+
+
+@exercise
+def contest(r: redis.Redis, answer: Callable[[int, int], float]) -> str:
+    better = [  # (solved, minutes), the better first
+        ((3, 50), (2, 10)),
+        ((2, 10), (2, 11)),
+        ((1, MOST_MINUTES), (0, 0)),
+        ((MOST_SOLVED, 0), (MOST_SOLVED, 1)),
+        ((MOST_SOLVED, MOST_MINUTES - 1), (MOST_SOLVED, MOST_MINUTES)),
+    ]
+    # What two teams did in eight rounds, the better first
+    slow = [(1, MOST_MINUTES)] + [(0, MOST_MINUTES)] * (ROUNDS - 1)
+    totals = [
+        ("one solved in all the time there is", slow, "none solved", [(0, 0)] * ROUNDS),
+        (
+            "everything solved in no time",
+            [(MOST_SOLVED, 0)] * ROUNDS,
+            "the same a minute later",
+            [(MOST_SOLVED, 0)] * (ROUNDS - 1) + [(MOST_SOLVED, 1)],
+        ),
+    ]
+    rounds = [f"check:round:{k}" for k in range(ROUNDS)]
+    try:
+        for ahead, behind in better:
+            put(r, "check:one", {"a": float(answer(*ahead)), "b": float(answer(*behind))})
+            if not above(r, "check:one"):
+                raise NotYet(
+                    f"{told(ahead)} should stand above {told(behind)}, and the scores are "
+                    f"{answer(*ahead)!r} and {answer(*behind)!r}{same(answer, ahead, behind)}."
+                )
+        for better_name, many, worse_name, few in totals:
+            for key, one, other in zip(rounds, many, few, strict=True):
+                put(r, key, {"a": float(answer(*one)), "b": float(answer(*other))})
+            r.zunionstore("check:sum", rounds)
+            if not above(r, "check:sum"):
+                raise NotYet(
+                    f"each round is right, and the sum of {ROUNDS} is not: {better_name} should "
+                    f"stand above {worse_name}. How many minutes can there be in all, is there "
+                    "room for them below one solved, and is the whole sum still below 2**53?"
+                )
+    finally:
+        r.delete("check:one", "check:sum", *rounds)
+    return f"right: in a round and in the sum of {ROUNDS}, from 0 to {MOST_SOLVED:,} solved"
+
+
+def put(r: redis.Redis, key: str, scores: dict[str, float]) -> None:
+    r.delete(key)
+    r.zadd(key, scores)
+
+
+def above(r: redis.Redis, key: str) -> bool:
+    scores: Any = r.zrange(key, 0, -1, desc=True, withscores=True)
+    first, second = scores
+    return first[0] == "a" and first[1] > second[1]
+
+
+def told(result: tuple[int, int]) -> str:
+    return f"{result[0]:,} solved in {result[1]:,} minutes"
+
+
+def same(answer: Callable[[int, int], float], *results: tuple[int, int]) -> str:
+    one, other = (float(answer(*result)) for result in results)
+    return ": the same, once they are doubles" if one == other else ""

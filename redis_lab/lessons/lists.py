@@ -1,0 +1,188 @@
+"""The lesson on lists: its exercises and its figures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import redis
+
+from redis_lab.figures import Chart, DotPlot, Lines
+from redis_lab.judging import NotYet, exercise
+from redis_lab.wiretap import Wire, wire
+
+FIGURES: dict[str, Chart] = {
+    "lists": Lines(
+        title="What the length of a list costs",
+        x="length",
+        y="per_unit_us",
+        by="what",
+        panels="list",
+        theory="theory_us",
+        theory_label="round trip + steps × price of a step",
+        xlabel="elements in the list",
+        ylabel="time for one command (µs)",
+    ),
+    "lists_pipelined": DotPlot(
+        title="Fifty jobs in, fifty jobs out",
+        x="p50_us",
+        xlabel="time for all hundred commands (µs, log scale)",
+    ),
+}
+
+DAYS_30 = 30 * 86400
+AT_ONCE = {"MULTI", "EVAL", "EVALSHA", "FCALL"}  # any of these makes several commands one step
+
+
+@exercise
+def remember(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
+    key, views = "check:seen", [f"product:{n}" for n in range(12)]
+    try:
+        with wire(r) as counted:
+            answer(r, key, views[0])
+        first_left = r.ttl(key)
+        for view in views[1:]:
+            answer(r, key, view)
+        ten = r.lrange(key, 0, -1)
+        answer(r, key, views[5])
+        again = r.lrange(key, 0, -1)
+        r.delete(key)
+        for _ in range(2):
+            answer(r, key, views[0])  # the list is empty for a moment, between LREM and LPUSH
+        last_left = r.ttl(key)
+    finally:
+        r.delete(key)
+    newest = views[:1:-1]
+    if ten == newest[::-1]:
+        raise NotYet("the right ten, the oldest first. The newest should stand in front.")
+    if ten == views[9::-1]:
+        raise NotYet("ten are kept, and they are the oldest ten: LTRIM kept the wrong end.")
+    if len(ten) > 10:
+        raise NotYet(f"after 12 different products {len(ten)} are kept; ten are enough.")
+    if ten != newest:
+        raise NotYet(f"after products 0 to 11 the list should be {newest} and is {ten}.")
+    if again.count(views[5]) > 1:
+        raise NotYet(
+            "a product that is looked at again stands in the list twice. Which command removes a "
+            "value, wherever it stands?"
+        )
+    if again == ten:
+        raise NotYet(
+            "no product stands there twice, but one that is looked at again should move to the "
+            "front, and it stayed where it was."
+        )
+    if again != [views[5], *(view for view in newest if view != views[5])]:
+        raise NotYet(f"product 5 again, and the list should have it in front; it is {again}.")
+    if first_left == -1:
+        raise NotYet("the right ten, but the key has no time to live.")
+    if last_left == -1:
+        raise NotYet(
+            "the key has a time to live, until the only product in it is looked at again: LREM "
+            "empties the list, so the key is gone and its clock too. Set the clock every time."
+        )
+    if max(first_left, last_left) > DAYS_30:
+        raise NotYet(f"the list should live for at most 30 days, not {first_left} seconds.")
+    return one_step(
+        counted,
+        "right: each product once, the newest in front, at most ten, a clock, and all in one step",
+    )
+
+
+def one_step(counted: Wire, praise: str) -> str:
+    if counted.round_trips > 1:
+        raise NotYet(
+            f"right when you are alone, in {counted.round_trips} round trips. Two tabs at once can "
+            "both find the product missing, and both push it. Put everything into one envelope."
+        )
+    if counted.commands > 1 and not AT_ONCE & set(counted.by_command):
+        raise NotYet(
+            "one round trip, but the commands are only sent together, not run together: another "
+            "client may come between them. Which pipeline says all or nothing?"
+        )
+    return praise
+
+
+@exercise
+def take(r: redis.Redis, answer: Callable[[redis.Redis, str, int], list]) -> str:
+    key, jobs = "check:jobs", [f"job:{n}" for n in range(10)]
+    try:
+        r.rpush(key, *jobs)
+        with wire(r) as counted:
+            four = answer(r, key, 4)
+        left = r.lrange(key, 0, -1)
+        rest = answer(r, key, 100)
+        nothing = answer(r, key, 4)
+        r.delete(key)
+        one_by_one_is_right(four, left, rest, nothing, jobs)
+        if counted.round_trips > 1 and counted.by_command["LPOP"] == counted.commands:
+            raise NotYet(
+                f"right, and no job goes out twice; but it took {counted.round_trips} round trips "
+                "for four jobs. One command can take several."
+            )
+        if counted.round_trips > 1:
+            raise NotYet(
+                f"right when you are alone, in {counted.round_trips} round trips. Between them "
+                "another worker is handed the same jobs, and what is removed then are jobs that "
+                "nobody has seen. One command can look and remove."
+            )
+        if counted.commands > 1 and not AT_ONCE & set(counted.by_command):
+            raise NotYet(
+                "one round trip, but the commands are only sent together, not run together: "
+                "another worker may come between them. One command can take several."
+            )
+        twice, nobody = race(r, key, answer)
+    finally:
+        r.delete(key)
+    if twice or nobody:
+        raise NotYet(
+            f"right when you are alone. With eight at once {twice} of 400 jobs were handed out "
+            f"again, and {nobody} to nobody."
+        )
+    return "right: one round trip, and with eight at once each of 400 jobs went to exactly one"
+
+
+def one_by_one_is_right(four: list, left: list, rest: list, nothing: list, jobs: list) -> None:
+    """Raises: NotYet when `take` is wrong even with a single worker."""
+    for got in (four, rest, nothing):
+        if isinstance(got, list) and None in got:
+            raise NotYet(
+                f"there was less than you asked for, and the answer has {got.count(None)} × None "
+                "in it. LPOP takes a count, and then gives what there is."
+            )
+    if nothing is None:
+        raise NotYet(
+            "when nothing is there the answer should be [], and is None: that is what redis-py "
+            "says for LPOP of a list that is gone."
+        )
+    if four == jobs[:-5:-1]:
+        raise NotYet("these are the newest four. The oldest stand on the left.")
+    if four != jobs[:4] or rest != jobs[4:] or nothing != []:
+        raise NotYet(
+            f"of ten jobs the first four, then the other six, then none should come; there came "
+            f"{four}, {rest} and {nothing}."
+        )
+    if left != jobs[4:]:
+        raise NotYet("the four jobs are still in the list: the next worker gets them again.")
+
+
+def race(r: redis.Redis, key: str, answer: Callable) -> tuple[int, int]:
+    """Eight workers share 400 jobs: how many were handed out again, and how many to nobody."""
+    jobs = [f"job:{n}" for n in range(400)]
+    r.delete(key)
+    r.rpush(key, *jobs)
+    together = threading.Barrier(8)
+
+    def work(_: int) -> list:
+        together.wait()
+        handed = []
+        for _ in range(len(jobs)):  # an answer that never removes anything must end as well
+            batch = answer(r, key, 3)
+            if not batch:
+                break
+            handed += batch
+        return handed
+
+    with ThreadPoolExecutor(8) as pool:
+        handed = [job for batch in pool.map(work, range(8)) for job in batch]
+    return len(handed) - len(set(handed)), len(set(jobs) - set(handed))

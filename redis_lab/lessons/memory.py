@@ -1,0 +1,150 @@
+"""The lesson on memory: its exercises and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import redis
+
+from redis_lab.figures import Chart, Lines
+from redis_lab.judging import NotYet, exercise
+from redis_lab.servers.choose import server
+from redis_lab.wiretap import wire
+
+FIGURES: dict[str, Chart] = {
+    "memory_per_key": Lines(
+        title="What a key costs, with a value of eight bytes",
+        x="keys",
+        y="bytes",
+        by="kind",
+        yscale="linear",
+        xlabel="keys on the server",
+        ylabel="bytes for each key",
+    ),
+    "memory_fragmentation": Lines(
+        title="Written, nine of ten deleted, and others written",
+        x="step",
+        y="mb",
+        by="what",
+        xscale="linear",
+        yscale="linear",
+        xlabel="ten steps of writing, ten of deleting, ten of writing",
+        ylabel="MB",
+    ),
+    "memory_sizing": Lines(
+        title="A cache with the memory that the formula asks for",
+        x="wanted",
+        y="hit_ratio",
+        by="what",
+        theory="asked",
+        theory_label="what was wanted",
+        xscale="linear",
+        yscale="linear",
+        xlabel="hit ratio that was wanted",
+        ylabel="hit ratio that was reached",
+    ),
+}
+
+Write = Callable[[redis.Redis, int], None]
+COUNT = 20_000
+COUNTERS = range(0, 60_000, 3)
+
+
+def used(client: redis.Redis) -> int:
+    return client.info("memory")["used_memory"]
+
+
+def write(client: redis.Redis, *numbers: int) -> None:
+    """For each number an object of three keys, some larger than others."""
+    with client.pipeline(transaction=False) as pipe:
+        for n in numbers:
+            pipe.set(f"page:{n}", "x" * (100 + 13 * n % 400), ex=86_400)
+            pipe.hset(f"product:{n}", mapping={"name": f"a thing {n}", "price": n % 900})
+            pipe.sadd(f"tags:{n}", *(f"tag {k}" for k in range(n % 5 + 1)))
+        pipe.execute()
+
+
+@cache
+def size_of_objects(kind: str) -> int:
+    """What `COUNT` of them take on a server of that kind; measured once, since it is the same."""
+    with server(kind=kind) as private, private.client() as r:
+        before = used(r)
+        for first in range(0, COUNT, 500):
+            write(r, *range(first, first + 500))
+        return used(r) - before
+
+
+@cache
+def size_as_key(kind: str) -> float:
+    """What each of many counters takes as a key of its own."""
+    with server(kind=kind) as private, private.client() as r:
+        before = used(r)
+        with r.pipeline(transaction=False) as pipe:
+            for n in COUNTERS:
+                pipe.incr(f"check:counter:{n}")
+            pipe.execute()
+        return (used(r) - before) / len(COUNTERS)
+
+
+@exercise
+def estimate(_: redis.Redis, answer: Callable[[redis.Redis, Write, int], float]) -> str:
+    written: list[int] = []
+
+    def counted(client: redis.Redis, n: int) -> None:
+        written.append(n)
+        write(client, n)
+
+    with server() as private, private.client() as r:
+        said = answer(r, counted, COUNT)
+    if not isinstance(said, int | float):
+        raise NotYet(f"it says {said!r}; a number of bytes is meant, for {COUNT:,} objects.")
+    if len(written) > 2000:
+        raise NotYet(f"it wrote {len(written)} objects; 2000 are allowed.")
+    off = said / size_of_objects(private.kind) - 1
+    if abs(off) > 0.2:
+        raise NotYet(
+            f"what it says for {COUNT:,} objects is too {'high' if off > 0 else 'low'} by more "
+            "than a fifth. Objects differ, and what MEMORY USAGE says leaves out the table of "
+            "keys. Write many, and look at used_memory before and after; the first object also "
+            "pays for things that are made once, so do not count it."
+        )
+    return "right, to a fifth"
+
+
+@exercise
+def counters(_: redis.Redis, answer: tuple[Callable, Callable]) -> str:
+    add, total = answer
+    with server() as private, private.client() as r:
+        before = used(r)
+        with wire(r) as w:
+            add(r, 0)
+        if w.commands != 1:
+            raise NotYet(
+                f"an addition is {w.commands} commands. Read, add and write loses counts when two "
+                "do it at once; one command that adds does not."
+            )
+        with r.pipeline(transaction=False) as pipe:
+            for n in COUNTERS[1:]:
+                add(pipe, n)
+            pipe.execute()
+        each = (used(r) - before) / len(COUNTERS)
+        add(r, COUNTERS[7])
+        got = [total(r, n) for n in (COUNTERS[0], COUNTERS[7], COUNTERS[-1], 1)]
+        if got != [1, 2, 1, 0]:
+            raise NotYet(
+                f"after adding once, twice, once and never, the totals are {got}. Do two counters "
+                "share a field?"
+            )
+        if each > size_as_key(private.kind) / 2:
+            held = next(
+                (r.object("encoding", key) for key in r.scan_iter() if r.type(key) == "hash"), None
+            )
+            why = (
+                "Its hashes are hashtables: too many fields in each, so that they are no longer "
+                "one flat piece."
+                if held == "hashtable"
+                else "Put many counters into one key, as fields of a hash."
+            )
+            raise NotYet(f"a counter costs more than half of a key. {why}")
+    return "right: less than half, and every count is there"

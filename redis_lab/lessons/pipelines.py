@@ -1,0 +1,79 @@
+"""The lesson on pipelines: its exercises and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import redis
+
+from redis_lab.figures import Chart, Lines
+from redis_lab.judging import NotYet, exercise
+from redis_lab.wiretap import wire
+
+FIGURES: dict[str, Chart] = {
+    "pipelines": Lines(
+        title="What one GET costs in a batch of n",
+        x="depth",
+        y="per_unit_us",
+        panels="rtt_ms",
+        panel_title="{} ms added",
+        theory="theory_us",
+        theory_label="RTT ÷ n + service",
+        xlabel="commands in one batch",
+        ylabel="time for each GET (µs)",
+    ),
+}
+
+
+@exercise
+def cart_total(r: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> str:
+    lines = {f"check:line:{k}": (1 + k % 3, 199 + 50 * k) for k in range(20)}
+    right = sum(quantity * price for quantity, price in lines.values())
+    try:
+        r.sadd("cart:check", *lines)
+        for line, (quantity, price) in lines.items():
+            r.hset(line, mapping={"quantity": quantity, "price_cents": price})
+        with wire(r) as counted:
+            total = answer(r, "check")
+    finally:
+        r.delete("cart:check", *lines)
+    if total != right:
+        raise NotYet(f"the total should be {right} cents, and was {total}.")
+    if counted.round_trips > 2:
+        raise NotYet(
+            f"the answer is right, and it took {counted.round_trips} round trips. Two are enough. "
+            "Which questions can share an envelope?"
+        )
+    return f"right, in {counted.round_trips} round trips"
+
+
+@exercise
+def load(r: redis.Redis, answer: Callable[[redis.Redis, dict], object]) -> str:
+    prices = {f"check-{k}": 100 + k for k in range(2500)}
+    keys = [f"price:{product}" for product in prices]
+    try:
+        with wire(r) as counted:
+            answer(r, prices)
+        stored = r.mget(keys)
+        immortal = sum(r.ttl(key) < 0 for key in keys[:: len(keys) // 50])
+    finally:
+        r.delete(*keys)
+    wrong = sum(value != str(price) for value, price in zip(stored, prices.values(), strict=True))
+    if wrong:
+        raise NotYet(f"{wrong} of {len(prices)} prices are missing or wrong.")
+    if immortal:
+        raise NotYet(
+            "the prices have lost their time to live. (MSET cannot set one; a pipeline of SETs "
+            "can.)"
+        )
+    if counted.round_trips > 3:
+        raise NotYet(
+            f"every price is there, after {counted.round_trips:,} round trips. "
+            "With 1000 commands to a pipeline, how many pipelines do 2,500 prices need?"
+        )
+    if counted.round_trips < 3:
+        raise NotYet(
+            f"every price is there, after {counted.round_trips} round trips: some envelope holds "
+            "more than 1000 commands. It works today; with a million prices it holds a gigabyte."
+        )
+    return "right, in 3 round trips, none of them deeper than 1000"

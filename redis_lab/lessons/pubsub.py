@@ -1,0 +1,287 @@
+"""The lesson on pub/sub: its exercises and its figures."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from redis.client import PubSub
+
+from redis_lab.figures import Chart, Lines
+from redis_lab.judging import NotYet, exercise
+from redis_lab.wiretap import wire
+
+FIGURES: dict[str, Chart] = {
+    "pubsub": Lines(
+        title="How long until the last subscriber has it?",
+        x="subscribers",
+        y="p50_us",
+        by="what",
+        theory="theory_us",
+        theory_label="one subscriber + others × price of one",
+        xlabel="subscribers",
+        ylabel="time since PUBLISH was sent (µs)",
+    ),
+    "pubsub_loss": Lines(
+        title="Killed after 300, back at 701",
+        x="published",
+        y="arrived",
+        xscale="linear",
+        yscale="linear",
+        xlabel="events published",
+        ylabel="events that have arrived",
+        meanings={
+            "published": "baseline",
+            "stream": "acknowledged",
+            "pub/sub": "lost",
+        },
+    ),
+}
+
+KEY, CHANNEL = "check:price", "check:prices"
+LONGEST_S = 3.0
+ENOUGH_CALLS = 300
+WORDS, PATIENCE_S = ["lamp", "", "chair", "0", "table"], 0.5
+
+
+class Followed(redis.Redis):
+    """A client on somebody's pool that calls `after(command)` when a single command is done."""
+
+    def __init__(self, client: redis.Redis, after: Callable[[str], None]) -> None:
+        super().__init__(connection_pool=client.connection_pool)
+        self.after = after
+
+    def execute_command(self, *args: object, **options: object) -> object:
+        reply = super().execute_command(*args, **options)
+        self.after(str(args[0]).upper())
+        return reply
+
+
+def subscribed(r: redis.Redis, *channels: str) -> PubSub:
+    p = r.pubsub()
+    p.subscribe(*channels)
+    for _ in channels:
+        p.get_message(timeout=LONGEST_S)
+    return p
+
+
+def heard(p: PubSub, quiet_s: float = 0.1) -> list[dict]:
+    """What `p` still has to say, until it is quiet."""
+    messages = []
+    while message := p.get_message(timeout=quiet_s):
+        messages.append(message)
+    return messages
+
+
+@exercise
+def announce(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str], object]) -> str:
+    at_once: list[object] = []
+
+    def after(command: str) -> None:
+        if command == "PUBLISH":  # a listener is quick, and looks
+            at_once.append(r.get(KEY))
+
+    listener = subscribed(r, CHANNEL)
+    try:
+        r.set(KEY, "old", ex=100)
+        client = Followed(r, after)
+        with wire(client) as counted:
+            answer(client, KEY, CHANNEL, "new")
+        value, messages = r.get(KEY), heard(listener)
+    finally:
+        listener.close()
+        r.delete(KEY)
+    if not messages:
+        raise NotYet("the listener heard nothing. Who tells it?")
+    if value != "new":
+        raise NotYet(
+            f"the news is out, and under the key there is still {value!r}. "
+            "A listener who comes late has only the key to look at."
+        )
+    if at_once and at_once[0] != "new":
+        raise NotYet(
+            "a quick listener heard the news, looked under the key, and found the old value. "
+            "First the state, then the news; or both at once."
+        )
+    if len(messages) > 1:
+        raise NotYet(f"the listener heard it {len(messages)} times. Once will do.")
+    if counted.round_trips > 1:
+        raise NotYet(
+            "right order, two round trips, and a gap between them. If the process dies in it, the "
+            "price is new and nobody was told. What makes it both or neither?"
+        )
+    if not {"MULTI", "EVAL", "EVALSHA", "FCALL"} & set(counted.by_command):
+        raise NotYet(
+            "one round trip, but a plain pipeline is no unit: other clients' commands may run in "
+            "between. pipeline() without transaction=False wraps the two in MULTI and EXEC."
+        )
+    return "right: state and news together or not at all, in one round trip"
+
+
+@exercise
+def join(r: redis.Redis, answer: Callable[[redis.Redis, PubSub, str, str], str | None]) -> str:
+    changes: list[str] = []
+
+    def change(command: str = "GET") -> None:
+        """The price changes right after the first look at it."""
+        if command == "GET" and not changes:
+            changes.append("new")
+            r.set(KEY, "new", ex=100)
+            r.publish(CHANNEL, "new")
+
+    p = r.pubsub()
+    try:
+        r.set(KEY, "old", ex=100)
+        state = answer(Followed(r, change), p, KEY, CHANNEL)
+        if not p.subscribed:
+            raise NotYet("afterwards nobody is subscribed, so the next change will not be heard.")
+        change()
+        messages = heard(p)
+    finally:
+        p.close()
+        r.delete(KEY)
+    if state is None:
+        raise NotYet("you listen, but do not say what the price is now. Return what is in the key.")
+    said = [message["data"] for message in messages if message["type"] == "message"]
+    newest = (said or [state])[-1]
+    if newest != "new":
+        raise NotYet(
+            f"the price changed right after you had read {state!r}, and you were not listening "
+            "yet: you will believe in the old price until the next change. In which order is "
+            "there no gap?"
+        )
+    if any(message["type"] == "subscribe" for message in messages):
+        raise NotYet(
+            "the order is right, but nobody has looked whether the subscription stands. The "
+            "SUBSCRIBE may still be on its way while you read. Its confirmation says when it "
+            "has arrived."
+        )
+    return "right: listening first, then looking; what changed in between was heard"
+
+
+class Counting:
+    """Counts how often `get_message` of one PubSub is called."""
+
+    def __init__(self, p: PubSub) -> None:
+        self.calls, self.original = 0, p.get_message
+        counted: Any = p  # whose method is replaced
+        counted.get_message = self
+
+    def __call__(self, *args: Any, **options: Any) -> dict | None:
+        self.calls += 1
+        return self.original(*args, **options)
+
+
+def of_its_own(r: redis.Redis) -> redis.Redis:
+    """A client of the same server with a pool of its own.
+
+    An answer that waits for ever is left behind in its thread, and must not share a connection
+    with what the learner does next.
+    """
+    pool = r.connection_pool
+    kind = type(pool)
+    return redis.Redis(
+        connection_pool=kind(connection_class=pool.connection_class, **pool.connection_kwargs)
+    )
+
+
+def in_a_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    """Start `call`; its result, or what it raised, is put into the list."""
+    outcome: list[object] = []
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, outcome
+
+
+def speak(r: redis.Redis, words: list[str], pause_s: float = 0.03) -> threading.Thread:
+    """Publish some words, one after the other, from a thread of its own."""
+
+    def run() -> None:
+        for word in words:
+            time.sleep(pause_s)
+            r.publish(CHANNEL, word)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+@exercise
+def collect(r: redis.Redis, answer: Callable[[PubSub, int, float], list[str] | None]) -> str:
+    client = of_its_own(r)
+    p = client.pubsub()
+    try:
+        p.subscribe(CHANNEL, "check:another")  # two confirmations are on their way
+        asked = collect_all(r, p, answer)
+        collect_few(r, p, answer)
+    finally:
+        p.close()
+        client.close()
+    if asked > ENOUGH_CALLS:
+        raise NotYet(
+            f"right, but you asked {asked:,} times for {len(WORDS)} messages: a processor at "
+            "work at waiting. get_message(timeout=...) sleeps until something comes."
+        )
+    return f"right: {len(WORDS)} messages, confirmations passed over, and no waiting for ever"
+
+
+def collect_all(r: redis.Redis, p: PubSub, answer: Callable) -> int:
+    """One message more comes than was asked for. Returns how often `p` was asked."""
+    calls = Counting(p)
+    speaker = speak(r, [*WORDS, "one more"])
+    try:
+        got = answer(p, len(WORDS), PATIENCE_S)
+    except TypeError as error:
+        raise NotYet(
+            "get_message gave you None, and you took it for a message. None only means: "
+            "nothing to hand over just now."
+        ) from error
+    finally:
+        speaker.join()
+    asked = calls.calls
+    if not isinstance(got, list):
+        raise NotYet(f"a list of what was said is wanted, not {type(got).__name__}.")
+    if any(isinstance(word, int) for word in got):
+        raise NotYet(
+            f"you collected {got}. The numbers are no messages: the server confirms each "
+            "subscription first. Look at message['type']."
+        )
+    if "" not in got and len(got) >= len(WORDS) - 1:
+        raise NotYet(f"you collected {got}. One message was empty, and a message all the same.")
+    if len(got) < len(WORDS):
+        raise NotYet(
+            f"{len(got)} of {len(WORDS)} messages. A get_message without timeout looks once and "
+            "does not wait; and a single None is not the end. How long may it take until the next?"
+        )
+    rest = [message["data"] for message in heard(p)]
+    if got != WORDS or rest != ["one more"]:
+        raise NotYet(f"asked for {len(WORDS)}, you took {got} and left {rest}.")
+    return asked
+
+
+def collect_few(r: redis.Redis, p: PubSub, answer: Callable) -> None:
+    """Three messages are asked for, and two come."""
+    thread, outcome = in_a_thread(lambda: answer(p, 3, PATIENCE_S))
+    speak(r, WORDS[:2]).join()
+    thread.join(LONGEST_S)
+    if thread.is_alive():
+        speak(r, WORDS).join()  # let it come to an end
+        thread.join(LONGEST_S)
+        raise NotYet(
+            "two messages came, three were asked for, and your code still waits for the third. "
+            "Nobody promises that it will come: give up after patience_s of silence."
+        )
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    if outcome[0] != WORDS[:2]:
+        raise NotYet(f"two messages came and three were asked for: you returned {outcome[0]}.")

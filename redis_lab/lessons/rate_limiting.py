@@ -1,0 +1,202 @@
+"""The lesson on rate limiting: its exercises and its figures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
+
+import redis
+
+from redis_lab.figures import Chart, DotPlot, Lines
+from redis_lab.judging import NotYet, exercise
+from redis_lab.wiretap import wire
+
+FIGURES: dict[str, Chart] = {
+    "rate_limiting": Lines(
+        title="Ten a minute, and somebody who asks twice a second",
+        x="second",
+        y="n",
+        by="what",
+        panels="kind",
+        xscale="linear",
+        yscale="linear",
+        xlabel="seconds",
+        ylabel="let through in the last 60 s",
+        meanings={
+            "let through": "ours",
+            "limit": "theory",
+        },
+    ),
+    "rate_limiting_memory": Lines(
+        title="What a client who has used up the limit takes up",
+        x="limit",
+        y="bytes",
+        xlabel="limit (requests in a window)",
+        ylabel="bytes for each client",
+        meanings={
+            "sorted set": "baseline",
+        },
+    ),
+    "rate_limiting_beside": DotPlot(
+        title="May I? Compared with the library limits",
+        x="p50_us",
+        xlabel="time for one answer (µs, log scale)",
+        meanings={
+            "limits, fixed window": "theirs",
+            "limits, moving window": "theirs",
+            "limits, sliding window": "theirs",
+            "limits, fixed window and stats": "theirs",
+        },
+    ),
+}
+
+LIMIT, WINDOW_MS = 5, 1000
+NOON_MS = 1_767_268_800_000
+CALLERS = 8
+
+
+@exercise
+def log(r: redis.Redis, answer: Callable[..., bool]) -> str:
+    keys = [f"check:log:{part}" for part in ("eager", "patient", "many", "same", "cost", "now")]
+    eager, patient, many, same, cost, live = keys
+    together = threading.Barrier(CALLERS, timeout=30)
+
+    troubles: list[Exception] = []
+
+    def caller(place: int) -> int:
+        let = 0
+        try:
+            for turn in range(5):
+                together.wait()
+                # two seconds apart, so that every turn has room for five
+                let += bool(answer(r, many, NOON_MS + 2 * turn * WINDOW_MS + place))
+        except threading.BrokenBarrierError:
+            pass  # another caller is in trouble
+        except Exception as trouble:
+            troubles.append(trouble)
+            together.abort()
+        return let
+
+    try:
+        r.delete(*keys)
+        let = [t for t in range(0, 10_000, 100) if answer(r, eager, NOON_MS + t)]
+        slow = sum(bool(answer(r, patient, NOON_MS + t)) for t in range(0, 10_000, 250))
+        at_once = sum(bool(answer(r, same, NOON_MS)) for _ in range(2 * LIMIT))
+        ttl = r.pttl(eager)
+        with wire(r) as counted:
+            answer(r, cost, NOON_MS)
+        with ThreadPoolExecutor(CALLERS) as pool:
+            crowd = sum(pool.map(caller, range(CALLERS)))
+        times = asked_the_time(r)
+        today = sum(bool(answer(r, live)) for _ in range(LIMIT))
+        with mock.patch("time.time", lambda: NOON_MS / 1000):  # another web server's clock
+            answer(r, live)
+        times = asked_the_time(r) - times
+        late = r.pttl(live)
+    finally:
+        r.delete(*keys)
+    if troubles:
+        raise troubles[0]
+    most = max((sum(t - WINDOW_MS < u <= t for u in let) for t in let), default=0)
+    if most > LIMIT:
+        raise NotYet(f"{most} were let through within one second; the limit is {LIMIT}.")
+    if len(let) <= LIMIT:
+        raise NotYet(
+            f"an eager client asked ten times a second for ten seconds, and {len(let)} of its 100 "
+            "requests were let through. It could have had fifty. What it was refused is in the log "
+            "as well, and keeps it full."
+        )
+    if len(let) < 50:
+        raise NotYet(f"the eager client could have had 50 of its 100 requests, and got {len(let)}.")
+    if slow < 40:
+        raise NotYet(f"a client that asked four times a second was refused {40 - slow} times.")
+    if at_once != LIMIT:
+        raise NotYet(
+            f"ten requests in the same millisecond: {at_once} were let through, not {LIMIT}. "
+            "Members of a sorted set are unique, so two requests need two members."
+        )
+    if crowd != 5 * LIMIT:
+        raise NotYet(
+            f"{CALLERS} callers at once, five times: {crowd} were let through, not {5 * LIMIT}. "
+            "Between the look at the log and the entry another caller looks. A script is one step."
+        )
+    if today != LIMIT or times < LIMIT:
+        raise NotYet(
+            "right with a `now` that is given. Without one, as it is called in earnest, the time "
+            "must be the server's: two web servers have two clocks, Redis has one. "
+            f"In {LIMIT + 1} calls it was asked {times} times what time it is (TIME, in the "
+            f"script), and {today} of the first {LIMIT} were let through."
+        )
+    if ttl < 0 or late < 0:
+        raise NotYet("right, but the key has no time to live: a client who leaves is kept forever.")
+    if counted.round_trips > 1:
+        raise NotYet(f"right, in {counted.round_trips} round trips. One is enough.")
+    return (
+        f"right: {len(let)} of the eager client's 100, never more than {most} in a second, "
+        f"and {crowd // 5} of {CALLERS} callers at once"
+    )
+
+
+def asked_the_time(r: redis.Redis) -> int:
+    """How often TIME was called on this server, by whomever."""
+    return r.info("commandstats").get("cmdstat_time", {"calls": 0})["calls"]
+
+
+@exercise
+def retry_after(r: redis.Redis, answer: Callable[[redis.Redis, str, int], int]) -> str:
+    key = "check:wait"
+    now = NOON_MS + 5000
+
+    def ask(*ages: int) -> int:
+        r.delete(key)
+        if ages:
+            r.zadd(key, {f"{age}:{k}": now - age for k, age in enumerate(ages)})
+        return answer(r, key, now)
+
+    try:
+        full = ask(900, 800, 700, 200, 100)
+        stale = ask(4000, 3000, 900, 800, 700, 200, 100)
+        room = ask(900, 800, 100)
+        opened = ask(5000, 4000, 3000, 2000, 1000, 100)
+        nobody = ask()
+        over = ask(900, 600, 500, 400, 300, 200, 100)
+        r.delete(key)
+        r.zadd(key, {str(k): now - 10 * k for k in range(1, 6)})
+        with wire(r) as counted:
+            answer(r, key, now)
+    finally:
+        r.delete(key)
+    if nobody is None or nobody != 0:
+        raise NotYet(f"nobody has asked yet, so the wait is 0, not {nobody}.")
+    if room != 0 or opened != 0:
+        wait = room or opened
+        raise NotYet(f"there is room, so the wait is 0, not {wait}. Never negative, either.")
+    if full == WINDOW_MS:
+        raise NotYet(
+            f"{WINDOW_MS} ms is safe and too long. Requests came 900, 800, 700, 200 and 100 ms "
+            "ago: in 100 ms the first of them is a second old, and there is room for one."
+        )
+    if full != 100:
+        raise NotYet(
+            "requests came 900, 800, 700, 200 and 100 ms ago: there is room for one in 100 ms, "
+            f"not in {full}."
+        )
+    if stale != 100:
+        raise NotYet(
+            "right where the log is tidy. But entries older than a second may still be in it, and "
+            f"count for nothing: with two of them you say {stale} instead of 100. "
+            "Count from the newest."
+        )
+    if over != 500:
+        raise NotYet(
+            "seven within a second, as when the limit was lowered: the wait is until the fifth "
+            f"from the end is a second old, 500 ms, not {over}."
+        )
+    if counted.round_trips > 1 or counted.bytes_in > 80:
+        raise NotYet(
+            f"right, with {counted.bytes_in} bytes in {counted.round_trips} round trips. "
+            "One entry of the log is all you need."
+        )
+    return "right: 100 ms, from one entry of the log, whatever else is in it"

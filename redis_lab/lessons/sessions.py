@@ -1,0 +1,192 @@
+"""The lesson on sessions: its exercises and its figures."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from redis_lab.figures import Chart, DotPlot, Lines
+from redis_lab.judging import NotYet, exercise
+from redis_lab.wiretap import wire
+
+FIGURES: dict[str, Chart] = {
+    "sessions_life": Lines(
+        title="How long does a session have left?",
+        x="seconds",
+        y="left_s",
+        by="session",
+        theory="theory",
+        theory_label="min(idle, absolute − age)",
+        xscale="linear",
+        yscale="linear",
+        xlabel="time since it began (s)",
+        ylabel="time to live (s)",
+    ),
+    "sessions_beside": DotPlot(
+        title="Whose request is this?",
+        x="p50_us",
+        xlabel="time for one answer (µs, log scale)",
+        meanings={
+            "GET, no clock": "baseline",
+            "SQLite, two clocks": "theirs",
+            "signed cookie": "theirs",
+        },
+    ),
+}
+
+ENDS = 200  # how many sessions end while somebody writes to them
+
+
+@exercise
+def save(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str], bool]) -> str:
+    try:
+        return judge_save(r, answer)
+    finally:
+        clear(r)
+
+
+def judge_save(r: redis.Redis, answer: Callable) -> str:
+    key = "check:live"
+    r.hset(key, mapping={"user": '"ada"', "cart": "1"})
+    r.expire(key, 60)
+    told = answer(r, key, "cart", "2")
+    if r.hgetall(key) != {"user": '"ada"', "cart": "2"}:
+        raise NotYet("a live session was saved, and the new cart is not in it.")
+    if r.ttl(key) == -1:
+        raise NotYet("the live session has lost its clock.")
+    if not 1700 < r.ttl(key) <= 1800:
+        raise NotYet("a save is a sign of life: the session should live 1800 seconds from now.")
+    said_of_ended = answer(r, "check:ended", "cart", "1")
+    if r.exists("check:ended"):
+        clock = "without a clock" if r.ttl("check:ended") == -1 else "for another half an hour"
+        raise NotYet(
+            f"a session that had ended is back, {clock}, with a cart and no user. "
+            "HSET makes a key where there is none."
+        )
+    if not told or said_of_ended:
+        raise NotYet("say True when it was saved and False when the session was over.")
+    revived = revived_in_a_race(r, answer)
+    if revived:
+        raise NotYet(
+            f"{ENDS} sessions ended while they were written to, and some came back. Between the "
+            "look and the write there is room for a logout. A script leaves none."
+        )
+    with wire(r) as w:
+        answer(r, key, "cart", "3")
+    if w.round_trips != 1:
+        raise NotYet(f"right, in {w.round_trips} round trips. One is enough.")
+    return f"right: {ENDS} sessions ended under its hands, none came back, and one round trip"
+
+
+def revived_in_a_race(r: redis.Redis, answer: Callable) -> int:
+    """End a session exactly between two commands of the answer, and beside it from a thread."""
+    between = revived_between(r, answer)
+    key, over = "check:race", threading.Event()
+    trouble: list[Exception] = []
+
+    def writer() -> None:
+        try:
+            while not over.is_set():
+                answer(r, key, "cart", "1")
+        except Exception as error:  # told in the caller's thread
+            trouble.append(error)
+
+    thread = threading.Thread(target=writer)
+    thread.start()
+    revived = 0
+    for _ in range(ENDS):
+        r.hset(key, mapping={"user": '"ada"'})
+        r.expire(key, 60)
+        r.delete(key)
+        revived += r.exists(key)
+    over.set()
+    thread.join()
+    if trouble:
+        raise trouble[0]
+    return between + revived + r.exists(key)
+
+
+def revived_between(r: redis.Redis, answer: Callable) -> int:
+    """Let the session end before each of the answer's round trips but the first, one at a time."""
+    pool, key, revived = r.connection_pool, "check:between", 0
+    for at in range(1, 4):
+        r.hset(key, mapping={"user": '"ada"'})
+        r.expire(key, 60)
+        ended: list[bool] = []
+        meddled: Any = redis.Redis(connection_pool=pool)
+        meddled.execute_command = meddler(r, key, at, ended, meddled.execute_command)
+        answer(meddled, key, "cart", "1")
+        revived += bool(ended) and r.exists(key)
+        r.delete(key)
+    return revived
+
+
+def meddler(r: redis.Redis, key: str, at: int, ended: list, execute: Callable) -> Callable:
+    calls = 0
+
+    def execute_command(*args: object, **options: object) -> object:
+        nonlocal calls
+        if calls == at:
+            r.delete(key)
+            ended.append(True)
+        calls += 1
+        return execute(*args, **options)
+
+    return execute_command
+
+
+@exercise
+def login(r: redis.Redis, answer: Callable[[redis.Redis, str, str], str]) -> str:
+    try:
+        return judge_login(r, answer)
+    finally:
+        clear(r)
+
+
+def judge_login(r: redis.Redis, answer: Callable) -> str:
+    def begin(id: str, **data: object) -> None:
+        r.set(f"check:{id}", json.dumps(data), ex=60)
+
+    begin("planted", cart=["lamp"])
+    new = answer(r, "planted", "ada")
+    if not isinstance(new, str):
+        raise NotYet("return the id that goes into the cookie.")
+    if new == "planted":
+        raise NotYet(
+            "the id is the one from before the login. Whoever planted it in Ada's browser is now "
+            "logged in as well."
+        )
+    mine = json.loads(r.get(f"check:{new}") or "{}")
+    if mine.get("user") != "ada":
+        raise NotYet("under the new id Ada is not logged in.")
+    if mine.get("cart") != ["lamp"]:
+        raise NotYet("Ada's cart was lost on the way.")
+    if r.exists("check:planted"):
+        raise NotYet("the old id still opens a session. It must end at login.")
+    if r.ttl(f"check:{new}") == -1:
+        raise NotYet("the new session has no time to live.")
+    begin("again", cart=["lamp"])
+    others = {answer(r, "again", "ada"), answer(r, "gone", "ada")}
+    if len(others | {new}) < 3 or min(map(len, others)) < 22:
+        raise NotYet(
+            "an id must not be guessed: secrets.token_urlsafe(16) gives 128 random bits, in 22 "
+            "characters, and others each time."
+        )
+    begin("bobs", user="bob", cart=["ring"])
+    handed = json.loads(r.get(f"check:{answer(r, 'bobs', 'ada')}") or "{}")
+    if handed.get("user") != "ada":
+        raise NotYet("Ada logged in at Bob's browser, and is not logged in as Ada.")
+    if "ring" in handed.get("cart", []):
+        raise NotYet(
+            "Ada logged in where Bob was still logged in, and was handed Bob's cart. Only what "
+            "was nobody's, or her own, goes with her."
+        )
+    return "right: a new id, the cart came along, the old id opens nothing"
+
+
+def clear(r: redis.Redis) -> None:
+    r.delete(*r.scan_iter("check:*", count=1000), "check:")

@@ -1,0 +1,202 @@
+"""The lesson on sets: its exercises and its figures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+
+from redis_lab.figures import Chart, DotPlot, Lines
+from redis_lab.judging import NotYet, exercise
+from redis_lab.wiretap import wire
+
+FIGURES: dict[str, Chart] = {
+    "sets": Lines(
+        title="How many do two sets share?",
+        x="n",
+        y="p50_us",
+        by="what",
+        panels="panel",
+        theory="theory_us",
+        theory_label="round trip + members of the smaller set × price of a lookup",
+        xlabel="n",
+        ylabel="time for one answer (µs)",
+        meanings={
+            "SQLite": "theirs",
+            "SQLite, larger first": "theirs",
+        },
+    ),
+    "sets_pipelined": DotPlot(
+        title="Which of a hundred customers bought the lamp?",
+        x="p50_us",
+        xlabel="time for all hundred (µs, log scale)",
+    ),
+}
+
+TILLS, CUSTOMERS, HOUR = 8, 25, 3600
+
+
+@contextmanager
+def overheard(r: redis.Redis) -> Iterator[list[tuple]]:
+    """The commands that are sent through this client's own methods; not those of pipelines."""
+    said: list[tuple] = []
+    client: Any = r  # whose method is another one meanwhile
+    send = client.execute_command
+
+    def listen(*args: object, **options: object) -> object:
+        said.append(args)
+        return send(*args, **options)
+
+    client.execute_command = listen
+    try:
+        yield said
+    finally:
+        del client.execute_command
+
+
+def limits(args: tuple) -> bool:
+    """Whether a command has a LIMIT; redis-py says LIMIT 0, none, when it is given no limit."""
+    words = [str(word) for word in args]
+    return "LIMIT" in words and words[words.index("LIMIT") + 1] != "0"
+
+
+@exercise
+def bought_both(r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], int]) -> str:
+    a, b, rare, absent = "check:a", "check:b", "check:rare", "check:absent"
+    try:
+        r.sadd(a, *range(3000))
+        r.sadd(b, *range(1000, 4000))
+        r.sadd(rare, 1, 2, 3, 5000)
+        with wire(r) as counted, overheard(r) as said:
+            many = answer(r, a, b, 100)
+        few = answer(r, a, rare, 100)
+        none = answer(r, a, absent, 100)
+    finally:
+        r.delete(a, b, rare)
+    if few != 3:
+        raise NotYet(f"two sets share 3 members, 100 would be enough: the answer is 3, not {few}.")
+    if none != 0:
+        raise NotYet(f"a set that is not there shares nothing, and you say {none}.")
+    if many != 100:
+        raise NotYet(
+            f"two sets share 2000 members and 100 would be enough: the answer is 100, not {many}."
+        )
+    if counted.bytes_in > 500:
+        raise NotYet(
+            f"the answer is right, and {counted.bytes_in:,} bytes came back for one number. "
+            "Which command counts on the server?"
+        )
+    if said and not any(limits(args) for args in said):
+        raise NotYet(
+            f"right, in {counted.bytes_in} bytes. But the server counted all 2000 where 100 would "
+            "have been enough. It can be told when to stop."
+        )
+    if counted.round_trips > 1:
+        raise NotYet(f"right, in {counted.round_trips} round trips. One question is enough.")
+    return f"right: {counted.bytes_in} bytes came back, and the server stopped at 100"
+
+
+@exercise
+def once(r: redis.Redis, answer: Callable[[redis.Redis, str, object], bool]) -> str:
+    key = "check:spring"
+    together = threading.Barrier(TILLS, timeout=30)
+    troubles: list[Exception] = []
+
+    def till(_: int) -> list[bool]:
+        said = []
+        try:
+            for customer in range(CUSTOMERS):
+                together.wait()
+                said.append(bool(answer(r, "spring", customer)))
+        except threading.BrokenBarrierError:
+            pass  # another till is in trouble
+        except Exception as trouble:
+            troubles.append(trouble)
+            together.abort()
+        return said
+
+    try:
+        r.delete(key)
+        first = answer(r, "spring", "ada")
+        clock = r.ttl(key)
+        again = answer(r, "spring", "ada")
+        if clock > 0:
+            r.expire(key, HOUR // 2)  # as if half of the hour were over
+        with wire(r) as counted:
+            second = answer(r, "spring", "bob")
+        later = r.ttl(key)
+        with ThreadPoolExecutor(TILLS) as pool:
+            given = [sum(each) for each in zip(*pool.map(till, range(TILLS)), strict=False)]
+    finally:
+        r.delete(key)
+    if troubles:
+        raise troubles[0]
+    if not (first and second) or again:
+        raise NotYet(
+            "Ada asked twice, then Bob once. It should be True, False, True, and was "
+            f"{first!r}, {again!r}, {second!r}."
+        )
+    if max(given) > 1:
+        raise NotYet(
+            f"{TILLS} tills asked for {CUSTOMERS} customers at once, and handed over more coupons "
+            "than there are customers. Between the look and the note another till looks. "
+            "SADD's reply says who was first."
+        )
+    if min(given) < 1:
+        raise NotYet("some customers got no coupon at all when eight tills asked at once.")
+    if clock < 0:
+        raise NotYet(
+            f"one coupon each. But {key} has no time to live: it stays when the campaign is over."
+        )
+    if clock > HOUR:
+        raise NotYet(f"the campaign lasts an hour, {HOUR} seconds, not {clock}.")
+    if later > HOUR // 2:
+        raise NotYet(
+            "one coupon each, and a clock. But every customer winds it up again, and the campaign "
+            "never ends. Which word of EXPIRE says: only if no clock runs yet?"
+        )
+    if counted.round_trips > 1:
+        raise NotYet(
+            f"it works, in {counted.round_trips} round trips. A crash between them leaves a set "
+            "without a clock. MULTI/EXEC sends both in one envelope."
+        )
+    return (
+        f"right: {TILLS} tills, {CUSTOMERS} customers, {sum(given)} coupons, and a clock that runs"
+    )
+
+
+@exercise
+def also_bought(
+    r: redis.Redis, answer: Callable[[redis.Redis, int, Sequence[int], int], list[int]]
+) -> str:
+    shared = {10: 50, 11: 700, 12: 0, 13: 300, 14: 299, 15: 301}
+    keys = [f"check:buyers:{product}" for product in (1, *shared)]
+    try:
+        r.sadd("check:buyers:1", *range(1000))
+        for product, count in shared.items():
+            # many buyers of their own, so that a popular product is not a related one
+            r.sadd(f"check:buyers:{product}", *range(count), *range(5000, 7000 - count))
+        with wire(r) as counted:
+            found = answer(r, 1, list(shared), 3)
+    finally:
+        r.delete(*keys)
+    found = list(found or ())
+    if sorted(found) != [11, 13, 15]:
+        raise NotYet(f"the three that share most buyers are 11, 15 and 13, not {found}.")
+    if found != [11, 15, 13]:
+        raise NotYet(f"the right three, but the most shared comes first: 11, 15, 13, not {found}.")
+    if counted.bytes_in > 500:
+        raise NotYet(
+            f"the right three, and {counted.bytes_in:,} bytes came back in {counted.round_trips} "
+            "round trips, buyers whom nobody asked for. The numbers are enough."
+        )
+    if counted.round_trips > 1:
+        raise NotYet(
+            f"the right three, in {counted.round_trips} round trips. No question waits for the "
+            "answer to another, so they can share an envelope."
+        )
+    return f"right: {len(shared)} candidates compared in one round trip, {counted.bytes_in} bytes"

@@ -1,0 +1,94 @@
+"""The lesson on strings: its exercises and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import redis
+
+from redis_lab.figures import Chart, DotPlot, Lines
+from redis_lab.judging import NotYet, exercise
+from redis_lab.wiretap import wire
+
+FIGURES: dict[str, Chart] = {
+    "strings_size": Lines(
+        title="What the size of a value costs",
+        x="bytes",
+        y="p50_us",
+        by="what",
+        theory="theory_us",
+        theory_label="fixed + bytes × price of a byte",
+        xlabel="size of the value (bytes)",
+        ylabel="time for one command (µs)",
+    ),
+    "strings_incr": DotPlot(
+        title="Counting a hundred views",
+        x="p50_us",
+        xlabel="time for all hundred (µs, log scale)",
+    ),
+}
+
+
+@exercise
+def replace(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
+    key, absent = "check:here", "check:absent"
+    try:
+        r.set(key, "old", ex=100)
+        with wire(r) as counted:
+            answer(r, key, "new")
+        value, left = r.get(key), r.ttl(key)
+        answer(r, absent, "new")
+        appeared = r.exists(absent)
+    finally:
+        r.delete(key, absent)
+    if value != "new":
+        raise NotYet(f"the value should be 'new' and is {value!r}.")
+    if left == -1:
+        raise NotYet(
+            "the value is new, and the key is now immortal: a plain SET drops the time to live. "
+            "Which word of SET leaves the clock alone?"
+        )
+    if appeared:
+        raise NotYet(
+            "the clock is kept, but a key that was not there has appeared, without a clock. "
+            "Which word says: only if it exists?"
+        )
+    if counted.round_trips > 1:
+        raise NotYet(
+            f"it works when you are alone, in {counted.round_trips} round trips. Between them the "
+            "key may expire. SET can do it in one."
+        )
+    return "right: one round trip, the clock untouched, nothing out of nothing"
+
+
+@exercise
+def immortals(r: redis.Redis, answer: Callable[[redis.Redis, str], list[str]]) -> str:
+    mortal = [f"check:{k}" for k in range(500)]
+    immortal = {f"check:{k}" for k in range(500, 517)}
+    stranger = "checkers:1"
+    try:
+        pipe = r.pipeline(transaction=False)
+        for key in mortal:
+            pipe.set(key, 1, ex=100)
+        for key in [*immortal, stranger]:
+            pipe.set(key, 1)
+        pipe.execute()
+        with wire(r) as counted:
+            said = answer(r, "check")
+    finally:
+        r.delete(stranger, *mortal, *immortal)
+    found = set(said or ())
+    if found != immortal:
+        others = len(found - immortal)
+        raise NotYet(f"{len(found & immortal)} of the 17 immortal keys found, and {others} others.")
+    if counted.by_command["KEYS"]:
+        raise NotYet(
+            "all 17 found, with KEYS: it looks at every key in one go, and nobody else is served "
+            "meanwhile. scan_iter asks for a few at a time."
+        )
+    if counted.round_trips > 60:
+        raise NotYet(
+            f"all 17 found, in {counted.round_trips} round trips. "
+            "The TTLs can share an envelope, and scan_iter takes a count."
+        )
+    return "right: all 17 found, without KEYS and with the TTLs in one envelope"

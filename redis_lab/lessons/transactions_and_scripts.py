@@ -1,0 +1,260 @@
+"""The lesson on transactions and scripts: its exercises and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import redis
+
+from redis_lab.figures import Chart, Lines
+from redis_lab.judging import NotYet, exercise
+from redis_lab.servers.choose import server
+from redis_lab.wiretap import wire
+
+FIGURES: dict[str, Chart] = {
+    "transactions": Lines(
+        title="Four processes transfer money",
+        x="accounts",
+        y="transfers_s",
+        xlabel="accounts to choose from (fewer: more contention)",
+        ylabel="transfers a second, all four together",
+        meanings={
+            "naive (wrong)": "lost",
+            "WATCH": "ours",
+        },
+    ),
+    "transactions_retries": Lines(
+        title="How often WATCH has to try again",
+        x="accounts",
+        y="retries",
+        theory="ceiling",
+        theory_label="ceiling: (processes − 1) × 2 ÷ accounts",
+        xlabel="accounts to choose from (fewer: more contention)",
+        ylabel="retries for each transfer",
+    ),
+}
+
+THREADS, EACH, IN_STOCK = 8, 40, 200
+
+
+def interrupted(r: redis.Redis, at: int, act: Callable[[], object]) -> redis.Redis:
+    """A client to whom something happens: once its reply number `at` is read, `act` is called."""
+    replies = -1_000_000  # those that belong to connecting do not count
+
+    pool = r.connection_pool
+    kind: Any = pool.connection_class
+
+    class Interrupted(kind):
+        def read_response(self, *args, **kwargs):
+            nonlocal replies
+            try:
+                return super().read_response(*args, **kwargs)
+            finally:
+                replies += 1
+                if replies == at:
+                    act()
+
+    kwargs = pool.connection_kwargs
+    client = redis.Redis(
+        connection_pool=redis.ConnectionPool(connection_class=Interrupted, **kwargs)
+    )
+    client.ping()
+    replies = 0
+    return client
+
+
+# A rival who does it right
+TAKE = """
+if tonumber(redis.call('GET', KEYS[1]) or '0') < 3 then return 0 end
+redis.call('DECRBY', KEYS[1], 3)
+return 3
+"""
+
+Buy = Callable[[redis.Redis, str, str, int], bool]
+
+
+@exercise
+def buy(r: redis.Redis, answer: Buy) -> str:
+    stock, cart = "check:stock", "check:cart"
+    try:
+        alone(r, answer, stock, cart)
+        for at in range(1, 9):
+            with_a_rival(r, answer, stock, cart, at)
+            watched(r, answer, stock, cart, at)
+        r.mset({stock: 5, cart: 0})
+        with wire(r) as counted:
+            answer(r, stock, cart, 1)
+        together(r, answer, stock, cart)
+    finally:
+        r.delete(stock, cart)
+    if counted.round_trips > 1:
+        raise NotYet(
+            f"not a piece is sold twice, in {counted.round_trips} round trips, and more when two "
+            "want the same. Where could the decision be made, so that one is enough?"
+        )
+    return (
+        f"right: one round trip; {THREADS} threads wanted {THREADS * EACH}, "
+        f"{IN_STOCK} were there, {IN_STOCK} were sold"
+    )
+
+
+def numbers_in(r: redis.Redis, *keys: str) -> tuple[int, ...]:
+    """The numbers under keys; a key that is gone counts as 0."""
+    return tuple(int(found or 0) for found in r.mget(*keys))
+
+
+def alone(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
+    for left, quantity, sold in ((5, 3, True), (3, 3, True), (2, 3, False), (0, 1, False)):
+        r.mset({stock: left, cart: 0})
+        said = answer(r, stock, cart, quantity)
+        now = numbers_in(r, stock, cart)
+        right = (left - quantity, quantity) if sold else (left, 0)
+        if now != right:
+            raise NotYet(
+                f"{left} in stock, {quantity} wanted: stock and cart should be {right} then, "
+                f"and are {now}."
+            )
+        if bool(said) != sold:
+            raise NotYet(
+                f"{left} in stock, {quantity} wanted: stock and cart are right, but the answer "
+                f"is {said!r}. The caller must learn whether it was sold."
+            )
+
+
+def with_a_rival(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) -> None:
+    """Five in stock, two want three each; the rival buys after the answer's reply number `at`."""
+    r.mset({stock: 5, cart: 0})
+    rival = []
+    client = interrupted(r, at, lambda: rival.append(r.eval(TAKE, 1, stock)))
+    try:
+        said = answer(client, stock, cart, 3)
+    finally:
+        client.close()
+    left, mine = numbers_in(r, stock, cart)
+    others = sum(rival)
+    if left < 0:
+        raise NotYet(
+            f"right when you are alone. But a rival bought 3 of the 5 after reply number {at}, "
+            f"and you sold 3 as well: {left} in stock. The decision was out of date when the "
+            "envelope was sealed. WATCH would notice; a script would decide inside."
+        )
+    if left + mine + others != 5 or mine != (3 if said else 0):
+        raise NotYet(
+            f"right when you are alone. But a rival came between, after reply number {at}: "
+            f"of 5 pieces {left} are in stock, {mine} in your cart, {others} with the rival, "
+            f"and the answer was {said!r}. Taking and adding must happen together."
+        )
+
+
+def watched(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) -> None:
+    """Two in stock, three wanted; somebody looks at the stock after reply number `at`."""
+    r.mset({stock: 2, cart: 0})
+    seen: list[int] = []
+    client = interrupted(r, at, lambda: seen.extend(numbers_in(r, stock)))
+    try:
+        answer(client, stock, cart, 3)
+    finally:
+        client.close()
+    if seen and seen[0] != 2:
+        raise NotYet(
+            f"2 in stock, 3 wanted: in the end all is well, but after reply number {at} the stock "
+            f"was {seen[0]}. Who looked just then was turned away, or sold what is not there. "
+            "Look first, take afterwards, in one step."
+        )
+
+
+def together(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
+    r.mset({stock: IN_STOCK, cart: 0})
+
+    def visitor(_: int) -> int:
+        return sum(bool(answer(r, stock, cart, 1)) for _ in range(EACH))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        sold = sum(pool.map(visitor, range(THREADS)))
+    left, carts = numbers_in(r, stock, cart)
+    if (left, carts, sold) != (0, IN_STOCK, IN_STOCK):
+        raise NotYet(
+            f"{THREADS} threads wanted more than the {IN_STOCK} pieces there were: {left} are "
+            f"left, {carts} in the cart, {sold} calls said they were sold."
+        )
+
+
+@exercise
+def set_if_higher(shared: redis.Redis, answer: Callable[[redis.Redis, str, int], object]) -> str:
+    """On a server of its own: SCRIPT FLUSH is not for one that others use."""
+    key = "check:best"
+    try:
+        with server() as private, private.client() as r:
+            return judge_higher(r, answer, key)
+    finally:
+        shared.delete(key)  # where an answer went that took no notice of `r`
+
+
+def judge_higher(r: redis.Redis, answer: Callable, key: str) -> str:
+    def best() -> int:
+        return int(r.get(key) or 0)
+
+    try:
+        answer(r, key, 9)
+    except redis.exceptions.NoScriptError:
+        raise NotYet(
+            "NOSCRIPT: this server has never seen your script, and yours will not have seen it "
+            "after its next restart. EVALSHA sends only a name. Who sends the text when the name "
+            "is unknown?"
+        ) from None
+    if best() != 9:
+        raise NotYet(
+            f"where nothing was, 9 should be stored, and there is {r.get(key)!r}. (A script object "
+            "talks to the client that registered it, unless you say client=r.)"
+        )
+    for value, right in ((10, 10), (7, 10), (10, 10)):
+        answer(r, key, value)
+        if best() != right:
+            raise NotYet(
+                f"{value} came, the best should be {right}, and is {best()}. "
+                "(As text, '9' is higher than '10'; tonumber makes numbers of both.)"
+            )
+    for at in range(1, 6):
+        with_a_higher_one(r, answer, key, at)
+    r.script_flush()
+    try:
+        answer(r, key, 200)
+    except redis.exceptions.NoScriptError:
+        raise NotYet(
+            "it works until the server forgets its scripts (a restart, SCRIPT FLUSH): NOSCRIPT. "
+            "Who sends the text again?"
+        ) from None
+    if best() != 200:
+        raise NotYet(f"after SCRIPT FLUSH 200 should be stored, and there is {best()}.")
+    with wire(r) as counted:
+        answer(r, key, 300)
+    if counted.round_trips > 1:
+        raise NotYet(
+            f"right, in {counted.round_trips} round trips every time. Only the call that finds "
+            "the script missing needs more than one."
+        )
+    if counted.by_command["EVAL"]:
+        raise NotYet(
+            f"right, but the whole text travels with every call, {counted.bytes_out} bytes. "
+            "EVALSHA sends 40 characters, and the text only when it is missing."
+        )
+    return "right: one round trip, 40 characters instead of the text, and a restart does no harm"
+
+
+def with_a_higher_one(r: redis.Redis, answer: Callable, key: str, at: int) -> None:
+    """Somebody stores 100 after the answer's reply number `at`; an answer of 50 must not win."""
+    r.set(key, 10)
+    came = []
+    client = interrupted(r, at, lambda: came.append(r.set(key, 100)))
+    try:
+        answer(client, key, 50)
+    finally:
+        client.close()
+    right = "100" if came else "50"
+    if r.get(key) != right:
+        raise NotYet(
+            f"somebody stored 100 after reply number {at}, and your 50 replaced it. Looking and "
+            "storing must be one step."
+        )

@@ -1,0 +1,136 @@
+"""The lesson on choosing a structure: its exercises and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import redis
+
+from redis_lab.figures import Chart, DotPanels, Panel
+from redis_lab.judging import NotYet, exercise
+from redis_lab.wiretap import wire
+
+FIGURES: dict[str, Chart] = {
+    "structures": DotPanels(
+        title="Remembering a visitor, in ten structures",
+        panels=(
+            Panel(
+                title="memory",
+                xlabel="bytes for each visitor",
+                points={"bytes": "bytes_each"},
+            ),
+            Panel(
+                title="add one",
+                xlabel="time for each command (µs)",
+                points={"one by one": "add_one_us", "pipelined": "add_pipelined_us"},
+            ),
+            Panel(
+                title="ask for one",
+                xlabel="time for each command (µs)",
+                points={"one by one": "ask_one_us", "pipelined": "ask_pipelined_us"},
+            ),
+        ),
+    ),
+}
+
+STRUCTURES = (
+    *("string", "hash", "list", "set", "sorted set", "stream", "HyperLogLog", "bitmap", "geo"),
+    "pub/sub",
+)
+# question: what answers it, and why
+CHOICES = {
+    "the ten products a user looked at last": (
+        {"list"},
+        "the order of arrival is the answer, and the oldest may be cut off: LPUSH and LTRIM",
+    ),
+    "name, price and stock of a product, each changing on its own": (
+        {"hash"},
+        "in one text, two who change different properties overwrite each other",
+    ),
+    "how many different people came today, give or take a per cent": (
+        {"HyperLogLog"},
+        "nobody asks who they were, so there is no need to keep them: PFADD and PFCOUNT",
+    ),
+    "the ten best sellers, and the rank of each product": (
+        {"sorted set"},
+        "it must be kept in order while the numbers change",
+    ),
+    "who bought this lamp and that chair": ({"set"}, "it is an intersection: SINTER"),
+    "orders to be packed, none lost if a packer dies": (
+        {"stream"},
+        "somebody must remember who has taken what and not finished: a consumer group",
+    ),
+    "the couriers within five kilometres": ({"geo"}, "near in two directions: GEOSEARCH"),
+    "wrong passwords in the last minute": (
+        {"string"},
+        "it is one number with a time to live: INCR, and EXPIRE with NX",
+    ),
+}
+
+
+@exercise
+def choose(_: redis.Redis, answer: Mapping[str, str]) -> str:
+    if set(answer) != set(CHOICES):
+        raise NotYet("keep the eight questions as they are, and change the structures only.")
+    unknown = [name for name in answer.values() if name not in STRUCTURES]
+    if unknown:
+        raise NotYet(f"there is no {unknown[0]!r}; there are {', '.join(STRUCTURES)}.")
+    wrong = [question for question, name in answer.items() if name not in CHOICES[question][0]]
+    if wrong:
+        right = len(CHOICES) - len(wrong)
+        raise NotYet(
+            f"{right} of {len(CHOICES)} fit. For one, {wrong[0]!r}: {CHOICES[wrong[0]][1]}."
+        )
+    return "right: eight questions, eight structures made for them"
+
+
+@exercise
+def viewed(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
+    visitors, top, last = "check:visitors", "check:top", "check:last:ada"
+    keys = [visitors, top, last, *(f"check:last:u{k}" for k in range(50))]
+    try:
+        for k in range(50):
+            answer(r, f"u{k}", "home")
+        for page in ("a", "b", "c", "d", "e", "f"):
+            answer(r, "ada", page)
+        with wire(r) as counted:
+            answer(r, "ada", "a")
+        kinds = [str(r.type(key)) for key in (visitors, top, last)]
+        if kinds[0] == "set":
+            raise NotYet(
+                "check:visitors is a set. It answers, and keeps every single name for it; the "
+                "question was only how many. Which structure counts without keeping?"
+            )
+        if kinds != ["string", "zset", "list"]:
+            raise NotYet(
+                "a HyperLogLog, a sorted set and a list are wanted; TYPE says "
+                f"{', '.join(kinds)}. (To TYPE a HyperLogLog is a string.)"
+            )
+        try:
+            people = r.pfcount(visitors)
+        except redis.ResponseError as error:
+            raise NotYet("check:visitors is a plain string and no HyperLogLog: PFADD.") from error
+        best, latest = r.zrange(top, 0, 1, desc=True, withscores=True), r.lrange(last, 0, -1)
+        clocks = [r.ttl(key) for key in keys]
+    finally:
+        r.delete(*keys)
+    if not 49 <= people <= 53:
+        raise NotYet(f"51 people looked at something, and PFCOUNT says {people}.")
+    if [tuple(pair) for pair in best] != [("home", 50.0), ("a", 2.0)]:
+        raise NotYet(f"the most viewed should be home with 50 and a with 2, and are {best}.")
+    if latest[:5] != ["a", "f", "e", "d", "c"]:
+        raise NotYet(f"Ada's last pages are a, f, e, d, c; check:last:ada holds {latest}.")
+    if len(latest) > 5:
+        raise NotYet(
+            f"Ada's list has {len(latest)} pages and grows with each. LTRIM cuts it to five."
+        )
+    if counted.round_trips > 1:
+        raise NotYet(
+            f"all of it is right, in {counted.round_trips} round trips. None of the commands "
+            "needs the reply of another, so they can share an envelope."
+        )
+    if any(left == -1 for left in clocks):
+        raise NotYet("right, but a key has no time to live and stays for ever.")
+    if any(not 86_000 < left <= 86_400 for left in clocks):
+        raise NotYet("right, but a day has 86,400 seconds.")
+    return f"right: three questions prepared for in one round trip, {counted.commands} commands"

@@ -1,0 +1,240 @@
+"""What turns a notebook into a lesson: predictions, claims, exercises, the source of a pattern."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import linecache
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, zip_longest
+from numbers import Real
+from types import FrameType
+from typing import Any
+
+import redis
+
+from . import claims, lessons
+from .claims import NOT_MEASURED
+from .errors import LabError
+from .figures import Chart, write
+from .judging import NotYet
+from .measure.comparison import Comparison
+from .measure.effort import effort_name
+from .measure.results import Result, of, save
+from .servers.choose import announced
+
+
+class ClaimFailed(AssertionError):
+    """A sentence of the lesson that this run does not bear out."""
+
+
+class Prediction:
+    """Guesses made before a measurement, to be laid beside it by `reveal`."""
+
+    def __init__(self, guesses: Mapping[str, float]) -> None:
+        self.guesses = dict(guesses)
+
+    def __repr__(self) -> str:
+        return "noted: " + ", ".join(f"{name} {guess:g}" for name, guess in self.guesses.items())
+
+    def reveal(self, *, theory: Mapping[str, float] | None = None, **measured: float) -> Revealed:
+        """The guesses beside what was measured and, where there is one, what the theory says.
+
+        Raises: LabError for a name that was never guessed.
+        """
+        theory = theory or {}
+        unknown = (set(measured) | set(theory)) - set(self.guesses)
+        if unknown:
+            raise LabError(f"Nothing was predicted for {', '.join(sorted(unknown))}.")
+        return Revealed(self.guesses, measured, theory)
+
+
+class Revealed:
+    """A small table: your guess, the measurement, the theory, and how far off the guess was."""
+
+    HEADS = ("", "your guess", "measured", "theory", "your guess was")
+
+    def __init__(self, guesses: Mapping, measured: Mapping, theory: Mapping) -> None:
+        self.rows = [
+            (
+                name.replace("_", " "),
+                number(guess),
+                number(measured.get(name)),
+                number(theory.get(name)),
+                how_far(guess, measured.get(name)),
+            )
+            for name, guess in guesses.items()
+        ]
+
+    def __repr__(self) -> str:
+        table = [self.HEADS, *self.rows]
+        widths = [max(len(row[k]) for row in table) for k in range(len(self.HEADS))]
+        return "\n".join("  ".join(map(str.rjust, row, widths)).rstrip() for row in table)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{text}</th>" for text in self.HEADS)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in self.rows
+        )
+        return f"<table><tr>{head}</tr>{rows}</table>"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def how_far(guess: float, measured: float | None) -> str:
+    if measured is None or guess <= 0 or measured <= 0:
+        return "–"
+    factor = guess / measured
+    if 1 / 1.25 <= factor <= 1.25:
+        return "close"
+    times = float(f"{max(factor, 1 / factor):.2g}")
+    return f"{number(times)} times too {'high' if factor > 1 else 'low'}"
+
+
+def predict(**guesses: float) -> Prediction:
+    """Note guesses before measuring: `guess = lab.predict(here=2, away=2)`.
+
+    Raises: LabError for a guess that is not a finite number.
+    """
+    for name, guess in guesses.items():
+        if not isinstance(guess, int | float) or not math.isfinite(guess):
+            raise LabError(f"The guess for {name} must be a number, not {guess!r}.")
+    if not guesses:
+        raise LabError("Predict something: lab.predict(times_faster=2).")
+    return Prediction(guesses)
+
+
+def claim(text: str, holds: bool, *, varies: bool = False) -> None:
+    """Print a sentence of the lesson with a tick, or say that this run does not bear it out.
+
+    A claim on a count, on a contract or on an answer must hold. One that rests on times, on what
+    the operating system hands out, or on chance `varies` from machine to machine: where it fails,
+    both sides are printed, and nothing stops. `redis-lab validate` lists it at its end.
+
+    Raises: ClaimFailed for a claim that must hold and does not.
+    """
+    if not varies and not holds:
+        raise ClaimFailed(f"✗ {text}")
+    busy = varies and claims.missing
+    if claims.validated() and varies:
+        reason = NOT_MEASURED if busy else "" if holds else f"does not hold here: {sides()}"
+        claims.write(claim=text, holds=bool(holds), reason=reason)
+    elif not holds:
+        print(f"✗ {text}\n  {sides()} does not hold here. {MAY_MEAN}")
+        return
+    print(f"✓ {text}")
+
+
+MAY_MEAN = (
+    "This varies from machine to machine. If other programs were running, measure again; "
+    "if it stays so, this machine is different, and what the lesson concludes is not true of it."
+)
+
+
+def sides() -> str:
+    """Both sides of the comparison that the caller's caller handed to `claim`, with their values.
+
+    What stands left and right of `<` in the source is evaluated again, in the caller's names.
+    """
+    here = inspect.currentframe()
+    frame = here and here.f_back and here.f_back.f_back
+    where = inspect.getframeinfo(frame, context=0).positions if frame else None
+    if not frame or not where:
+        return "it"
+    tree = ast.parse("".join(linecache.getlines(frame.f_code.co_filename)) or "None")
+    for call in ast.walk(tree):
+        place = (getattr(call, name, None) for name in ("lineno", "col_offset", "end_lineno"))
+        if isinstance(call, ast.Call) and tuple(place) == (
+            where.lineno,
+            where.col_offset,
+            where.end_lineno,
+        ):
+            return values(call.args[1], frame) if len(call.args) > 1 else ""
+    return "it"
+
+
+def values(expression: ast.expr, frame: FrameType) -> str:
+    """A comparison as it stands in the source, its sides replaced by what they are."""
+    if not isinstance(expression, ast.Compare):
+        return ast.unparse(expression)
+    shown = []
+    for side in (expression.left, *expression.comparators):
+        source = ast.unparse(side)
+        try:
+            value = eval(source, frame.f_globals, frame.f_locals)
+        except Exception:  # it names what a comprehension has in hand, or does not work twice
+            shown.append(source)
+        else:
+            shown.append(number(float(value)) if isinstance(value, Real) else repr(value))
+    words = [SIGNS.get(type(sign), "?") for sign in expression.ops]
+    return " ".join(chain.from_iterable(zip_longest(shown, words, fillvalue=""))).rstrip()
+
+
+SIGNS = {
+    ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=",
+    ast.Is: "is", ast.IsNot: "is not", ast.In: "in", ast.NotIn: "not in",
+}  # fmt: skip
+
+
+def check(exercise: str, answer: object) -> None:
+    """Check an answer: `lab.check("pipelines.cart_total", cart_total)`; print what is wrong.
+
+    The answer is run with the client that `connect()` announced last.
+
+    Raises: LabError for an exercise that does not exist, or before `connect()`; CheckFailed where
+    the check itself breaks down.
+    """
+    judge, client = lessons.find_check(exercise), announced()
+    if client is None:
+        raise LabError("lab.check needs a server: call r = lab.connect() first.")
+    try:
+        print(f"✓ {judge(client, answer)}")
+    except NotYet as hint:
+        print(f"✗ not yet: {hint}")
+
+
+def show_source(thing: type | Callable) -> object:
+    """Show the live source of a pattern: what you read is what the lesson runs."""
+    from IPython.display import Markdown
+
+    return Markdown(f"```python\n{inspect.getsource(thing).rstrip()}\n```")
+
+
+source = show_source  # as `lab.lesson.source`
+
+
+def figure(
+    experiment: str,
+    measured: Comparison | Sequence[Mapping],
+    *,
+    client: redis.Redis | None = None,
+    **more: Any,
+) -> object:
+    """Save what an experiment measured and its plot, and show the plot.
+
+    How it is drawn stands in FIGURES of the lesson's module; `more` goes into the result's
+    environment.
+
+    Raises: LabError for an experiment that no lesson has a figure for.
+    """
+    chart = lessons.figure(experiment)
+    return show(of(experiment, measured, title=chart.title, client=client, **more), chart)
+
+
+def show(result: Result, chart: Chart) -> object:
+    """Save a result and its plot, and show the plot.
+
+    At effort `full` they land in data/results and data/plots, otherwise in data/local.
+    """
+    from IPython.display import Image
+
+    save(result)
+    return Image(data=write(result, chart), format="png", alt=alt(chart, effort_name()))
+
+
+def alt(chart: Chart, effort: str) -> str:
+    """The alternative text of a figure in a notebook."""
+    return f"{chart.title} ({effort} effort)"
