@@ -505,10 +505,10 @@ def test_behind_the_same_distance(lab, web, r):
                 start = time.perf_counter()
                 assert get("k") == "v"
                 taken.append(time.perf_counter() - start)
-                return 0.028 < taken[-1] < 0.056
+                return far.delay_ms <= taken[-1] * 1000 < 56
 
             assert within(20, one_round_trip), taken
-            assert min(taken) > 0.028
+            assert min(taken) * 1000 >= far.delay_ms > 20
 
 
 def test_behind_no_distance_is_the_gateway_itself(lab, web):
