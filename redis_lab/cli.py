@@ -20,8 +20,6 @@ from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
-import redis_lab as package
-
 from . import notebooks
 from .errors import LabError
 from .extras import describe_missing, require
@@ -168,6 +166,8 @@ def plots_command(
     ] = False,
 ) -> None:
     """Execute the notebooks and write data/results/*.json and data/plots/*.png."""
+    from .measure import results
+
     if redraw:
         return draw_again(only, effort, in_place)
     require("nbformat", "nbclient", "ipykernel")
@@ -175,7 +175,7 @@ def plots_command(
     with_cost = bool(only) and only in HARNESS_COST
     if not (chosen or with_cost):
         notebooks.find(only)  # which says what there is
-    folder = package.results.results_folder(effort)
+    folder = results.results_folder(effort)
     began = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
     if with_cost:
         script = harness_cost(must_be_here=not chosen)
@@ -201,9 +201,10 @@ def draw_again(only: str, effort: str, in_place: bool) -> None:
 
     Raises: LabError without a result, and, after drawing the others, for those of no lesson.
     """
-    from . import lessons, teach
+    from . import figures, lessons, teach
+    from .measure import results
 
-    folder = package.results.results_folder(effort)
+    folder = results.results_folder(effort)
     paths = [path for path in sorted(folder.glob("*.json")) if wanted(path.stem, only)]
     paths = [path for path in paths if path.name != notebooks.TOOK]
     if not paths:
@@ -211,10 +212,8 @@ def draw_again(only: str, effort: str, in_place: bool) -> None:
     known = [path for path in paths if path.stem in lessons.figures()]
     drawn, alternatives = {}, {}
     for path in tqdm(known, desc="drawing"):
-        result, chart = package.results.load(path), lessons.figure(path.stem)
-        drawn[path.stem] = package.figures.write(
-            result, chart, package.figures.plots_folder(effort)
-        )
+        result, chart = results.load(path), lessons.figure(path.stem)
+        drawn[path.stem] = figures.write(result, chart, figures.plots_folder(effort))
         alternatives[path.stem] = teach.alt(chart, result.environment.get("effort", effort))
     if in_place:
         for path in notebooks.find():
@@ -258,11 +257,14 @@ def wanted(experiment: str, only: str) -> bool:
 
 
 def report(paths: list[Path], effort: str) -> None:
+    from . import figures
+    from .measure import results
+
     root = Path.cwd()
     rows = []
     for path in paths:
-        result = package.results.load(path)
-        plot = package.figures.plots_folder(effort) / f"{result.experiment}.png"
+        result = results.load(path)
+        plot = figures.plots_folder(effort) / f"{result.experiment}.png"
         where = plot.relative_to(root) if plot.is_relative_to(root) else plot
         rows.append([result.experiment, result.title, str(len(result.rows)), str(where)])
     table("\nMeasured", ["experiment", "what", "points", "plot"], rows)
@@ -409,6 +411,21 @@ def index(
         raise LabError("The above does not agree with notebooks/toc.yml: run redis-lab index.")
     if not changes:
         out.print("Everything agrees with notebooks/toc.yml.")
+
+
+@app.command()
+def new(
+    lesson: Annotated[str, typer.Argument(help="Its folder and name, such as patterns/outbox.")],
+    title: Annotated[str, typer.Option(help="The notebook's heading; made of the name.")] = "",
+    minutes: Annotated[int, typer.Option(help="How long a learner needs.", min=1, max=180)] = 30,
+) -> None:
+    """Begin a lesson: its line in toc.yml, a notebook, a module and a test, all in order."""
+    from .new import new as write_new
+
+    require("nbformat", "nbclient", "ipykernel")
+    for path in write_new(lesson, title=title, minutes=minutes):
+        out.print(str(path.relative_to(notebooks.folder().parent)), highlight=False)
+    out.print("Now change them, and measure: redis-lab plots NAME --in-place")
 
 
 @app.command()

@@ -33,6 +33,7 @@ sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None
 
 CELL_TIMEOUT_S = 300
 TOOK = "validation_seconds.json"  # in data/local: how long each notebook took the last time
+HELPERS = ("/_keeper.py", "/_relay.py", "/_generator.py", "/rest/app.py")  # run by child.Child
 MARK = "REDIS_LAB_VALIDATION"  # set for everything that a validation starts
 FIGURE_CALL = re.compile(r'\b(?:lab|lesson)\.figure\(\\?"(\w+)\\?"')  # in source, or in its JSON
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # IPython colours its tracebacks
@@ -328,6 +329,6 @@ def helpers(mark: str) -> list[psutil.Process]:
     for process in psutil.process_iter(["cmdline"]):
         with contextlib.suppress(psutil.Error):
             words = process.info["cmdline"] or []
-            if any(word.endswith(("_keeper.py", "_relay.py")) for word in words):
+            if any(word.endswith(HELPERS) for word in words):
                 found += [process] if process.environ().get(MARK) == mark else []
     return found

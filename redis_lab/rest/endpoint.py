@@ -20,6 +20,7 @@ from typing import Any
 from ..child import Child
 from ..distance import Link, Relay
 from ..errors import LabError
+from ..extras import require
 from ..servers.base import Server
 
 APP = Path(__file__).with_name("app.py")
@@ -73,6 +74,8 @@ class Gateway(Endpoint):
         self.start()
 
     def start(self) -> None:
+        """Raises: LabError when it does not start, or when what it needs is not installed."""
+        require("tornado", "upstash_redis", "httpx")
         # Not on the command line: passwords must not show in the list of processes.
         settings = {**self.settings, "token": self.token}
         self._child = Child("The gateway", APP, settings=settings, isolated=False)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,7 @@ import redis
 from .. import internals
 from ..child import Child
 from ..errors import LabError
+from ..extras import describe_missing
 from .base import DEFAULTS, START_TIMEOUT_S, Kind, Server, config_lines, format_value
 
 IMAGE = "redis:8"
@@ -103,6 +105,8 @@ class Docker(Kind):
     name = DockerServer.kind
 
     def probe(self) -> tuple[bool, str]:
+        if find_spec("testcontainers") is None:
+            return False, describe_missing("testcontainers") or ""
         engine = docker_version()
         return bool(engine), f"Docker engine {engine}" if engine else "no Docker engine answers"
 

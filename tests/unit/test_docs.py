@@ -32,29 +32,6 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z]+):", MAKEFILE, flags=re.M))
 COMMANDS = set(typer.main.get_command(cli.app).commands)
 
-# What the pages describe already and is still being moved here, or written
-PLANNED = [
-    *("redis-lab index", "redis-lab new", "notebooks/toc.yml", "tests/lessons"),
-    *("redis_lab/child.py", "redis_lab/internals.py", "redis_lab/wiretap.py", "redis_lab/servers"),
-    *("redis_lab/distance.py", "redis_lab/measure", "redis_lab/rest", "redis_lab/figures.py"),
-    *("redis_lab/lessons", "redis_lab/teach.py", "redis_lab/toc.py", "redis_lab/index.py"),
-    *("redis_lab/extras.py", "tests/unit/test_architecture.py"),
-]
-
-
-def is_here(named: str) -> bool:
-    command = named.removeprefix("redis-lab ")
-    return command in COMMANDS if command != named else (ROOT / named).exists()
-
-
-MISSING = [named for named in PLANNED if not is_here(named)]
-when_all_is_here = pytest.mark.skipif(bool(MISSING), reason=f"not here yet: {', '.join(MISSING)}")
-
-
-def test_something_is_planned():
-    assert MISSING, "all of PLANNED is here: remove PLANNED, and what hangs on it"
-
-
 every_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 
 
@@ -108,7 +85,7 @@ def test_variables_of_make_are_read_by_the_makefile(page):
 @every_page
 def test_commands_of_redis_lab_exist(page):
     named = set(re.findall(r"(?:^|[ /])redis-lab ([a-z]+)\b", code_of(page), flags=re.M))
-    assert named <= COMMANDS | {name.removeprefix("redis-lab ") for name in MISSING}
+    assert named <= COMMANDS
 
 
 @every_page
@@ -118,7 +95,7 @@ def test_files_named_in_code_exist(page):
     paths = {span for span in spans if re.fullmatch(rf"({tops})/[\w./-]*", span)}
     examples = {path for path in paths if re.search(r"xyz|^data/local/", path)}
     missing = {path for path in paths - examples if not (ROOT / path).exists()}
-    assert not {path for path in missing if path.rstrip("/") not in MISSING}
+    assert not missing
 
 
 def test_every_target_is_explained_by_make_help():
@@ -173,7 +150,6 @@ def test_every_variable_of_make_is_in_the_table():
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 
 
-@when_all_is_here
 def test_every_room_is_in_the_table():
     section = ARCHITECTURE.split("\n## Rooms\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (`[^|]+) \|", section, flags=re.M)
@@ -183,7 +159,6 @@ def test_every_room_is_in_the_table():
     assert sorted(listed) == sorted(name for name in here - {"redis_lab"} if name[0] != "_")
 
 
-@when_all_is_here
 def test_the_arrows_of_the_diagram_are_imports():
     from test_architecture import PACKAGE, graph, room
 

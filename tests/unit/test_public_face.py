@@ -146,12 +146,14 @@ def test_the_core_measures_without_any_extra():
         "print(*lab.bench.compare({'a': int}, baseline=False).to_frame().index)\n"
         "for name in dir(lab):\n"
         "    try: getattr(lab, name)\n"
-        "    except lab.LabError as error: print(name, error)"
+        "    except lab.LabError as error: print(name, error)\n"
+        "try: lab.rest.Gateway('redis://nowhere', None, '', 0, 1)\n"
+        "except lab.LabError as error: print(error)"
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "a",
-        "rest This needs tornado, which is not installed: pip install 'redis-lab[http]'",
+        "This needs tornado, which is not installed: pip install 'redis-lab[http]'",
     ]
 
 

@@ -543,7 +543,7 @@ def test_a_binary_that_was_installed_without_its_mode(tmp_path, monkeypatch, wri
 
 
 def test_the_readme_names_every_kind():
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     assert f"REDIS_LAB_SERVER={'|'.join(kind.name for kind in KINDS)}" in readme
 
 
