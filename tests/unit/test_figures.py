@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
-from redis_lab.bench import FLOOR
 
 from redis_lab import figures, lessons, results
 from redis_lab.errors import LabError
 from redis_lab.figures import PALETTE, Chart, DotPanels, DotPlot, Lines, Panel, Timeline
+from redis_lab.measure.baseline import BASELINE
 from redis_lab.measure.results import Result
 
 COMMITTED = sorted((Path(__file__).resolve().parents[2] / "data/results").glob("*.json"))
@@ -444,7 +444,7 @@ def test_the_others_take_colours_that_mean_nothing_in_that_figure():
     assert len(CURVE.colours("abcdefghi")) == 9
     borrowed = {PALETTE[meaning] for meaning in ("lost", "stale", "theirs")}
     assert not borrowed & set(CRASH.colours("abcdefghi").values()), "a timeline tells by shape"
-    assert CURVE.colours(["a", FLOOR])[FLOOR] == PALETTE["baseline"], "in every figure"
+    assert CURVE.colours(["a", BASELINE])[BASELINE] == PALETTE["baseline"], "in every figure"
 
 
 def test_colours_of_different_meanings_are_told_apart_in_grey_or_by_hue():
