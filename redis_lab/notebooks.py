@@ -33,7 +33,8 @@ sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None
 
 CELL_TIMEOUT_S = 300
 TOOK = "validation_seconds.json"  # in data/local: how long each notebook took the last time
-HELPERS = ("/_keeper.py", "/_relay.py", "/_generator.py", "/rest/app.py")  # run by child.Child
+# Run by child.Child
+HELPERS = ("/_keeper.py", "/_relay.py", "/_generator.py", "/rest/app.py", "/_remover.py")
 MARK = "REDIS_LAB_VALIDATION"  # set for everything that a validation starts
 FIGURE_CALL = re.compile(r'\b(?:lab|lesson)\.figure\(\\?"(\w+)\\?"')  # in source, or in its JSON
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # IPython colours its tracebacks

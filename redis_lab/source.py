@@ -21,9 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+from .child import Child
 from .errors import LabError
 from .files import data_folder
 
+REMOVER = Path(__file__).with_name("_remover.py")
 SCHEMA_VERSION = 1
 SEED = 20250101
 EXPONENT = 0.9
@@ -253,21 +255,27 @@ def shop(scale: str = "default", *, seed: int = SEED, writable: bool = False) ->
     if not writable:
         return Shop(made, writable=False)
     folder = tempfile.mkdtemp(prefix="redis-lab-shop-")
-    try:
-        copy = Path(shutil.copy(made, folder))
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise LabError(
-            f"No room for a copy of the shop: {error.strerror}. Free disk space."
-        ) from error
-    opened = Shop(copy, writable=True)
-    opened._remove = weakref.finalize(opened, remove_copy, folder, os.getpid())
+    with contextlib.ExitStack() as undo:
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        remover = Child("The remover of the shop's copy", REMOVER, folder)
+        undo.callback(remover.stop)
+        remover.wait_ready()
+        try:
+            copy = Path(shutil.copy(made, folder))
+        except OSError as error:
+            raise LabError(
+                f"No room for a copy of the shop: {error.strerror}. Free disk space."
+            ) from error
+        opened = Shop(copy, writable=True)
+        undo.pop_all()
+    opened._remove = weakref.finalize(opened, remove_copy, folder, os.getpid(), remover)
     return opened
 
 
-def remove_copy(folder: str, owner: int) -> None:
+def remove_copy(folder: str, owner: int, remover: Child) -> None:
     """Remove a private copy, unless this is a forked child of the process that made it."""
     if os.getpid() == owner:
+        remover.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

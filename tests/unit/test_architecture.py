@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[2] / "redis_lab"
 ROOT = "the package itself"  # redis_lab/__init__.py
 
 ROOMS = [
-    ("errors", "claims", "internals", "patterns", "_relay", "orphan"),
+    ("errors", "claims", "internals", "patterns", "_relay", "_remover", "orphan"),
     ("files", "child", "extras", "judging", "toc", "wiretap"),
     ("source", "servers"),
     ("distance", "magic"),
@@ -27,6 +27,7 @@ ROOMS = [
     ("teach",),
     (ROOT,),
     ("index", "notebooks"),
+    ("new",),
     ("cli",),
 ]
 

@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from processes import script, within
 from scipy import stats
 
 from redis_lab import source
 from redis_lab.errors import LabError
 
-README = (Path(__file__).resolve().parents[2] / "data" / "README.md").read_text()
+README = (Path(__file__).resolve().parents[1] / "data" / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +312,28 @@ def test_a_copy_is_removed_on_close_and_when_forgotten(folder):
     del forgotten
     gc.collect()
     assert not place.exists()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_copy_is_removed_whatever_ends_its_owner(folder, sign):
+    owner = subprocess.Popen(
+        script(
+            """
+            import time
+            from redis_lab import source
+            shop = source.shop("small", writable=True)
+            print(shop.file.parent, flush=True)
+            time.sleep(60)
+            """
+        ),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    place = Path(owner.stdout.readline().strip())
+    assert place.is_dir()
+    owner.send_signal(sign)
+    assert within(30, lambda: not place.exists())
+    owner.communicate()
 
 
 def test_a_product_can_be_added_where_there_was_none(mine):
