@@ -279,7 +279,7 @@ def collect_few(r: redis.Redis, p: PubSub, answer: Callable) -> None:
         thread.join(LONGEST_S)
         raise NotYet(
             "two messages came, three were asked for, and your code still waits for the third. "
-            "Nobody promises that it will come: give up after patience_s of silence."
+            "Nobody promises that it will come: give up after timeout_s of silence."
         )
     if isinstance(outcome[0], BaseException):
         raise outcome[0]

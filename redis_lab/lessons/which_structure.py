@@ -62,7 +62,7 @@ CHOICES = {
     ),
     "the couriers within five kilometres": ({"geo"}, "near in two directions: GEOSEARCH"),
     "wrong passwords in the last minute": (
-        {"string"},
+        {"string", "sorted set"},  # a sorted set of times, for a window that slides
         "it is one number with a time to live: INCR, and EXPIRE with NX",
     ),
 }

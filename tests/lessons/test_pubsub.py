@@ -194,7 +194,7 @@ def test_collect_explains_what_is_wrong(learner, answer, hint):
 
 def test_an_answer_that_never_ends_leaves_the_learners_client_alone(learner, r, monkeypatch):
     monkeypatch.setattr(pubsub, "LONGEST_S", 1.0)
-    with pytest.raises(NotYet, match="give up after patience_s"):
+    with pytest.raises(NotYet, match="give up after timeout_s"):
         pubsub.collect(learner, for_ever)
     assert [r.echo(str(k)) for k in range(20)] == [str(k) for k in range(20)]
     # The server needs a moment to notice who has gone
