@@ -669,7 +669,7 @@ def test_ctrl_c_while_measuring_is_said_and_not_a_traceback(checkout, data, tmp_
 LEAVES = """
 import subprocess, sys
 left = subprocess.Popen(
-    [sys.executable, "-c", "import time; time.sleep(90)", "_keeper.py"], start_new_session=True
+    [sys.executable, "-c", "import time; time.sleep(90)", "x/_keeper.py"], start_new_session=True
 )
 """
 
@@ -678,7 +678,7 @@ def test_validate_notices_what_a_notebook_leaves_running(tmp_path, capsys):
     cell = nbformat.v4.new_code_cell(LEAVES.strip(), execution_count=1)
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "leaves.ipynb")
     stranger = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(90)", "_keeper.py"]
+        [sys.executable, "-c", "import time; time.sleep(90)", "x/_keeper.py"]
     )  # somebody else's validation
     try:
         (left,) = notebooks.validations([tmp_path / "leaves.ipynb"], 1, 60)

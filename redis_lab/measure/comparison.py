@@ -65,6 +65,7 @@ class Comparison:
         return None if found is None else found / 1e3
 
     def median_us(self, name: str) -> float:
+        """The median time of one call of an arm, in µs."""
         return median(self.samples[name]) / 1e3
 
     def ratio(self, slow: str, fast: str) -> float:
@@ -89,6 +90,7 @@ class Comparison:
         return make_histogram(self.samples[name], name)
 
     def row(self, name: str, reference: str) -> dict[str, object]:
+        """What was measured of one arm, with its ratio to another: a row of the table."""
         each, samples = self.arms[name], self.samples[name]
         low, high = block_interval(median, samples, resamples=self._resamples)
         row: dict[str, Any] = {

@@ -91,6 +91,7 @@ class Load:
         return None if found is None else found / 1e3
 
     def mean_us(self, clock: str = "response") -> float:
+        """The mean over all requests by one of `CLOCKS`, in µs."""
         return float(self.times_ns(clock).mean()) / 1e3
 
     def histogram(self, clock: str = "response") -> HdrHistogram:

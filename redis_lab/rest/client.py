@@ -79,6 +79,7 @@ class Adapted:
         return getattr(self.client, name)
 
     def register_script(self, text: str) -> Script:
+        """A script that can be called, as of redis-py's `register_script`."""
         return Script(self.client, text)
 
 

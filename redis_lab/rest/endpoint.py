@@ -23,6 +23,8 @@ from ..errors import LabError
 from ..extras import require
 from ..servers.base import Server
 
+__all__ = ["TOKEN", "URL", "Endpoint", "Gateway", "gateway", "service"]
+
 APP = Path(__file__).with_name("app.py")
 BODY_LIMIT = 2**20  # bytes; what the service allows on its free plan
 URL, TOKEN = "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"
@@ -92,6 +94,7 @@ class Gateway(Endpoint):
         self.start()
 
     def stop(self) -> None:
+        """End the process; a second time does nothing."""
         self._child.stop()
 
     @contextlib.contextmanager
