@@ -29,7 +29,7 @@ Check = Callable[[redis.Redis, A], str]
 EXERCISES: dict[str, Check[Any]] = {}
 """The checks of the modules imported so far, by name: `hashes.reserve`."""
 
-REMEMBERED = 1000  # of what an answer returned, for a check that could do nothing with it
+REMEMBERED = 1000  # returned values of an answer, to explain why a check could not use them
 
 
 class NotYet(Exception):
@@ -44,7 +44,7 @@ def exercise(check: Check[A]) -> Check[A]:
     """Mark a function as the check of an exercise, so that `lab.check("lesson.name", …)` finds it.
 
     The marked function raises: NotYet, also for an exception in the learner's code and for a
-    result of a type that the check can do nothing with; CheckFailed for an exception of the
+    result of a type that the check cannot use; CheckFailed for an exception of the
     check's own; LabError where the lab's server is gone.
     """
     name = f"{check.__module__.rpartition('.')[2]}.{check.__name__}"
@@ -114,7 +114,7 @@ class Watch:
 
     def note(self, error: Exception) -> None:
         """Remember an exception that leaves the answer, and the line its own code was at."""
-        frames = traceback.extract_tb(error.__traceback__)[1:]  # without the watching one
+        frames = traceback.extract_tb(error.__traceback__)[1:]  # without the frame of the wrapper
         lines = [frame.lineno for frame in frames if frame.filename == frames[0].filename]
         self.let_out.append((error, lines[-1] if lines else None))
 
