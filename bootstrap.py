@@ -1,9 +1,9 @@
 """Set the workbook up: the virtual environment, the pinned packages, the shop's data.
 
 `make lab`, `make plots` and `make test` run this first. It needs nothing but Python's standard
-library, returns at once when all is up to date, and takes up again what was interrupted. uv
-installs the packages where it can, else pip does. What goes wrong is said in one line on stderr,
-with the fix, and ends it with exit code 1.
+library, returns at once when all is up to date, and resumes what was interrupted. uv
+installs the packages where it can, else pip does. Errors are one line on stderr, saying how to
+fix them; the exit code is then 1.
 
 This file has to be readable by Pythons that are too old for the workbook (3.6 to 3.10), so that it
 can say so.
@@ -211,7 +211,7 @@ class Setup:
                 interrupted = True
 
     def remove_half_records(self, interrupted):
-        """What a kill has left of an installer's records makes uv or pip stumble."""
+        """Remove records that a killed installer left incomplete: uv or pip would fail on them."""
         needed = ["METADATA"] + ["RECORD"] * interrupted
         for info in glob.glob(os.path.join(glob.escape(self.venv), "lib/*/*/*.dist-info")):
             if not all(os.path.exists(os.path.join(info, name)) for name in needed):
@@ -222,7 +222,7 @@ class Setup:
         return self.run([self.python, "-m", "pip", *arguments], failed, environment)
 
     def uv(self, *arguments, failed):
-        """Run `uv pip`. It is told what pip is told."""
+        """Run `uv pip` with pip's settings."""
         uv = shutil.which("uv") or os.path.join(self.venv, "bin", "uv")
         for pin in self.pins:
             if pin.startswith("uv==") and not os.path.exists(uv):
@@ -242,7 +242,7 @@ class Setup:
         return self.run([uv, "pip", *arguments, *options], failed, environment)
 
     def settings(self):
-        """What pip is told by its files and by the environment."""
+        """pip's settings, from its files and from the environment."""
         told = {}
         listed = self.pip("config", "list", failed="pip does not read its settings.")
         for section in ("global", "install", ":env:"):  # from weak to strong

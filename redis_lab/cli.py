@@ -153,7 +153,7 @@ def plots_command(
     redraw: Annotated[
         bool,
         typer.Option(
-            "--redraw", help="Draw existing results again, with the lessons' current figures; measure nothing."
+            "--redraw", help="Draw existing results as the lessons now say; measure nothing."
         ),
     ] = False,
     effort: Annotated[str, typer.Option(help="quick or full.")] = "full",
@@ -416,7 +416,7 @@ def index(
 @app.command()
 def new(
     lesson: Annotated[str, typer.Argument(help="Its folder and name, such as patterns/outbox.")],
-    title: Annotated[str, typer.Option(help="The notebook's heading; by default made from the name.")] = "",
+    title: Annotated[str, typer.Option(help="The heading; by default from the name.")] = "",
     minutes: Annotated[int, typer.Option(help="How long a learner needs.", min=1, max=180)] = 30,
 ) -> None:
     """Begin a lesson: its line in toc.yml, a notebook, a module and a test, all working."""

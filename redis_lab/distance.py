@@ -135,7 +135,7 @@ class Link:
         return issubclass(self._template.connection_pool.connection_class, SSLConnection)
 
     def client(self, **options: object) -> redis.Redis:
-        """A new client through the link, with the settings of the original one except for `options`.
+        """A new client through the link, with the original one's settings except for `options`.
 
         A certificate is checked against the server's own name, as without the link.
         """
@@ -259,7 +259,8 @@ def link(target: redis.Redis | Server | str, rtt_ms: float) -> Link:
     """
     if isinstance(rtt_ms, str) or not math.isfinite(rtt_ms) or not 0 <= rtt_ms <= LONGEST_MS:
         raise LabError(
-            f"rtt_ms={rtt_ms} is not a distance: give milliseconds from 0 (no link) to {LONGEST_MS:g}."
+            f"rtt_ms={rtt_ms} is not a distance: "
+            f"give milliseconds from 0 (no link) to {LONGEST_MS:g}."
         )
     if isinstance(target, redis.RedisCluster | redis.asyncio.RedisCluster | Cluster):
         raise LabError(

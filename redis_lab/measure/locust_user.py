@@ -12,7 +12,7 @@ On several, run the master and the workers by hand, each with REDIS_LAB_LOAD set
 
 Each user has one connection and asks at a constant pace, whatever the reply took; when a reply
 takes longer than its pace, it asks at once (`constant_pacing`). That is a closed loop for each user
-and close to an open one with many. Its times are service times: those of the second clock.
+and close to an open one with many. Its times are service times, not response times.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def distributed(
 
     Raises: LabError when Locust is not installed, does not start, or requests failed; for TLS.
     """
-    # Not above: Locust reads this file too, and needs none of it
+    # Not at the top: Locust imports this file too, and needs none of it
     from redis_lab.errors import LabError
     from redis_lab.extras import require
     from redis_lab.servers.base import free_port
