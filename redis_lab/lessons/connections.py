@@ -35,7 +35,7 @@ FIGURES: dict[str, Chart] = {
 }
 
 LONG_S = 60
-LATEST_S = 60  # how much longer than the pop a worker may wait before it calls the server dead
+LATEST_S = 60  # how much longer than the pop a worker may wait before it considers the server dead
 WAITS_S = 0.4
 
 
@@ -46,33 +46,33 @@ def worker_client(_: redis.Redis, answer: Callable[[str, float], redis.Redis]) -
         if not isinstance(client, redis.Redis):
             raise NotYet(f"it should return a redis.Redis, and returns {type(client).__name__}.")
         connection: Any = client.connection_pool.make_connection()
-        patience = connection.socket_timeout
-        if patience is None:
+        timeout_s = connection.socket_timeout
+        if timeout_s is None:
             raise NotYet(
                 "the pop may wait as long as it likes, and so may a worker whose server stands "
                 "still: without a socket_timeout it waits for ever. How long after block_s is late?"
             )
-        if patience <= LONG_S:
+        if timeout_s <= LONG_S:
             raise NotYet(
-                f"a pop of {LONG_S} s, and the socket gives up after {patience:g} s, on a server "
-                "that does just what it was asked to. socket_timeout must be longer than block_s."
+                f"a pop of {LONG_S} s, but the socket gives up after {timeout_s:g} s, on a server "
+                "that does exactly what it was asked. socket_timeout must be longer than block_s."
             )
-        if patience > LONG_S + LATEST_S:
+        if timeout_s > LONG_S + LATEST_S:
             raise NotYet(
                 f"a pop of {LONG_S} s, and a server that stands still is noticed after "
-                f"{patience:g} s. Some seconds more than block_s are enough."
+                f"{timeout_s:g} s. Some seconds more than block_s are enough."
             )
         other: Any = answer(private.url, WAITS_S).connection_pool.make_connection()
-        if other.socket_timeout == patience:
+        if other.socket_timeout == timeout_s:
             raise NotYet(
-                f"right for a pop of {LONG_S} s, and a pop of {WAITS_S} s has the same patience: "
-                f"{patience:g} s. Count it from block_s."
+                f"right for a pop of {LONG_S} s, and a pop of {WAITS_S} s has the same timeout: "
+                f"{timeout_s:g} s. Compute it from block_s."
             )
         if connection.retry.get_retries() != 0:
             raise NotYet(
-                f"the patience is right, and the pop is tried again up to "
+                f"the timeout is right, but the pop is tried again up to "
                 f"{connection.retry.get_retries()} times. After a stall the server answers the "
-                "first try as well, and that job went to nobody. Retry(NoBackoff(), 0) tries once."
+                "first try as well, and nobody receives that job. Retry(NoBackoff(), 0) tries once."
             )
         client = answer(private.url, WAITS_S)
         told: object
@@ -132,7 +132,7 @@ def rules(_: redis.Redis, answer: str) -> str:
         if "off" in user["flags"]:
             raise NotYet("a new user is off, and cannot log in. One word switches it on.")
         if "nopass" in user["flags"]:
-            raise NotYet("nopass lets anybody in who knows the name. Its password is `lab`: >lab.")
+            raise NotYet("nopass lets in anybody who knows the name. Its password is `lab`: >lab.")
         worker = private.client(username="worker", password="lab")
         try:
             worker.execute_command(*MAY[0])
@@ -146,11 +146,11 @@ def rules(_: redis.Redis, answer: str) -> str:
         for command, hint in MAY_NOT:
             with contextlib.suppress(redis.exceptions.NoPermissionError):
                 worker.execute_command(*command)
-                raise NotYet(f"it can work, and more: {hint}")
+                raise NotYet(f"it can do its work, but also more: {hint}")
         try:
             removed = worker.execute_command(*MAY[1])
         except redis.exceptions.NoPermissionError as error:
             raise NotYet(f"LREM on working:1 is refused: {error}.") from error
         if removed != 1 or admin.lrange("jobs:mail", 0, -1) != ["parcel"]:
-            raise NotYet("the job did not come through whole.")
+            raise NotYet("the job did not arrive intact.")
     return f"right: two commands, two patterns of keys, and {len(MAY_NOT)} attempts refused"

@@ -90,8 +90,8 @@ def visitors(r: redis.Redis, answer: Callable[[redis.Redis, list[str]], int]) ->
         raise NotYet("nothing came back. How many different visitors were there?")
     if said > 1500:
         raise NotYet(
-            f"800 different people came, and you say {said:,}: who came on two days is counted "
-            "twice. The keys know how to be counted together."
+            f"800 different people came, and you say {said:,}: a visitor of two days is counted "
+            "twice. One command counts several keys together."
         )
     if abs(said - 800) > 0.04 * 800:
         raise NotYet(f"800 different people came, and you say {said:,}. Are all days in it?")
@@ -137,14 +137,14 @@ def retained(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> 
     if counted.round_trips > 1:
         raise NotYet(
             f"the numbers are right, in {counted.round_trips} round trips. A crash between them "
-            "leaves the key behind. Nothing in them waits for an answer, so one envelope will do."
+            "leaves the key behind. No command waits for another's reply: use one pipeline."
         )
     if not counted.by_command.keys() & {"MULTI", "EVAL", "EVALSHA", "FCALL"}:
         raise NotYet(
-            "the numbers are right, in one round trip; but two who ask at once write into the same "
-            "key, and between BITOP and BITCOUNT the other may come by. MULTI keeps them apart."
+            "the numbers are right, in one round trip; but two callers at once write into the same "
+            "key, and one may run between the other's BITOP and BITCOUNT. MULTI keeps them apart."
         )
-    return "right: one round trip, nobody comes between, and no key is left for ever"
+    return "right: one round trip, no client in between, and no key is left for ever"
 
 
 @exercise

@@ -87,7 +87,7 @@ def weekly(r: redis.Redis, answer: Callable[[redis.Redis, list[str], int], Pairs
     if lasting:
         raise NotYet(
             f"the answers are right, and {lasting[0]} has no time to live: each week leaves a "
-            "board for ever, although it could be made again from its days."
+            "board for ever, although it could be computed again from its days."
         )
     if counted.round_trips > 1:
         raise NotYet(

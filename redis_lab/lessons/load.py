@@ -67,8 +67,8 @@ def corrected(_: redis.Redis, answer: Callable[[Sequence[float], float], Sequenc
             )
         if len(got) > len(right):
             raise NotYet(
-                f"{shown}: {len(got) - len(right)} too many. Who waits for nothing is no request "
-                "that was left out."
+                f"{shown}: {len(got) - len(right)} too many. A request that would not have waited "
+                "was not left out."
             )
         if got != right:
             raise NotYet(f"{shown}, and not {right}: the later it comes, the less it waits.")

@@ -57,7 +57,7 @@ def release(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -
     client = Meddled(connection_pool=r.connection_pool)
 
     def after(holder: str | None) -> tuple[bool, object, int]:
-        """What Ada's release says, who holds the lock then, and how many trips it took."""
+        """What Ada's release returns, who holds the lock then, and how many round trips it took."""
         r.delete(KEY)
         if holder:
             r.set(KEY, holder, px=60_000)
@@ -78,13 +78,13 @@ def release(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -
         raise NotYet("Ada released her own lock, and it is still there.")
     if bobs[1] is None:
         raise NotYet(
-            "Ada released Bob's lock. Her lease had run out while she worked. DEL asks nobody; "
+            "Ada released Bob's lock. Her lease had run out while she worked. DEL does not check; "
             "compare the value with her token first."
         )
     if gone_round:
         raise NotYet(
             "between your GET and your DEL the lease ran out, and Bob took the lock: his is gone. "
-            "To look and to delete must be one step on the server."
+            "Looking and deleting must be one step on the server."
         )
     if not mine[0] or bobs[0] or nobodys[0]:
         raise NotYet(
@@ -149,4 +149,4 @@ def fenced(client: redis.Redis, answer: Callable[[sqlite3.Connection, int, str],
             "the report is right, the answer is not: True if it was written, False if refused. "
             "The cursor knows: rowcount."
         )
-    return "right: the newest holder writes, the late one is refused, and told so"
+    return "right: the newest holder writes, the late one is refused and knows it"

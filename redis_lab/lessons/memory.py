@@ -109,7 +109,7 @@ def estimate(_: redis.Redis, answer: Callable[[redis.Redis, Write, int], float])
             "keys. Write many, and look at used_memory before and after; the first object also "
             "pays for things that are made once, so do not count it."
         )
-    return "right, to a fifth"
+    return "right, within a fifth"
 
 
 @exercise
@@ -141,8 +141,8 @@ def counters(_: redis.Redis, answer: tuple[Callable, Callable]) -> str:
                 (r.object("encoding", key) for key in r.scan_iter() if r.type(key) == "hash"), None
             )
             why = (
-                "Its hashes are hashtables: too many fields in each, so that they are no longer "
-                "one flat piece."
+                "Its hashes are hashtables: too many fields in each, so they are no longer "
+                "one listpack."
                 if held == "hashtable"
                 else "Put many counters into one key, as fields of a hash."
             )

@@ -42,7 +42,7 @@ def cart_total(r: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> str
     if counted.round_trips > 2:
         raise NotYet(
             f"the answer is right, and it took {counted.round_trips} round trips. Two are enough. "
-            "Which questions can share an envelope?"
+            "Which commands can share a pipeline?"
         )
     return f"right, in {counted.round_trips} round trips"
 
@@ -73,7 +73,7 @@ def load(r: redis.Redis, answer: Callable[[redis.Redis, dict], object]) -> str:
         )
     if counted.round_trips < 3:
         raise NotYet(
-            f"every price is there, after {counted.round_trips} round trips: some envelope holds "
+            f"every price is there, after {counted.round_trips} round trips: some pipeline holds "
             "more than 1000 commands. It works today; with a million prices it holds a gigabyte."
         )
     return "right, in 3 round trips, none of them deeper than 1000"

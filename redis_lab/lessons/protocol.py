@@ -119,7 +119,7 @@ def read3(_: redis.Redis, answer: Callable[[io.BufferedReader, Callable], object
             got = answer(stream, read)
         except NotYet as hint:
             raise NotYet(
-                f"{raw!r}: {hint} Where something lies in a list or a map, it must be read by the "
+                f"{raw!r}: {hint} What is inside a list or a map must be read by the "
                 "new reader again, and a list may hold a map."
             ) from None
         except Exception as error:

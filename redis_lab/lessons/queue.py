@@ -136,7 +136,7 @@ def book(r: redis.Redis, answer: Callable[[Any, str, int], object]) -> str:
     if 0 in crashes:
         raise NotYet(
             f"killed after {crashes.index(0)} command, the job counts as booked and never was: the "
-            "next delivery finds the mark and goes home. Mark and amount must be one step."
+            "next delivery finds the mark and stops. Mark and amount must be one step."
         )
     if 200 in crashes:
         raise NotYet(
@@ -149,7 +149,7 @@ def book(r: redis.Redis, answer: Callable[[Any, str, int], object]) -> str:
             "booked. Between looking and booking there is room for the others."
         )
     if lasting:
-        raise NotYet("each job leaves a mark without a time to live: they only become more.")
+        raise NotYet("each job leaves a mark without a time to live: their number only grows.")
     return "right: each job booked once, by four workers at once and whenever one is killed"
 
 
@@ -204,7 +204,7 @@ def move_due(r: redis.Redis, answer: Callable[[Any, int], int]) -> str:
         lives, where = lost[0]
         raise NotYet(
             f"killed after {lives} commands, a job is {where} of the two keys. "
-            "To take it from one and to put it into the other must be one step."
+            "Taking it from one and putting it into the other must be one step."
         )
     if doubled:
         raise NotYet("four workers at the same moment, and a job is in line more than once.")

@@ -105,8 +105,8 @@ def log(r: redis.Redis, answer: Callable[..., bool]) -> str:
     if len(let) <= LIMIT:
         raise NotYet(
             f"an eager client asked ten times a second for ten seconds, and {len(let)} of its 100 "
-            "requests were let through. It could have had fifty. What it was refused is in the log "
-            "as well, and keeps it full."
+            "requests were let through. It could have had fifty. Refused requests are in the log "
+            "as well, and keep it full."
         )
     if len(let) < 50:
         raise NotYet(f"the eager client could have had 50 of its 100 requests, and got {len(let)}.")
@@ -124,7 +124,7 @@ def log(r: redis.Redis, answer: Callable[..., bool]) -> str:
         )
     if today != LIMIT or times < LIMIT:
         raise NotYet(
-            "right with a `now` that is given. Without one, as it is called in earnest, the time "
+            "right with a `now` that is given. Without one, as in production, the time "
             "must be the server's: two web servers have two clocks, Redis has one. "
             f"In {LIMIT + 1} calls it was asked {times} times what time it is (TIME, in the "
             f"script), and {today} of the first {LIMIT} were let through."

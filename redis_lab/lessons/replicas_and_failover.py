@@ -136,7 +136,7 @@ def settings(_: redis.Redis, answer: Callable[[int], dict]) -> str:
             )
         if lag < seconds - 4:
             raise NotYet(
-                f"{asked}. That is stricter than asked, and a short pause of the line would "
+                f"{asked}. That is stricter than asked, and a short network failure would "
                 "already stop the shop. Use what is allowed."
             )
     with replicated(1, **given) as made, made.primary.client() as primary:

@@ -103,7 +103,7 @@ def send(port: int, method: str, path: str, headers: dict, body: str | bytes | N
         response = connection.getresponse()
         return response.status, json.loads(response.read()).get("error")
     except http.client.InvalidURL:
-        raise NotYet(f"{path!r} is no path: spaces cannot stand in it. Where else?") from None
+        raise NotYet(f"{path!r} is not a path: it cannot contain spaces. What can?") from None
     finally:
         connection.close()
 

@@ -57,14 +57,14 @@ def judge_save(r: redis.Redis, answer: Callable) -> str:
     if r.hgetall(key) != {"user": '"ada"', "cart": "2"}:
         raise NotYet("a live session was saved, and the new cart is not in it.")
     if r.ttl(key) == -1:
-        raise NotYet("the live session has lost its clock.")
+        raise NotYet("the live session has lost its time to live.")
     if not 1700 < r.ttl(key) <= 1800:
         raise NotYet("a save is a sign of life: the session should live 1800 seconds from now.")
     said_of_ended = answer(r, "check:ended", "cart", "1")
     if r.exists("check:ended"):
-        clock = "without a clock" if r.ttl("check:ended") == -1 else "for another half an hour"
+        life = "without a TTL" if r.ttl("check:ended") == -1 else "for another half an hour"
         raise NotYet(
-            f"a session that had ended is back, {clock}, with a cart and no user. "
+            f"a session that had ended is back, {life}, with a cart and no user. "
             "HSET makes a key where there is none."
         )
     if not told or said_of_ended:
@@ -79,11 +79,11 @@ def judge_save(r: redis.Redis, answer: Callable) -> str:
         answer(r, key, "cart", "3")
     if w.round_trips != 1:
         raise NotYet(f"right, in {w.round_trips} round trips. One is enough.")
-    return f"right: {ENDS} sessions ended under its hands, none came back, and one round trip"
+    return f"right: {ENDS} sessions ended during a save, none came back, and one round trip"
 
 
 def revived_in_a_race(r: redis.Redis, answer: Callable) -> int:
-    """End a session exactly between two commands of the answer, and beside it from a thread."""
+    """End a session exactly between two commands of the answer, and also from a thread."""
     between = revived_between(r, answer)
     key, over = "check:race", threading.Event()
     trouble: list[Exception] = []
@@ -92,7 +92,7 @@ def revived_in_a_race(r: redis.Redis, answer: Callable) -> int:
         try:
             while not over.is_set():
                 answer(r, key, "cart", "1")
-        except Exception as error:  # told in the caller's thread
+        except Exception as error:  # raised in the caller's thread
             trouble.append(error)
 
     thread = threading.Thread(target=writer)

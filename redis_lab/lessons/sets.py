@@ -156,17 +156,15 @@ def once(r: redis.Redis, answer: Callable[[redis.Redis, str, object], bool]) -> 
         raise NotYet(f"the campaign lasts an hour, {HOUR} seconds, not {clock}.")
     if later > HOUR // 2:
         raise NotYet(
-            "one coupon each, and a clock. But every customer winds it up again, and the campaign "
-            "never ends. Which word of EXPIRE says: only if no clock runs yet?"
+            "one coupon each, and a time to live. But every customer renews it, and the campaign "
+            "never ends. Which option of EXPIRE sets it only if there is none?"
         )
     if counted.round_trips > 1:
         raise NotYet(
             f"it works, in {counted.round_trips} round trips. A crash between them leaves a set "
-            "without a clock. MULTI/EXEC sends both in one envelope."
+            "without a time to live. MULTI/EXEC makes the two one step."
         )
-    return (
-        f"right: {TILLS} tills, {CUSTOMERS} customers, {sum(given)} coupons, and a clock that runs"
-    )
+    return f"right: {TILLS} tills, {CUSTOMERS} customers, {sum(given)} coupons, and a time to live"
 
 
 @exercise
@@ -196,7 +194,7 @@ def also_bought(
         )
     if counted.round_trips > 1:
         raise NotYet(
-            f"the right three, in {counted.round_trips} round trips. No question waits for the "
-            "answer to another, so they can share an envelope."
+            f"the right three, in {counted.round_trips} round trips. No command waits for the "
+            "reply to another, so they can share a pipeline."
         )
     return f"right: {len(shared)} candidates compared in one round trip, {counted.bytes_in} bytes"

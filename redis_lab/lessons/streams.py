@@ -104,7 +104,7 @@ def work(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, Callable]
             "When may an entry be acknowledged?"
         )
     return (
-        f"right: 10 entries in {counted.round_trips} round trips, and after the mishap "
+        f"right: 10 entries in {counted.round_trips} round trips, and after the error "
         "nothing that was not handled is lost"
     )
 

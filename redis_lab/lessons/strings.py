@@ -45,20 +45,20 @@ def replace(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -
         raise NotYet(f"the value should be 'new' and is {value!r}.")
     if left == -1:
         raise NotYet(
-            "the value is new, and the key is now immortal: a plain SET drops the time to live. "
-            "Which word of SET leaves the clock alone?"
+            "the value is new, but the key will never expire: a plain SET drops the time to live. "
+            "Which option of SET keeps it?"
         )
     if appeared:
         raise NotYet(
-            "the clock is kept, but a key that was not there has appeared, without a clock. "
-            "Which word says: only if it exists?"
+            "the time to live is kept, but a key that did not exist has appeared, without one. "
+            "Which option says: only if it exists?"
         )
     if counted.round_trips > 1:
         raise NotYet(
-            f"it works when you are alone, in {counted.round_trips} round trips. Between them the "
+            f"it works if you are alone, in {counted.round_trips} round trips. Between them the "
             "key may expire. SET can do it in one."
         )
-    return "right: one round trip, the clock untouched, nothing out of nothing"
+    return "right: one round trip, the time to live kept, no new key created"
 
 
 @exercise
@@ -80,7 +80,7 @@ def immortals(r: redis.Redis, answer: Callable[[redis.Redis, str], list[str]]) -
     found = set(said or ())
     if found != immortal:
         others = len(found - immortal)
-        raise NotYet(f"{len(found & immortal)} of the 17 immortal keys found, and {others} others.")
+        raise NotYet(f"{len(found & immortal)} of the 17 keys were found, and {others} others.")
     if counted.by_command["KEYS"]:
         raise NotYet(
             "all 17 found, with KEYS: it looks at every key in one go, and nobody else is served "
@@ -89,6 +89,6 @@ def immortals(r: redis.Redis, answer: Callable[[redis.Redis, str], list[str]]) -
     if counted.round_trips > 60:
         raise NotYet(
             f"all 17 found, in {counted.round_trips} round trips. "
-            "The TTLs can share an envelope, and scan_iter takes a count."
+            "The TTLs can share a pipeline, and scan_iter takes a count."
         )
-    return "right: all 17 found, without KEYS and with the TTLs in one envelope"
+    return "right: all 17 found, without KEYS and with the TTLs in one pipeline"

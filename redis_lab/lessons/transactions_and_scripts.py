@@ -138,7 +138,7 @@ def with_a_rival(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) ->
         raise NotYet(
             f"right when you are alone. But a rival bought 3 of the 5 after reply number {at}, "
             f"and you sold 3 as well: {left} in stock. The decision was out of date when the "
-            "envelope was sealed. WATCH would notice; a script would decide inside."
+            "pipeline was sent. WATCH would notice; a script would decide on the server."
         )
     if left + mine + others != 5 or mine != (3 if said else 0):
         raise NotYet(
@@ -160,7 +160,7 @@ def watched(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) -> None
     if seen and seen[0] != 2:
         raise NotYet(
             f"2 in stock, 3 wanted: in the end all is well, but after reply number {at} the stock "
-            f"was {seen[0]}. Who looked just then was turned away, or sold what is not there. "
+            f"was {seen[0]}. A buyer who looked just then was turned away, or sold what is gone. "
             "Look first, take afterwards, in one step."
         )
 

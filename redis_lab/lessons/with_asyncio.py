@@ -123,4 +123,4 @@ def page(_: redis.Redis, answer: Callable[[redis.asyncio.Redis, str, Load], Awai
 
     with server() as private:
         run(play())
-    return "right: from the cache, without it, and gone when it is told to go"
+    return "right: from the cache, without Redis, and it ends when it is cancelled"

@@ -93,8 +93,8 @@ def compare(
 
     - `seconds` is the time for each arm; by default the `effort` decides, "quick" or "full", and
       without that the environment variable REDIS_LAB_EFFORT.
-    - `setup(calls)` runs untimed before each block of each arm, and gets the block's number of calls:
-      `setup=lambda calls: r.rpush("jobs", *range(calls))`. An `Arm` may have its own.
+    - `setup(calls)` runs untimed before each block of every arm, and gets the number of calls in
+      it: `setup=lambda calls: r.rpush("jobs", *range(calls))`. An `Arm` may have its own.
     - `reference` is the arm that ratios are against; by default the first.
     - Coroutine functions are awaited, one call after the other, on one event loop in a thread of
       its own; what a pass through the loop takes is measured and stated with the result. Their

@@ -108,7 +108,7 @@ def test_once_is_accepted(learner, answer):
         (refuses_numbers, "no coupon at all"),
         (without_a_clock, "no time to live"),
         (enveloped(86_400, nx=True), "lasts an hour"),
-        (enveloped(), "winds it up again"),
+        (enveloped(), "renews it"),
         (in_two_trips, "2 round trips"),
     ],
 )
