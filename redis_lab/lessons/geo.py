@@ -103,8 +103,8 @@ def report(
     if "silent" in after:
         raise NotYet(
             "a courier who went home 100 seconds ago is still on the map. EXPIRE sets a time to "
-            "live for the whole key, and every report renews it. When was each one last seen? That is "
-            "a score for a second sorted set."
+            "live for the whole key, and every report renews it. When was each one last seen? "
+            "That is a score for a second sorted set."
         )
     if after != {"moving", "new"}:
         raise NotYet(
