@@ -94,7 +94,7 @@ class Setup:
         self.place = "{}.{} {}\n".format(*sys.version_info[:2], os.path.realpath(self.venv))
         # What the stamp of an environment that is up to date says.
         self.claim = self.place + hashlib.sha256("\0".join(texts).encode()).hexdigest() + "\n"
-        self.told = {}
+        self.pip_settings = {}
 
     def stamped(self):
         try:
@@ -167,8 +167,8 @@ class Setup:
     def adoptable(self):
         """Whether the user has made an environment there, with pip and this Python."""
         code = f"import sys, pip; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
-        mine = os.path.exists(os.path.join(self.venv, "pyvenv.cfg")) and shutil.which(self.python)
-        return mine and subprocess.call([self.python, "-c", code], **QUIET) == 0
+        there = os.path.exists(os.path.join(self.venv, "pyvenv.cfg")) and shutil.which(self.python)
+        return there and subprocess.call([self.python, "-c", code], **QUIET) == 0
 
     def make_venv(self):
         names = os.listdir(self.venv) if os.path.isdir(self.venv) else []
@@ -227,28 +227,28 @@ class Setup:
         for pin in self.pins:
             if pin.startswith("uv==") and not os.path.exists(uv):
                 self.pip("install", "--quiet", pin, failed="There is no uv.")
-        told = self.told = self.told or self.settings()
+        pip_settings = self.pip_settings = self.pip_settings or self.settings()
         # Of several indexes pip takes the best match, and it trusts whom the system trusts. Copies,
         # because an edit of a hard link's file would reach uv's cache and all other environments.
         environment = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_SYSTEM_CERTS": "1"}
         environment["UV_LINK_MODE"] = "copy"
         environment["UV_COMPILE_BYTECODE"] = "1"  # as pip does; else the first import of all does
         environment.update(os.environ)
-        for name in filter(told.get, UV_NAMES):
+        for name in filter(pip_settings.get, UV_NAMES):
             separator = "," if name == "find-links" else " "
-            environment[UV_NAMES[name]] = separator.join(told[name].split())
-        no_index = told.get("no-index", "").lower() in ("1", "true", "yes", "on", "y", "t")
+            environment[UV_NAMES[name]] = separator.join(pip_settings[name].split())
+        no_index = pip_settings.get("no-index", "").lower() in ("1", "true", "yes", "on", "y", "t")
         options = ["--python", self.python] + ["--no-index"] * no_index
         return self.run([uv, "pip", *arguments, *options], failed, environment)
 
     def settings(self):
         """pip's settings, from its files and from the environment."""
-        told = {}
+        pip_settings = {}
         listed = self.pip("config", "list", failed="pip does not read its settings.")
         for section in ("global", "install", ":env:"):  # from weak to strong
             for name, value in re.findall(rf"(?m)^{section}\.([\w-]+)=(.*)$", listed):
-                told[name] = ast.literal_eval(value)
-        return told
+                pip_settings[name] = ast.literal_eval(value)
+        return pip_settings
 
 
 def say(line):

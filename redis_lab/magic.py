@@ -228,9 +228,9 @@ def run(client: redis.Redis, text: str) -> str:
                     raise LabError(unfit.format(name if name in UNFIT else full))
                 guard(client, tuple(args))
             except LabError as error:
-                said = str(error)
-                refused = "" if said.startswith("Invalid argument") else "(refused) "
-                out.append(f"{refused}{said}\n")
+                message = str(error)
+                refused = "" if message.startswith("Invalid argument") else "(refused) "
+                out.append(f"{refused}{message}\n")
                 continue
             session = session or Session(client)
             try:

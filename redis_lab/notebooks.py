@@ -188,7 +188,7 @@ class Validated:
     code: int
     seconds: float
     report: str
-    told: list[dict]
+    reports: list[dict]
     left: list[psutil.Process]
 
     @property
@@ -275,8 +275,8 @@ class Validation:
         if self.path.is_relative_to(folder()):
             name = self.path.relative_to(folder()).with_suffix("").as_posix()
         report = self.report.read_text(encoding="utf-8", errors="replace").strip()
-        told = claims.read(self.claims)
-        return Validated(name, self.process.returncode, seconds, report, told, left)
+        reports = claims.read(self.claims)
+        return Validated(name, self.process.returncode, seconds, report, reports, left)
 
 
 def longest_first(paths: list[Path]) -> list[Path]:
@@ -305,10 +305,10 @@ def summary(done: list[Validated]) -> str:
     """How many passed, and which claims were not tested or do not hold here, with the reasons."""
     failed = [each for each in done if not each.passed]
     lines = [f"\n{len(done) - len(failed)} of {len(done)} notebooks passed."]
-    varying = [(each.name, line) for each in done for line in each.told if "claim" in line]
+    varying = [(each.name, line) for each in done for line in each.reports if "claim" in line]
     busy = [(name, c) for name, c in varying if c["reason"] == NOT_MEASURED]
     unlike = [(name, c) for name, c in varying if not c["holds"] and c["reason"] != NOT_MEASURED]
-    missing = [(each.name, line) for each in done for line in each.told if "measurement" in line]
+    missing = [(each.name, line) for each in done for line in each.reports if "measurement" in line]
     lines.append(
         f"{len(varying)} claims rest on times or on chance: "
         f"{len(varying) - len(busy) - len(unlike)} hold here."

@@ -59,16 +59,16 @@ def biggest_key(_: redis.Redis, answer: Callable[[redis.Redis], str]) -> str:
         r.eval(FILL, 0, 2000)
         r.config_resetstat()
         with wire(r) as w:
-            said = answer(r)
+            result = answer(r)
         calls = sent(r)
         if "keys" in calls:
             raise NotYet(
                 "KEYS goes through all keys in one go, and all other clients wait. SCAN does it in "
                 "pages, with time for other clients in between."
             )
-        if said != "page:index":
+        if result != "page:index":
             raise NotYet(
-                f"it says {said!r}; that key does not take the most memory. MEMORY USAGE works "
+                f"it says {result!r}; that key does not take the most memory. MEMORY USAGE works "
                 "for every type; lengths in bytes and in members cannot be compared."
             )
         if w.round_trips > 200:
@@ -85,7 +85,7 @@ def delete_prefix(_: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> 
         r.eval(FILL, 0, 5000)
         r.config_resetstat()
         with wire(r) as w:
-            said = answer(r, "page:")
+            result = answer(r, "page:")
         calls, left = sent(r), r.dbsize()
         if "keys" in calls:
             raise NotYet("KEYS again: other clients wait. SCAN takes the same pattern, as `match`.")
@@ -105,6 +105,6 @@ def delete_prefix(_: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> 
             )
         if w.round_trips > 500:
             raise NotYet(f"{w.round_trips:,} round trips: UNLINK takes many names at once.")
-        if said != 5001:
-            raise NotYet(f"all are gone, and it says {said}; there were 5001.")
+        if result != 5001:
+            raise NotYet(f"all are gone, and it says {result}; there were 5001.")
     return "right: 5001 keys in a few dozen round trips, and no other client waited long"

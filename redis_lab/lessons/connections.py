@@ -75,16 +75,16 @@ def worker_client(_: redis.Redis, answer: Callable[[str, float], redis.Redis]) -
                 "first try as well, and nobody receives that job. Retry(NoBackoff(), 0) tries once."
             )
         client = answer(private.url, WAITS_S)
-        told: object
+        outcome: object
         with wire(client) as counted:
             try:
-                told = client.blpop(["check:jobs"], timeout=WAITS_S)
+                outcome = client.blpop(["check:jobs"], timeout=WAITS_S)
             except redis.RedisError as error:
-                told = type(error).__name__
-        if told is not None or counted.by_command["BLPOP"] != 1:
+                outcome = type(error).__name__
+        if outcome is not None or counted.by_command["BLPOP"] != 1:
             raise NotYet(
                 f"right for a pop of {LONG_S} s. A pop of {WAITS_S} s should return None, and ends "
-                f"with {told!r} after {counted.by_command['BLPOP']} BLPOPs. Use block_s."
+                f"with {outcome!r} after {counted.by_command['BLPOP']} BLPOPs. Use block_s."
             )
     return "right: a pop that finds nothing is one BLPOP and None, and a stall is noticed"
 

@@ -111,8 +111,8 @@ def reserve(r: redis.Redis, answer: Reserve) -> str:
                 f"there were 5. You looked, another buyer took {others}, and you took 3 all the "
                 f"same: {others + 3} sold, stock {left}. Looking and taking must be one step."
             )
-        mine, others, left = overtaken(r, answer, key, wanted=8, other=1)
-        if mine or left != 5 - (others or 0):
+        reserved, others, left = overtaken(r, answer, key, wanted=8, other=1)
+        if reserved or left != 5 - (others or 0):
             raise NotYet(f"8 of 5 are wanted while another takes {others}: {left} were left.")
         if others == 0:
             raise NotYet(

@@ -167,7 +167,7 @@ def in_a_file(answer: Callable[[sqlite3.Connection, str, int], object], file: st
 def safe_to_repeat(_: redis.Redis, answer: Mapping[str, bool]) -> str:
     if set(answer) != set(SAFE):
         raise NotYet("keep the eight commands as they are, and say True or False for each.")
-    wrong = [command for command, said in answer.items() if bool(said) != SAFE[command][0]]
+    wrong = [command for command, safe in answer.items() if bool(safe) != SAFE[command][0]]
     if wrong:
         right = len(SAFE) - len(wrong)
         raise NotYet(f"{right} of {len(SAFE)} are right. Look at {wrong[0]}: {SAFE[wrong[0]][1]}.")

@@ -68,13 +68,13 @@ def release(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -
 
     try:
         after("ada")  # a script may be loaded by this
-        mine, bobs, nobodys = after("ada"), after("bob"), after(None)
+        adas, bobs, nobodys = after("ada"), after("bob"), after(None)
         client.meddle = True
         _, left_to, _ = after("ada")
         gone_round = client.meddle is False and left_to is None
     finally:
         r.delete(KEY)
-    if mine[1] is not None:
+    if adas[1] is not None:
         raise NotYet("Ada released her own lock, and it is still there.")
     if bobs[1] is None:
         raise NotYet(
@@ -86,13 +86,13 @@ def release(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -
             "between your GET and your DEL the lease ran out, and Bob took the lock: his is gone. "
             "Looking and deleting must be one step on the server."
         )
-    if not mine[0] or bobs[0] or nobodys[0]:
+    if not adas[0] or bobs[0] or nobodys[0]:
         raise NotYet(
             "the lock is right, the answer is not: True where Ada's own lock was released, False "
             "where it was Bob's or nobody's. She should learn that she was too late."
         )
-    if mine[2] > 1:
-        raise NotYet(f"right, in {mine[2]} round trips. A script does it in one.")
+    if adas[2] > 1:
+        raise NotYet(f"right, in {adas[2]} round trips. A script does it in one.")
     return "right: her own lock and no other, in one round trip"
 
 

@@ -96,12 +96,12 @@ def estimate(_: redis.Redis, answer: Callable[[redis.Redis, Write, int], float])
         write(client, n)
 
     with server() as private, private.client() as r:
-        said = answer(r, counted, COUNT)
-    if not isinstance(said, int | float):
-        raise NotYet(f"it says {said!r}; a number of bytes is meant, for {COUNT:,} objects.")
+        result = answer(r, counted, COUNT)
+    if not isinstance(result, int | float):
+        raise NotYet(f"it says {result!r}; a number of bytes is meant, for {COUNT:,} objects.")
     if len(written) > 2000:
         raise NotYet(f"it wrote {len(written)} objects; 2000 are allowed.")
-    off = said / size_of_objects(private.kind) - 1
+    off = result / size_of_objects(private.kind) - 1
     if abs(off) > 0.2:
         raise NotYet(
             f"what it says for {COUNT:,} objects is too {'high' if off > 0 else 'low'} by more "

@@ -91,9 +91,9 @@ def encode(_: redis.Redis, answer: Callable[..., bytes]) -> str:
                 except ValueError:
                     reply = None
             if reply != right:
-                said = reply if isinstance(reply, bytes) else str(reply)
+                echo = reply if isinstance(reply, bytes) else str(reply)
                 raise NotYet(
-                    f"of {word!r} became {sent!r}, and the server says {said!r}. A length counts "
+                    f"of {word!r} became {sent!r}, and the server says {echo!r}. A length counts "
                     "bytes; a letter may have several."
                 )
     return f"right: {len(words)} words came back as they were sent"

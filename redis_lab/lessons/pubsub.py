@@ -145,8 +145,8 @@ def join(r: redis.Redis, answer: Callable[[redis.Redis, PubSub, str, str], str |
         r.delete(KEY)
     if state is None:
         raise NotYet("you listen, but do not say what the price is now. Return what is in the key.")
-    said = [message["data"] for message in messages if message["type"] == "message"]
-    newest = (said or [state])[-1]
+    texts = [message["data"] for message in messages if message["type"] == "message"]
+    newest = (texts or [state])[-1]
     if newest != "new":
         raise NotYet(
             f"the price changed right after you had read {state!r}, and you were not listening "

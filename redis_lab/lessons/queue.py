@@ -166,7 +166,7 @@ def move_due(r: redis.Redis, answer: Callable[[Any, int], int]) -> str:
     lost: list[tuple[int, str]] = []
     try:
         fill()
-        told = answer(r, 1000)
+        moved = answer(r, 1000)
         ready, later = r.lrange(READY, 0, -1)[::-1], r.zrange(LATER, 0, -1)
         none = answer(r, 1000)
         for lives in range(50):
@@ -210,6 +210,6 @@ def move_due(r: redis.Redis, answer: Callable[[Any, int], int]) -> str:
         raise NotYet("four workers at the same moment, and a job is in line more than once.")
     if ready != wanted:
         raise NotYet("all are in line, but the one that was due first should be taken first.")
-    if (told, none) != (len(wanted), 0):
-        raise NotYet(f"{len(wanted)} were moved, then none; you say {told} and {none}.")
-    return f"right: {told} jobs moved in one step, by four workers at once and under every kill"
+    if (moved, none) != (len(wanted), 0):
+        raise NotYet(f"{len(wanted)} were moved, then none; you say {moved} and {none}.")
+    return f"right: {moved} jobs moved in one step, by four workers at once and under every kill"

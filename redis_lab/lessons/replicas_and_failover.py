@@ -73,10 +73,10 @@ def write_safely(_: redis.Redis, answer: Callable[[redis.Redis, str, str], bool]
 
         up_to_date()
         with wire(client) as w:
-            said = answer(client, "check:1", "paid")
+            acknowledged = answer(client, "check:1", "paid")
         if own.get("check:1") != "paid":
             raise NotYet(f"the key holds {own.get('check:1')!r} afterwards, not the value.")
-        if not said:
+        if not acknowledged:
             raise NotYet("both replicas were well, and it did not say True.")
         up_to_date()
         with made.replicas[0].stalled():
@@ -88,20 +88,20 @@ def write_safely(_: redis.Redis, answer: Callable[[redis.Redis, str, str], bool]
         with made.replicas[0].stalled(), made.replicas[1].stalled():
             start = time.perf_counter()
             try:
-                said = answer(client, "check:3", "paid")
+                acknowledged = answer(client, "check:3", "paid")
             except redis.TimeoutError:
                 raise NotYet(
                     "with both replicas standing still it waits without end. WAIT takes "
                     "milliseconds; 0 means for ever."
                 ) from None
             waited = time.perf_counter() - start
-        if said and waited < 0.1:
+        if acknowledged and waited < 0.1:
             raise NotYet(
                 "both replicas stood still and it said True at once. WAIT asks about the last "
                 "write of its own connection: are SET and WAIT on the same one? And not inside "
                 "MULTI, where WAIT does not wait?"
             )
-        if said:
+        if acknowledged:
             raise NotYet("both replicas stood still, and it said True.")
         if own.get("check:3") != "paid":
             raise NotYet(

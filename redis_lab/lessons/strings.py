@@ -74,10 +74,10 @@ def immortals(r: redis.Redis, answer: Callable[[redis.Redis, str], list[str]]) -
             pipe.set(key, 1)
         pipe.execute()
         with wire(r) as counted:
-            said = answer(r, "check")
+            result = answer(r, "check")
     finally:
         r.delete(stranger, *mortal, *immortal)
-    found = set(said or ())
+    found = set(result or ())
     if found != immortal:
         others = len(found - immortal)
         raise NotYet(f"{len(found & immortal)} of the 17 keys were found, and {others} others.")

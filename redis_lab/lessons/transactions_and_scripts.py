@@ -108,7 +108,7 @@ def numbers_in(r: redis.Redis, *keys: str) -> tuple[int, ...]:
 def alone(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
     for left, quantity, sold in ((5, 3, True), (3, 3, True), (2, 3, False), (0, 1, False)):
         r.mset({stock: left, cart: 0})
-        said = answer(r, stock, cart, quantity)
+        result = answer(r, stock, cart, quantity)
         now = numbers_in(r, stock, cart)
         right = (left - quantity, quantity) if sold else (left, 0)
         if now != right:
@@ -116,10 +116,10 @@ def alone(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
                 f"{left} in stock, {quantity} wanted: stock and cart should be {right} then, "
                 f"and are {now}."
             )
-        if bool(said) != sold:
+        if bool(result) != sold:
             raise NotYet(
                 f"{left} in stock, {quantity} wanted: stock and cart are right, but the answer "
-                f"is {said!r}. The caller must learn whether it was sold."
+                f"is {result!r}. The caller must learn whether it was sold."
             )
 
 
@@ -129,10 +129,10 @@ def with_a_rival(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) ->
     rival = []
     client = interrupted(r, at, lambda: rival.append(r.eval(TAKE, 1, stock)))
     try:
-        said = answer(client, stock, cart, 3)
+        result = answer(client, stock, cart, 3)
     finally:
         client.close()
-    left, mine = numbers_in(r, stock, cart)
+    left, bought = numbers_in(r, stock, cart)
     others = sum(rival)
     if left < 0:
         raise NotYet(
@@ -140,11 +140,11 @@ def with_a_rival(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) ->
             f"and you sold 3 as well: {left} in stock. The decision was out of date when the "
             "pipeline was sent. WATCH would notice; a script would decide on the server."
         )
-    if left + mine + others != 5 or mine != (3 if said else 0):
+    if left + bought + others != 5 or bought != (3 if result else 0):
         raise NotYet(
             f"right when you are alone. But a rival came between, after reply number {at}: "
-            f"of 5 pieces {left} are in stock, {mine} in your cart, {others} with the rival, "
-            f"and the answer was {said!r}. Taking and adding must happen together."
+            f"of 5 pieces {left} are in stock, {bought} in your cart, {others} with the rival, "
+            f"and the answer was {result!r}. Taking and adding must happen together."
         )
 
 

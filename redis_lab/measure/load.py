@@ -314,8 +314,8 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
                 while not sample.endswith(b"$9\r\nthat's it\r\n"):
                     part = probe.recv(1 << 18)
                     if not part:
-                        said = sample.decode(errors="replace").strip() or "it said nothing"
-                        raise LabError(f"The server closed the connection: {said[-200:]}.")
+                        reply = sample.decode(errors="replace").strip() or "it sent nothing"
+                        raise LabError(f"The server closed the connection: {reply[-200:]}.")
                     sample += part
                 lengths.add(len(sample) - 15)
     except OSError as error:

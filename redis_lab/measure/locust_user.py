@@ -104,8 +104,8 @@ def distributed(
                 time.sleep(0.1)
             file = Path(folder) / "seen_stats.csv"
             if processes[0].poll() is None or not file.exists():
-                said = (Path(folder) / "log0").read_text(errors="replace").strip()
-                raise LabError(f"Locust did not end as it should: {said[-300:]}")
+                last_words = (Path(folder) / "log0").read_text(errors="replace").strip()
+                raise LabError(f"Locust did not end as it should: {last_words[-300:]}")
             with open(file, newline="") as table:
                 seen = [row for row in csv.DictReader(table) if row["Name"] != "Aggregated"]
         finally:
