@@ -70,7 +70,7 @@ def main() -> int:
     logs = asked.logs or Path(tempfile.mkdtemp(prefix="steady-"))
     logs.mkdir(parents=True, exist_ok=True)
     words = " ".join(asked.command)
-    print(f"{words}, {asked.times} times, beside {asked.loops} endless loops; output: {logs}")
+    print(f"{words}, {asked.times} times, with {asked.loops} endless loops; output: {logs}")
     passed = repeated(asked.command, asked.times, asked.loops, logs)
     print(f"{passed} of {asked.times} passed")
     return 0 if passed == asked.times else 1

@@ -53,7 +53,7 @@ def exercise(check: Check[A]) -> Check[A]:
     def checked(client: redis.Redis, answer: A) -> str:
         wanted = typing.get_type_hints(check)["answer"]
         if typing.get_origin(wanted) is abc.Callable and not callable(answer):
-            raise NotYet(f"your answer is {shown(answer)}, and {described(wanted)} is wanted.")
+            raise NotYet(f"your answer is {shown(answer)}; it should be {described(wanted)}.")
         watch = Watch()
         try:
             return check(client, watch.over(answer))
@@ -127,9 +127,9 @@ class Watch:
         return None
 
     def misfit(self, answer: object, wanted: Any) -> str | None:
-        """A hint, if the answer, or what it returned last, is not of the type that is wanted."""
+        """A hint, if the answer, or what it returned last, is not of the expected type."""
         if not fits(answer, wanted):
-            return f"your answer is {shown(answer)}, and {described(wanted)} is wanted."
+            return f"your answer is {shown(answer)}; it should be {described(wanted)}."
         for function, value, waited in reversed(self.returned):
             result = result_of(answer, wanted, function)
             if waited:
@@ -137,7 +137,7 @@ class Watch:
             if not fits(value, result):
                 forgotten = " Is a `return` missing?" if value is None else ""
                 return (
-                    f"your function returned {shown(value)}, and {described(result)} is wanted."
+                    f"your function returned {shown(value)}; it should return {described(result)}."
                     f"{forgotten}"
                 )
         return None

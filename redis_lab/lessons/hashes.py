@@ -58,7 +58,7 @@ def overtaken(r: redis.Redis, answer: Reserve, key: str, wanted: int, other: int
     to come in between, as with WATCH, which sends through a pipeline), and what is left.
     """
     r.hset(key, "stock", 5)
-    client: Any = r  # whose method is another one meanwhile
+    client: Any = r  # whose method is replaced meanwhile
     send = client.execute_command
     got: list[int] = []
 

@@ -61,7 +61,7 @@ def tidy(r: redis.Redis) -> Iterator[Callable[[], set[str]]]:
             r.delete(*keys)
 
 
-def immortal(r: redis.Redis, keys: Iterable[str]) -> str:
+def without_ttl(r: redis.Redis, keys: Iterable[str]) -> str:
     """The names of those keys that have no time to live."""
     return ", ".join(sorted(key for key in keys if r.ttl(key) == -1))
 
@@ -120,7 +120,7 @@ def retained(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> 
         before = {day: r.bitcount(day) for day in days}
         with wire(r) as counted:
             count = answer(r, monday, tuesday)
-        stays = immortal(r, new() - days)
+        stays = without_ttl(r, new() - days)
         other = answer(r, tuesday, friday)
         after = {day: r.bitcount(day) for day in days}
     if before != after:
@@ -164,7 +164,7 @@ def lost(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> str:
             fill(r, monday, first)
             fill(r, tuesday, second)
             counts[name] = answer(r, monday, tuesday)
-            stays = stays or immortal(r, new() - {monday, tuesday})
+            stays = stays or without_ttl(r, new() - {monday, tuesday})
     for name, (*_, right) in cases.items():
         if counts[name] == right:
             continue

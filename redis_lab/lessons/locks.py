@@ -62,9 +62,9 @@ def release(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -
         if holder:
             r.set(KEY, holder, px=60_000)
         with wire(client) as counted:
-            said = answer(client, KEY, "ada")
+            released = answer(client, KEY, "ada")
         left = r.get(KEY)
-        return said in (True, 1, b"1", "1"), left, counted.round_trips
+        return released in (True, 1, b"1", "1"), left, counted.round_trips
 
     try:
         after("ada")  # a script may be loaded by this
@@ -116,9 +116,9 @@ def fenced(client: redis.Redis, answer: Callable[[sqlite3.Connection, int, str],
     database.execute("INSERT INTO report VALUES (1, 'empty', 0)")
 
     def write(fence: int, text: str) -> tuple[bool, str]:
-        said = bool(answer(database, fence, text))
-        [(found,)] = sqlite3.Connection.execute(database, "SELECT text FROM report").fetchall()
-        return said, found
+        written = bool(answer(database, fence, text))
+        [(stored,)] = sqlite3.Connection.execute(database, "SELECT text FROM report").fetchall()
+        return written, stored
 
     try:
         first, second, again = write(3, "three"), write(5, "five"), write(5, "five again")

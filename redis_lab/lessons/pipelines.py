@@ -55,13 +55,13 @@ def load(r: redis.Redis, answer: Callable[[redis.Redis, dict], object]) -> str:
         with wire(r) as counted:
             answer(r, prices)
         stored = r.mget(keys)
-        immortal = sum(r.ttl(key) < 0 for key in keys[:: len(keys) // 50])
+        without_ttl = sum(r.ttl(key) < 0 for key in keys[:: len(keys) // 50])
     finally:
         r.delete(*keys)
     wrong = sum(value != str(price) for value, price in zip(stored, prices.values(), strict=True))
     if wrong:
         raise NotYet(f"{wrong} of {len(prices)} prices are missing or wrong.")
-    if immortal:
+    if without_ttl:
         raise NotYet(
             "the prices have lost their time to live. (MSET cannot set one; a pipeline of SETs "
             "can.)"

@@ -43,17 +43,17 @@ TILLS, CUSTOMERS, HOUR = 8, 25, 3600
 @contextmanager
 def overheard(r: redis.Redis) -> Iterator[list[tuple]]:
     """The commands that are sent through this client's own methods; not those of pipelines."""
-    said: list[tuple] = []
-    client: Any = r  # whose method is another one meanwhile
+    sent: list[tuple] = []
+    client: Any = r  # whose method is replaced meanwhile
     send = client.execute_command
 
     def listen(*args: object, **options: object) -> object:
-        said.append(args)
+        sent.append(args)
         return send(*args, **options)
 
     client.execute_command = listen
     try:
-        yield said
+        yield sent
     finally:
         del client.execute_command
 
@@ -71,7 +71,7 @@ def bought_both(r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], i
         r.sadd(a, *range(3000))
         r.sadd(b, *range(1000, 4000))
         r.sadd(rare, 1, 2, 3, 5000)
-        with wire(r) as counted, overheard(r) as said:
+        with wire(r) as counted, overheard(r) as sent:
             many = answer(r, a, b, 100)
         few = answer(r, a, rare, 100)
         none = answer(r, a, absent, 100)
@@ -90,7 +90,7 @@ def bought_both(r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], i
             f"the answer is right, and {counted.bytes_in:,} bytes came back for one number. "
             "Which command counts on the server?"
         )
-    if said and not any(limits(args) for args in said):
+    if sent and not any(limits(args) for args in sent):
         raise NotYet(
             f"right, in {counted.bytes_in} bytes. But the server counted all 2000 where 100 would "
             "have been enough. It can be told when to stop."
@@ -107,17 +107,17 @@ def once(r: redis.Redis, answer: Callable[[redis.Redis, str, object], bool]) -> 
     troubles: list[Exception] = []
 
     def till(_: int) -> list[bool]:
-        said = []
+        given = []
         try:
             for customer in range(CUSTOMERS):
                 together.wait()
-                said.append(bool(answer(r, "spring", customer)))
+                given.append(bool(answer(r, "spring", customer)))
         except threading.BrokenBarrierError:
             pass  # another till is in trouble
         except Exception as trouble:
             troubles.append(trouble)
             together.abort()
-        return said
+        return given
 
     try:
         r.delete(key)

@@ -63,24 +63,24 @@ def replace(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -
 
 @exercise
 def immortals(r: redis.Redis, answer: Callable[[redis.Redis, str], list[str]]) -> str:
-    mortal = [f"check:{k}" for k in range(500)]
-    immortal = {f"check:{k}" for k in range(500, 517)}
+    with_ttl = [f"check:{k}" for k in range(500)]
+    without_ttl = {f"check:{k}" for k in range(500, 517)}
     stranger = "checkers:1"
     try:
         pipe = r.pipeline(transaction=False)
-        for key in mortal:
+        for key in with_ttl:
             pipe.set(key, 1, ex=100)
-        for key in [*immortal, stranger]:
+        for key in [*without_ttl, stranger]:
             pipe.set(key, 1)
         pipe.execute()
         with wire(r) as counted:
             result = answer(r, "check")
     finally:
-        r.delete(stranger, *mortal, *immortal)
+        r.delete(stranger, *with_ttl, *without_ttl)
     found = set(result or ())
-    if found != immortal:
-        others = len(found - immortal)
-        raise NotYet(f"{len(found & immortal)} of the 17 keys were found, and {others} others.")
+    if found != without_ttl:
+        others = len(found - without_ttl)
+        raise NotYet(f"{len(found & without_ttl)} of the 17 keys were found, and {others} others.")
     if counted.by_command["KEYS"]:
         raise NotYet(
             "all 17 found, with KEYS: it looks at every key in one go, and nobody else is served "
