@@ -68,8 +68,8 @@ def biggest_key(_: redis.Redis, answer: Callable[[redis.Redis], str]) -> str:
             )
         if result != "page:index":
             raise NotYet(
-                f"it says {result!r}; that key does not take the most memory. MEMORY USAGE works "
-                "for every type; lengths in bytes and in members cannot be compared."
+                f"your answer is {result!r}; that key does not take the most memory. MEMORY USAGE "
+                "works for every type; lengths in bytes and in members cannot be compared."
             )
         if w.round_trips > 200:
             raise NotYet(
@@ -106,5 +106,5 @@ def delete_prefix(_: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> 
         if w.round_trips > 500:
             raise NotYet(f"{w.round_trips:,} round trips: UNLINK takes many names at once.")
         if result != 5001:
-            raise NotYet(f"all are gone, and it says {result}; there were 5001.")
+            raise NotYet(f"all are gone, but your answer is {result}; there were 5001.")
     return "right: 5001 keys in a few dozen round trips, and no other client waited long"

@@ -94,7 +94,7 @@ def read_all(_: redis.Redis, answer: Callable[[Callable, list[str], list[str]], 
         cold_reports = len(pushed) - hot_reports
         connection.disconnect()
     if gets != len(hot) + len(cold):
-        raise NotYet(f"it made {gets} GETs; each of the 1005 keys should be read once.")
+        raise NotYet(f"your code made {gets} GETs; each of the 1005 keys should be read once.")
     if cold_reports and not tracked:
         raise NotYet("BCAST reports every write, also of keys without a copy. Track only the five.")
     if tracked > len(hot):

@@ -45,7 +45,7 @@ def names(_: redis.Redis, answer: Callable[[int], Sequence[str]]) -> str:
     every = {user: list(answer(user)) for user in range(300)}
     for user, keys in every.items():
         if len(set(keys)) != 3:
-            raise NotYet(f"three different names are needed; for user {user} it gives {keys}.")
+            raise NotYet(f"three different names are needed; user {user} has {keys}.")
         slots = {key_slot(key.encode()) for key in keys}
         if len(slots) > 1:
             raise NotYet(

@@ -44,7 +44,7 @@ def worker_client(_: redis.Redis, answer: Callable[[str, float], redis.Redis]) -
     with server() as private:
         client = answer(private.url, LONG_S)
         if not isinstance(client, redis.Redis):
-            raise NotYet(f"it should return a redis.Redis, and returns {type(client).__name__}.")
+            raise NotYet(f"you should return a redis.Redis, not a {type(client).__name__}.")
         connection: Any = client.connection_pool.make_connection()
         timeout_s = connection.socket_timeout
         if timeout_s is None:
@@ -59,7 +59,7 @@ def worker_client(_: redis.Redis, answer: Callable[[str, float], redis.Redis]) -
             )
         if timeout_s > LONG_S + LATEST_S:
             raise NotYet(
-                f"a pop of {LONG_S} s, and a server that stands still is noticed after "
+                f"a pop of {LONG_S} s, and a server that stands still is noticed only after "
                 f"{timeout_s:g} s. Some seconds more than block_s are enough."
             )
         other: Any = answer(private.url, WAITS_S).connection_pool.make_connection()
@@ -91,31 +91,31 @@ def worker_client(_: redis.Redis, answer: Callable[[str, float], redis.Redis]) -
 
 MAY = (("BLMOVE", "jobs:mail", "working:1", "LEFT", "RIGHT", 1), ("LREM", "working:1", 1, "letter"))
 MAY_NOT = (
-    (("GET", "session:ada"), "it can read session:ada. Which keys does a worker need?"),
+    (("GET", "session:ada"), "the worker can read session:ada. Which keys does a worker need?"),
     (
         ("FLUSHALL",),
-        "it has just emptied the server. FLUSHALL names no key, so no ~pattern stops it, and it is "
-        "in @write and @all. Name the commands instead of a category.",
+        "the worker has just emptied the server. FLUSHALL names no key, so no ~pattern stops it; "
+        "it is in @write and @all. Name the commands instead of a category.",
     ),
     (
         ("KEYS", "*"),
-        "it can list the names of everybody's keys. KEYS and SCAN name no key, so no ~pattern "
+        "the worker can list all keys' names. KEYS and SCAN name no key, so no ~pattern "
         "stops them; they are in @read. Name the commands instead of a category.",
     ),
     (
         ("SCAN", 0),
-        "it can list the names of everybody's keys with SCAN. Name the commands.",
+        "the worker can list all keys' names with SCAN. Name the commands.",
     ),
     (
         ("LREM", "mail:ada", 1, "letter"),
-        "it can also touch lists that are not its own (LREM on mail:ada). Which two patterns of "
-        "keys does it need?",
+        "the worker can change lists that are not its own (LREM on mail:ada). Which two "
+        "patterns of keys does the worker need?",
     ),
-    (("LRANGE", "jobs:mail", 0, -1), "it can also read lists (LRANGE). It needs two commands."),
-    (("CONFIG", "GET", "*"), "it can read the server's configuration. Name the commands."),
-    (("LPUSH", "jobs:mail", "forged"), "it can also put jobs in (LPUSH). It needs two commands."),
-    (("DEL", "jobs:mail"), "it can delete the whole list of jobs. It needs two commands."),
-    (("PUBLISH", "news", "x"), "it can publish messages. It needs two commands."),
+    (("LRANGE", "jobs:mail", 0, -1), "the worker can read lists (LRANGE). It needs two commands."),
+    (("CONFIG", "GET", "*"), "the worker can read the server's configuration. Name the commands."),
+    (("LPUSH", "jobs:mail", "forged"), "the worker can add jobs (LPUSH). It needs two commands."),
+    (("DEL", "jobs:mail"), "the worker can delete the whole list of jobs. It needs two commands."),
+    (("PUBLISH", "news", "x"), "the worker can publish messages. It needs two commands."),
 )
 
 
@@ -137,7 +137,7 @@ def rules(_: redis.Redis, answer: str) -> str:
         try:
             worker.execute_command(*MAY[0])
         except redis.AuthenticationError as error:
-            raise NotYet("it cannot log in with the password `lab`. Write >lab.") from error
+            raise NotYet("the worker cannot log in with the password `lab`. Write >lab.") from error
         except redis.exceptions.NoPermissionError as error:
             raise NotYet(
                 f"BLMOVE from jobs:mail to working:1 is refused: {error}. It needs the command, "
@@ -146,7 +146,7 @@ def rules(_: redis.Redis, answer: str) -> str:
         for command, hint in MAY_NOT:
             with contextlib.suppress(redis.exceptions.NoPermissionError):
                 worker.execute_command(*command)
-                raise NotYet(f"it can do its work, but also more: {hint}")
+                raise NotYet(f"the rules allow too much: {hint}")
         try:
             removed = worker.execute_command(*MAY[1])
         except redis.exceptions.NoPermissionError as error:

@@ -43,7 +43,7 @@ def lost_at_most(_: redis.Redis, answer: Callable[[Rules, float], float]) -> str
     for rules, rate in (([(60, 1)], 100), (default, 1000), (default, 1), (default, 0.01)):
         result = answer(rules, rate)
         right = rate * min(max(seconds, changes / rate) for seconds, changes in rules)
-        asked = f"with {rules} and {rate:g} writes a second it says {result:g}"
+        asked = f"with {rules} and {rate:g} writes a second your answer is {result:g}"
         if result < right * 0.999:
             raise NotYet(
                 f"{asked}. A rule waits for both, its seconds and its changes: at this rate some "

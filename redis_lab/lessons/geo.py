@@ -66,8 +66,8 @@ def nearest(
         raise NotYet("the right five, but not the nearest first. Which word sorts?")
     if lonely != ["far", "farther"]:
         raise NotYet(
-            f"in the country, with one point some 70 km and another 140 km away, it found {lonely}."
-            " The radius is too small for the country."
+            f"in the country, with one point some 70 km and another 140 km away, your search found "
+            f"{lonely}. The radius is too small for the country."
         )
     if counted.bytes_in > 2000:
         raise NotYet(

@@ -59,7 +59,7 @@ def corrected(_: redis.Redis, answer: Callable[[Sequence[float], float], Sequenc
         ([1, 500, 1], 100, [1, 1, 100, 200, 300, 400, 500]),
     ):
         got = sorted(answer(latencies, interval))
-        case = f"of {latencies} with one every {interval} ms it makes {got}"
+        case = f"of {latencies} with one every {interval} ms your function makes {got}"
         if len(got) < len(right):
             raise NotYet(
                 f"{case}: {len(right) - len(got)} are missing. While one request took "
@@ -80,7 +80,7 @@ def rate_for(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
     for service_ms, wait_ms in ((1, 0.5), (1, 9.5), (0.02, 0.1), (5, 1)):
         got = answer(service_ms, wait_ms)
         right = 1000 / service_ms * 2 * wait_ms / (service_ms + 2 * wait_ms)
-        case = f"for {service_ms:g} ms of work and {wait_ms:g} ms of waiting it says {got:,.0f}"
+        case = f"for {service_ms:g} ms of work and a wait of {wait_ms:g} ms you say {got:,.0f}"
         if got > 0.999 * 1000 / service_ms:
             raise NotYet(
                 f"{case} a second. Then the server is busy all the time, and the queue grows "

@@ -98,13 +98,13 @@ def estimate(_: redis.Redis, answer: Callable[[redis.Redis, Write, int], float])
     with server() as private, private.client() as r:
         result = answer(r, counted, COUNT)
     if not isinstance(result, int | float):
-        raise NotYet(f"it says {result!r}; a number of bytes is meant, for {COUNT:,} objects.")
+        raise NotYet(f"your answer is {result!r}; it should be the bytes of {COUNT:,} objects.")
     if len(written) > 2000:
-        raise NotYet(f"it wrote {len(written)} objects; 2000 are allowed.")
+        raise NotYet(f"your code wrote {len(written)} objects; 2000 are allowed.")
     off = result / size_of_objects(private.kind) - 1
     if abs(off) > 0.2:
         raise NotYet(
-            f"what it says for {COUNT:,} objects is too {'high' if off > 0 else 'low'} by more "
+            f"your answer for {COUNT:,} objects is too {'high' if off > 0 else 'low'} by more "
             "than a fifth. Objects differ, and what MEMORY USAGE says leaves out the table of "
             "keys. Write many, and look at used_memory before and after; the first object also "
             "pays for things that are made once, so do not count it."

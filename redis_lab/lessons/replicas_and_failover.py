@@ -77,7 +77,7 @@ def write_safely(_: redis.Redis, answer: Callable[[redis.Redis, str, str], bool]
         if own.get("check:1") != "paid":
             raise NotYet(f"the key holds {own.get('check:1')!r} afterwards, not the value.")
         if not acknowledged:
-            raise NotYet("both replicas were well, and it did not say True.")
+            raise NotYet("both replicas were well, and the answer was not True.")
         up_to_date()
         with made.replicas[0].stalled():
             if not answer(client, "check:2", "paid"):
@@ -97,12 +97,12 @@ def write_safely(_: redis.Redis, answer: Callable[[redis.Redis, str, str], bool]
             waited = time.perf_counter() - start
         if acknowledged and waited < 0.1:
             raise NotYet(
-                "both replicas stood still and it said True at once. WAIT asks about the last "
-                "write of its own connection: are SET and WAIT on the same one? And not inside "
+                "both replicas stood still and the answer was True at once. WAIT asks about the "
+                "last write of its own connection: are SET and WAIT on the same one? And not in "
                 "MULTI, where WAIT does not wait?"
             )
         if acknowledged:
-            raise NotYet("both replicas stood still, and it said True.")
+            raise NotYet("both replicas stood still, and the answer was True.")
         if own.get("check:3") != "paid":
             raise NotYet(
                 "no replica had it, and now it is gone from the primary. The value stays in any "
@@ -119,7 +119,7 @@ def settings(_: redis.Redis, answer: Callable[[int], dict]) -> str:
         if strange:
             raise NotYet(f"{', '.join(sorted(strange))} is not needed for this.")
         enough, lag = given.get("min_replicas_to_write", 0), given.get("min_replicas_max_lag", 10)
-        asked = f"for {seconds} seconds it says {given}"
+        asked = f"for {seconds} seconds your answer is {given}"
         if enough < 1:
             raise NotYet(
                 f"{asked}. Without min_replicas_to_write the primary needs no replica at all, and "

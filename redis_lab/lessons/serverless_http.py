@@ -72,7 +72,7 @@ def encoded(answer: Callable, web: rest.Gateway, r: redis.Redis) -> str:
     for command in COMMANDS:
         request = answer(command, web.token)
         if not isinstance(request, tuple) or len(request) != 4:
-            raise NotYet("it should return four things: method, path, headers and body.")
+            raise NotYet("the function should return four things: method, path, headers and body.")
         status, reply = send(web.port, *request)
         if web.token in request[1]:
             raise NotYet(

@@ -62,8 +62,8 @@ def rule(_: redis.Redis, answer: Rule) -> str:
         probe = [says(left, 0.2, 1.0, reach) for left in (0.05, 0.1, 0.3) for reach in (1, 3, 9)]
         if not any(probe):
             raise NotYet(
-                "it waits until it has expired. Either it looks only at left_s, or a sign is "
-                "wrong: the logarithm of a number below one is negative."
+                "a value is only recomputed once it has expired. Either only left_s is used, or "
+                "a sign is wrong: the logarithm of a number below one is negative."
             )
     if not says(0.0, 0.2, 1.0, 0.5) or not says(-1.0, 0.2, 1.0, 0.5):
         raise NotYet("an expired value must be recomputed, whatever the random number.")
@@ -84,7 +84,7 @@ def rule(_: redis.Redis, answer: Rule) -> str:
             if says(left_s, 0.2, 1.0, reach) != (0.2 * reach >= left_s):
                 raise NotYet(
                     f"with {left_s} s left, 0.2 s to compute it, beta 1 and chance "
-                    f"{math.exp(-reach):.4f} it should say {0.2 * reach >= left_s}."
+                    f"{math.exp(-reach):.4f} the answer should be {0.2 * reach >= left_s}."
                 )
     return "right: early by chance, the longer it takes the earlier"
 
@@ -106,7 +106,7 @@ def negative(r: redis.Redis, answer: Answer) -> str:
         got = [answer(r, there, load, 600, 10) for _ in range(10)]
         if set(got) != {"a lamp"} or asked != [there]:
             raise NotYet(
-                f"for a product that exists it returned {got[-1]!r}, after {len(asked)} "
+                f"for a product that exists the answer is {got[-1]!r}, after {len(asked)} "
                 "queries for ten requests. One query, and the value each time."
             )
         asked.clear()

@@ -70,7 +70,7 @@ def test_rules():
         f"{mine} +@read +@write -flushall -flushdb": "KEYS and SCAN name no key",
         f"{mine} +@read +@write -flushall -flushdb -keys": "with SCAN",
         f"{mine} +@list": "read lists",
-        f"{mine} +@list -lrange": "put jobs in",
+        f"{mine} +@list -lrange": "add jobs",
         f"{mine} +blmove +lrem +del": "delete the whole list",
         f"{mine} +blmove +lrem +config": "configuration",
         f"{mine} +blmove +lrem +publish &*": "publish",
