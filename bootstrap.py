@@ -64,7 +64,7 @@ def check_modules():
     missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
     if missing:
         raise Trouble(
-            f"{sys.executable} has no module {missing[0]}, which makes the virtual environment. On "
+            f"{sys.executable} has no module {missing[0]}, which the virtual environment needs. On "
             "Debian or Ubuntu: apt install python3-venv; elsewhere: make PYTHON=another ..."
         )
 
@@ -174,7 +174,7 @@ class Setup:
         names = os.listdir(self.venv) if os.path.isdir(self.venv) else []
         a_file = os.path.lexists(self.venv) and not os.path.isdir(self.venv)
         if a_file or (names and STAMP not in names):
-            reason = "it is a file" if a_file else "it was not made by this and is of no use to it"
+            reason = "it is a file" if a_file else "it was not made by this and cannot be used"
             raise Trouble(
                 f"{self.venv} is in the way: {reason}. Move it away, or choose another place for "
                 "the virtual environment: make VENV=.venv-lab ..."
@@ -186,7 +186,7 @@ class Setup:
                 shutil.rmtree(path)
             else:
                 os.remove(path)
-        failed = f"{sys.executable} made no virtual environment. Take another: make PYTHON=... ..."
+        failed = f"{sys.executable} made no virtual environment. Use another: make PYTHON=... ..."
         # in two steps, because venv hides why its own call of ensurepip failed
         self.run([sys.executable, "-m", "venv", "--without-pip", self.venv], failed)
         self.run([self.python, "-m", "ensurepip", "--default-pip"], failed)
@@ -244,7 +244,7 @@ class Setup:
     def settings(self):
         """pip's settings, from its files and from the environment."""
         pip_settings = {}
-        listed = self.pip("config", "list", failed="pip does not read its settings.")
+        listed = self.pip("config", "list", failed="pip could not read its settings.")
         for section in ("global", "install", ":env:"):  # from weak to strong
             for name, value in re.findall(rf"(?m)^{section}\.([\w-]+)=(.*)$", listed):
                 pip_settings[name] = ast.literal_eval(value)
@@ -286,5 +286,5 @@ if __name__ == "__main__":
         print(trouble.args[0], file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("\nStopped. The same command takes it up again.", file=sys.stderr)
+        print("\nStopped. Run the same command to continue.", file=sys.stderr)
         sys.exit(130)

@@ -49,8 +49,8 @@ def worker_client(_: redis.Redis, answer: Callable[[str, float], redis.Redis]) -
         timeout_s = connection.socket_timeout
         if timeout_s is None:
             raise NotYet(
-                "the pop may wait as long as it likes, and so may a worker whose server stands "
-                "still: without a socket_timeout it waits for ever. How long after block_s is late?"
+                "without a socket_timeout a worker whose server stands still waits for ever. "
+                "How long after block_s is too late?"
             )
         if timeout_s <= LONG_S:
             raise NotYet(

@@ -68,8 +68,8 @@ def one_key(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
             )
     if abs(got[1, 1] - (1 - np.exp(-1))) < 1e-6:
         raise NotYet(
-            "that is for a key whose time begins anew with each hit. Here it begins with the miss "
-            "only: one miss, then as many hits as fall into its life, on average."
+            "that is for a time to live that each hit renews. Here only a miss sets it: one "
+            "miss, then as many hits as fall into its life, on average."
         )
     for (rate, ttl), ratio in got.items():
         right = rate * ttl / (1 + rate * ttl)

@@ -172,7 +172,7 @@ def lost(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> str:
             raise NotYet(f"{right} came on the first day only, and you say {counts[name]}.")
         raise NotYet(
             f"right while both days are equally long. Now ({name}) {right} came on the first "
-            f"day only, and you say {counts[name]}. BITOP NOT ends where its key ends: what lies "
+            f"day only, and you say {counts[name]}. BITOP NOT ends where its key ends: what is "
             "beyond is not turned into ones. Try without NOT: who came on the first day, minus who "
             "came on both."
         )

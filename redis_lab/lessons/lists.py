@@ -55,7 +55,7 @@ def remember(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) 
         r.delete(key)
     newest = views[:1:-1]
     if ten == newest[::-1]:
-        raise NotYet("the right ten, the oldest first. The newest should stand in front.")
+        raise NotYet("the right ten, the oldest first. The newest should be in front.")
     if ten == views[9::-1]:
         raise NotYet("ten are kept, and they are the oldest ten: LTRIM kept the wrong end.")
     if len(ten) > 10:
@@ -64,12 +64,12 @@ def remember(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) 
         raise NotYet(f"after products 0 to 11 the list should be {newest} and is {ten}.")
     if again.count(views[5]) > 1:
         raise NotYet(
-            "a product that is looked at again stands in the list twice. Which command removes a "
-            "value, wherever it stands?"
+            "a product that is looked at again is in the list twice. Which command removes a "
+            "value, wherever it is?"
         )
     if again == ten:
         raise NotYet(
-            "no product stands there twice, but one that is looked at again should move to the "
+            "no product is there twice, but one that is looked at again should move to the "
             "front, and it stayed where it was."
         )
     if again != [views[5], *(view for view in newest if view != views[5])]:
@@ -156,7 +156,7 @@ def one_by_one_is_right(four: list, left: list, rest: list, nothing: list, jobs:
             "returns for LPOP of a list that is gone."
         )
     if four == jobs[:-5:-1]:
-        raise NotYet("these are the newest four. The oldest stand on the left.")
+        raise NotYet("these are the newest four. The oldest are on the left.")
     if four != jobs[:4] or rest != jobs[4:] or nothing != []:
         raise NotYet(
             f"of ten jobs the first four, then the other six, then none should come; there came "

@@ -88,8 +88,8 @@ def rate_for(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
             )
         if abs(got - 1000 * wait_ms / service_ms / (service_ms + wait_ms)) < 0.001 * got:
             raise NotYet(
-                f"{case} a second: right for commands whose length is up to chance too (M/M/1). "
-                "These are all of one length, which halves the wait."
+                f"{case} a second: right for commands of random length (M/M/1). "
+                "Here all have the same length, which halves the wait."
             )
         if abs(got / right - 1) > 0.01:
             raise NotYet(f"{case} a second, and it is {right:,.0f}: ρ = 2w / (S + 2w), λ = ρ / S.")

@@ -76,7 +76,7 @@ def encoded(answer: Callable, web: rest.Gateway, r: redis.Redis) -> str:
         status, reply = send(web.port, *request)
         if web.token in request[1]:
             raise NotYet(
-                "the token stands in the address, and addresses are written to the logs of "
+                "the token is in the address, and addresses are written to the logs of "
                 "every machine on the way. Put it into a header."
             )
         if status == 401:

@@ -201,8 +201,8 @@ def judge_higher(r: redis.Redis, answer: Callable, key: str) -> str:
     except redis.exceptions.NoScriptError:
         raise NotYet(
             "NOSCRIPT: this server has never seen your script, and yours will not have seen it "
-            "after its next restart. EVALSHA sends only a name. Who sends the text when the name "
-            "is unknown?"
+            "after its next restart. EVALSHA sends only a hash. Which call sends the text when the "
+            "server does not know it?"
         ) from None
     if best() != 9:
         raise NotYet(
@@ -224,7 +224,7 @@ def judge_higher(r: redis.Redis, answer: Callable, key: str) -> str:
     except redis.exceptions.NoScriptError:
         raise NotYet(
             "it works until the server forgets its scripts (a restart, SCRIPT FLUSH): NOSCRIPT. "
-            "Who sends the text again?"
+            "Which call sends the text again?"
         ) from None
     if best() != 200:
         raise NotYet(f"after SCRIPT FLUSH 200 should be stored, and there is {best()}.")
