@@ -1,9 +1,9 @@
 """Set the workbook up: the virtual environment, the pinned packages, the shop's data.
 
 `make lab`, `make plots` and `make test` run this first. It needs nothing but Python's standard
-library, returns at once when all is up to date, and takes up again what was interrupted. uv
-installs the packages where it can, else pip does. What goes wrong is said in one line on stderr,
-with the fix, and ends it with exit code 1.
+library, returns at once when all is up to date, and resumes what was interrupted. uv
+installs the packages where it can, else pip does. Errors are one line on stderr, saying how to
+fix them; the exit code is then 1.
 
 This file has to be readable by Pythons that are too old for the workbook (3.6 to 3.10), so that it
 can say so.
@@ -64,7 +64,7 @@ def check_modules():
     missing = [name for name in ("venv", "ensurepip") if importlib.util.find_spec(name) is None]
     if missing:
         raise Trouble(
-            f"{sys.executable} has no module {missing[0]}, which makes the virtual environment. On "
+            f"{sys.executable} has no module {missing[0]}, which the virtual environment needs. On "
             "Debian or Ubuntu: apt install python3-venv; elsewhere: make PYTHON=another ..."
         )
 
@@ -94,7 +94,7 @@ class Setup:
         self.place = "{}.{} {}\n".format(*sys.version_info[:2], os.path.realpath(self.venv))
         # What the stamp of an environment that is up to date says.
         self.claim = self.place + hashlib.sha256("\0".join(texts).encode()).hexdigest() + "\n"
-        self.told = {}
+        self.pip_settings = {}
 
     def stamped(self):
         try:
@@ -167,14 +167,14 @@ class Setup:
     def adoptable(self):
         """Whether the user has made an environment there, with pip and this Python."""
         code = f"import sys, pip; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
-        mine = os.path.exists(os.path.join(self.venv, "pyvenv.cfg")) and shutil.which(self.python)
-        return mine and subprocess.call([self.python, "-c", code], **QUIET) == 0
+        there = os.path.exists(os.path.join(self.venv, "pyvenv.cfg")) and shutil.which(self.python)
+        return there and subprocess.call([self.python, "-c", code], **QUIET) == 0
 
     def make_venv(self):
         names = os.listdir(self.venv) if os.path.isdir(self.venv) else []
         a_file = os.path.lexists(self.venv) and not os.path.isdir(self.venv)
         if a_file or (names and STAMP not in names):
-            reason = "it is a file" if a_file else "it was not made by this and is of no use to it"
+            reason = "it is a file" if a_file else "it was not made by this and cannot be used"
             raise Trouble(
                 f"{self.venv} is in the way: {reason}. Move it away, or choose another place for "
                 "the virtual environment: make VENV=.venv-lab ..."
@@ -186,7 +186,7 @@ class Setup:
                 shutil.rmtree(path)
             else:
                 os.remove(path)
-        failed = f"{sys.executable} made no virtual environment. Take another: make PYTHON=... ..."
+        failed = f"{sys.executable} made no virtual environment. Use another: make PYTHON=... ..."
         # in two steps, because venv hides why its own call of ensurepip failed
         self.run([sys.executable, "-m", "venv", "--without-pip", self.venv], failed)
         self.run([self.python, "-m", "ensurepip", "--default-pip"], failed)
@@ -211,7 +211,7 @@ class Setup:
                 interrupted = True
 
     def remove_half_records(self, interrupted):
-        """What a kill has left of an installer's records makes uv or pip stumble."""
+        """Remove records that a killed installer left incomplete: uv or pip would fail on them."""
         needed = ["METADATA"] + ["RECORD"] * interrupted
         for info in glob.glob(os.path.join(glob.escape(self.venv), "lib/*/*/*.dist-info")):
             if not all(os.path.exists(os.path.join(info, name)) for name in needed):
@@ -222,33 +222,33 @@ class Setup:
         return self.run([self.python, "-m", "pip", *arguments], failed, environment)
 
     def uv(self, *arguments, failed):
-        """Run `uv pip`. It is told what pip is told."""
+        """Run `uv pip` with pip's settings."""
         uv = shutil.which("uv") or os.path.join(self.venv, "bin", "uv")
         for pin in self.pins:
             if pin.startswith("uv==") and not os.path.exists(uv):
                 self.pip("install", "--quiet", pin, failed="There is no uv.")
-        told = self.told = self.told or self.settings()
+        pip_settings = self.pip_settings = self.pip_settings or self.settings()
         # Of several indexes pip takes the best match, and it trusts whom the system trusts. Copies,
         # because an edit of a hard link's file would reach uv's cache and all other environments.
         environment = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_SYSTEM_CERTS": "1"}
         environment["UV_LINK_MODE"] = "copy"
         environment["UV_COMPILE_BYTECODE"] = "1"  # as pip does; else the first import of all does
         environment.update(os.environ)
-        for name in filter(told.get, UV_NAMES):
+        for name in filter(pip_settings.get, UV_NAMES):
             separator = "," if name == "find-links" else " "
-            environment[UV_NAMES[name]] = separator.join(told[name].split())
-        no_index = told.get("no-index", "").lower() in ("1", "true", "yes", "on", "y", "t")
+            environment[UV_NAMES[name]] = separator.join(pip_settings[name].split())
+        no_index = pip_settings.get("no-index", "").lower() in ("1", "true", "yes", "on", "y", "t")
         options = ["--python", self.python] + ["--no-index"] * no_index
         return self.run([uv, "pip", *arguments, *options], failed, environment)
 
     def settings(self):
-        """What pip is told by its files and by the environment."""
-        told = {}
-        listed = self.pip("config", "list", failed="pip does not read its settings.")
+        """pip's settings, from its files and from the environment."""
+        pip_settings = {}
+        listed = self.pip("config", "list", failed="pip could not read its settings.")
         for section in ("global", "install", ":env:"):  # from weak to strong
             for name, value in re.findall(rf"(?m)^{section}\.([\w-]+)=(.*)$", listed):
-                told[name] = ast.literal_eval(value)
-        return told
+                pip_settings[name] = ast.literal_eval(value)
+        return pip_settings
 
 
 def say(line):
@@ -286,5 +286,5 @@ if __name__ == "__main__":
         print(trouble.args[0], file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("\nStopped. The same command takes it up again.", file=sys.stderr)
+        print("\nStopped. Run the same command to continue.", file=sys.stderr)
         sys.exit(130)

@@ -1,10 +1,10 @@
-"""What does it cost to time one call? Ours beside a bare loop, pyperf and pytest-benchmark.
+"""What does it cost to time one call? Our harness, a bare loop, pyperf and pytest-benchmark.
 
     python benchmarks/harness_cost.py       # data/local; REDIS_LAB_EFFORT=full: data/results
 
 Each arm records one sample a call, thousands of calls in a row, around the same call: once a
 function that does nothing, once a real GET. The arms take turns in one run. What is compared is
-the wall time of the whole measuring, per call, so that everything a harness does counts; pyperf's
+the wall time of the whole measurement, per call, so that everything a harness does counts; pyperf's
 fixed work for a run is in it too, spread over its samples. Ours is there twice: the loop alone,
 and with the copy into an array that follows each block, when no call is being timed.
 """
@@ -60,7 +60,7 @@ def ours_with_array(call: Callable, samples: int) -> None:
 
 def by_pyperf(call: Callable, samples: int) -> None:
     """A pyperf worker, in this process: one loop, one value a call, no warm-up."""
-    pyperf.Runner._created.clear()  # it insists on one a process
+    pyperf.Runner._created.clear()  # pyperf allows only one per process
     runner = pyperf.Runner(values=samples, warmups=0, loops=1, processes=1)
     runner.parse_args(["--worker", "-l1", f"-n{samples}", "-w0"])
     with contextlib.redirect_stdout(io.StringIO()):

@@ -4,7 +4,7 @@
     python benchmarks/steady.py -n 3 -- make test UNIT=1
     python benchmarks/steady.py -n 20 -- .venv/bin/python -m pytest tests/test_load.py
 
-One endless loop for each core runs beside it, at normal priority. Tests come in another order each
+One endless loop for each core runs meanwhile, at normal priority. Tests come in another order each
 time (pytest-randomly). Printed are each run's seconds, the last lines of a run that failed, and how
 many passed; the exit code is 0 when all did. The loops end with this script, however it ends.
 """
@@ -28,7 +28,7 @@ LOOP = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
 
 @contextmanager
 def kept_busy(loops: int) -> Iterator[list[subprocess.Popen]]:
-    """So many endless loops beside what runs in this block."""
+    """Run endless loops while the block runs."""
     command = [sys.executable, "-S", "-c", LOOP, str(os.getpid())]
     running: list[subprocess.Popen] = []
     try:
@@ -70,7 +70,7 @@ def main() -> int:
     logs = asked.logs or Path(tempfile.mkdtemp(prefix="steady-"))
     logs.mkdir(parents=True, exist_ok=True)
     words = " ".join(asked.command)
-    print(f"{words}, {asked.times} times, beside {asked.loops} endless loops; output: {logs}")
+    print(f"{words}, {asked.times} times, with {asked.loops} endless loops; output: {logs}")
     passed = repeated(asked.command, asked.times, asked.loops, logs)
     print(f"{passed} of {asked.times} passed")
     return 0 if passed == asked.times else 1

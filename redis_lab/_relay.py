@@ -275,7 +275,7 @@ class Relay:
 
 
 def precise_timers():
-    """Linux lets a sleep run 50 µs over unless told not to."""
+    """By default Linux lets a sleep run 50 µs over; ask it not to."""
     if sys.platform.startswith("linux"):
         PR_SET_TIMERSLACK = 29
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
@@ -287,7 +287,7 @@ def many_files():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
+        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it reports
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 

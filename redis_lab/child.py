@@ -3,11 +3,11 @@
 The keeper of a server, the relay of a link, the load generators and the HTTP gateway are all run
 by `Child`. What the programs have in common:
 
-- Their first argument is the process id of the *owner*. They end when it is no longer their
-  parent's, which they notice also when the owner was killed with SIGKILL or when a process that
+- Their first argument is the process id of the *owner*. They end when the owner is no longer their
+  parent, also when the owner was killed with SIGKILL or when a process that
   the owner forked still holds their standard input open.
-- They end when their standard input closes, or says `quit`.
-- Secrets come as a line of JSON on standard input: the command line shows in the list of processes.
+- They end when their standard input closes, or when they read `quit` from it.
+- Secrets come as a line of JSON on standard input: everyone can list a process's command line.
 - The first line they print says that they are ready.
 """
 
@@ -116,7 +116,7 @@ class Child:
         self._finalizer()
 
     def stop(self) -> None:
-        """Let it end in its own way; a second time does nothing."""
+        """Ask it to end, and kill it if it does not; a second call does nothing."""
         self._finalizer()
 
     def _read_line(self) -> str:

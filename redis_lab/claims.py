@@ -1,7 +1,7 @@
-"""What a validation is told by the notebooks it runs: which claims held, and what was not measured.
+"""What the notebooks report to a validation: which claims held, and what was not measured.
 
 `redis-lab validate` names a file in the environment; each notebook's kernel appends lines of JSON
-to it. Without that file nobody validates, and nothing is written.
+to it. If no file is named, no validation is running, and nothing is written.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def write(**line: object) -> None:
 
 
 def not_measured(what: str, why: str) -> bool:
-    """Note a measurement that a busy machine voided; False where no validation wants to know."""
+    """Report a measurement that a busy machine spoiled; False if no validation is running."""
     if not validated():
         return False
     missing.append(what)

@@ -81,7 +81,7 @@ def table(title: str, heads: list[str], rows: list[list[str]]) -> None:
 
 @app.command()
 def doctor() -> None:
-    """Say what was found here: Python, client, servers, dataset, disk, cores, load."""
+    """Show what was found here: Python, client, servers, dataset, disk, cores, load."""
     import hiredis
 
     from .measure.results import cpu_model
@@ -139,7 +139,7 @@ def lab(
     command += [f"--port={port}"] + ([] if browser else ["--no-browser"])
     command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     os.chdir(notebooks.folder().parent)
-    if os.name == "posix":  # it takes our place: signals and Ctrl-C are its own
+    if os.name == "posix":  # it replaces this process, and so receives signals and Ctrl-C
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.execv(sys.executable, command)
     raise typer.Exit(subprocess.run(command).returncode)
@@ -153,7 +153,7 @@ def plots_command(
     redraw: Annotated[
         bool,
         typer.Option(
-            "--redraw", help="Draw the results again as the lessons say now; measure nothing."
+            "--redraw", help="Draw existing results as the lessons now say; measure nothing."
         ),
     ] = False,
     effort: Annotated[str, typer.Option(help="quick or full.")] = "full",
@@ -174,7 +174,7 @@ def plots_command(
     chosen = notebooks.measuring(only)
     with_cost = bool(only) and only in HARNESS_COST
     if not (chosen or with_cost):
-        notebooks.find(only)  # which says what there is
+        notebooks.find(only)  # its error lists the notebooks
     folder = results.results_folder(effort)
     began = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
     if with_cost:
@@ -197,9 +197,9 @@ def plots_command(
 
 
 def draw_again(only: str, effort: str, in_place: bool) -> None:
-    """Draw results as the lessons say now, and put the figures into the notebooks if asked.
+    """Draw existing results again, and put the figures into the notebooks if asked.
 
-    Raises: LabError without a result, and, after drawing the others, for those of no lesson.
+    Raises: LabError if there is no result; after drawing the others, for those of no lesson.
     """
     from . import figures, lessons, teach
     from .measure import results
@@ -233,7 +233,7 @@ HARNESS_COST = "harness_cost"
 
 
 def harness_cost(must_be_here: bool) -> Path | None:
-    """The script that measures the harness itself, where it is here and can run."""
+    """The script that measures the harness itself, if it is here and can run."""
     script = Path(__file__).resolve().parents[1] / "benchmarks" / f"{HARNESS_COST}.py"
     if script.exists() and all(map(find_spec, ("pyperf", "pytest_benchmark"))):
         return script
@@ -246,7 +246,7 @@ def harness_cost(must_be_here: bool) -> Path | None:
 
 
 def wanted(experiment: str, only: str) -> bool:
-    """Whether it is named, or belongs to a notebook whose path is."""
+    """Whether `only` is a part of the experiment's name or of its notebook's path."""
     if only in experiment:
         return True
     try:
@@ -294,15 +294,15 @@ def arms(r):
     return {"loop": lambda: [r.get(k) for k in keys], "pipeline": pipeline,
             "MGET": lambda: r.mget(keys)}
 """
-# A paragraph a line, since rich keeps the breaks; and it takes [words] in brackets for its markup
+# One line for each paragraph, because rich keeps line breaks; it reads [words] as its markup
 BENCH_HELP = "\n\n".join(
     [
         "Measure the arms of a Python file against each other.",
         "The file defines arms(r), a function that gets a client of the lab's server and returns "
         "the arms: a dictionary of functions by name (or of redis_lab.bench.Arm objects, which can "
         "have a setup for each block), or a list of functions. Coroutine functions are awaited. "
-        "Arms that need no client may stand in a variable ARMS instead, and no server is started. "
-        "A whole example:",
+        "Arms that need no client may be in a variable ARMS instead; then no server is started. "
+        "A complete example:",
         "\b\n" + escape(EXAMPLE.strip()),
         "Prints each arm's median and p99 in microseconds with 95 % intervals, and how it compares "
         "with the reference. A PING over a bare socket is measured in the same run, as a baseline: "
@@ -318,7 +318,7 @@ def bench(
         str, typer.Option(help="quick or full; without it REDIS_LAB_EFFORT, or quick.")
     ] = "",
     seconds: Annotated[
-        float | None, typer.Option(help="Seconds for each arm, in place of the effort's.")
+        float | None, typer.Option(help="Seconds for each arm, instead of the effort's.")
     ] = None,
     reference: Annotated[
         str, typer.Option(help="The arm to compare with; the first by default.")
@@ -334,7 +334,7 @@ def bench(
     from .measure.arms_file import describe_error, load_arms
     from .measure.bench import compare, effort_name
 
-    name = effort_name(effort or None)  # a wrong word is told before anything is started
+    name = effort_name(effort or None)  # a wrong value is reported before anything is started
     arms, client = load_arms(file, connect)
     try:
         found = compare(
@@ -380,15 +380,15 @@ def compare(
 @app.command()
 def validate(
     only: Annotated[str, typer.Argument(help="Part of a notebook's path.")] = "",
-    times: Annotated[int, typer.Option(help="How often in a row.")] = 1,
+    times: Annotated[int, typer.Option(help="How many times in a row.")] = 1,
     jobs: Annotated[
-        int, typer.Option(help="How many side by side; 0: one more than there are cores.")
+        int, typer.Option(help="How many in parallel; 0: one more than there are cores.")
     ] = 0,
 ) -> None:
-    """Run every notebook under strict nbval: committed outputs must come out again.
+    """Run every notebook under strict nbval: it must give its committed outputs again.
 
-    What rests on times or on chance and does not hold here is listed at the end, and so is what
-    the machine was too busy to measure.
+    Claims that depend on times or on chance and do not hold here are listed at the end, and so
+    is what the machine was too busy to measure.
     """
     require("pytest", "nbval", "ipykernel")
     for _ in range(times):
@@ -416,10 +416,10 @@ def index(
 @app.command()
 def new(
     lesson: Annotated[str, typer.Argument(help="Its folder and name, such as patterns/outbox.")],
-    title: Annotated[str, typer.Option(help="The notebook's heading; made of the name.")] = "",
+    title: Annotated[str, typer.Option(help="The heading; by default from the name.")] = "",
     minutes: Annotated[int, typer.Option(help="How long a learner needs.", min=1, max=180)] = 30,
 ) -> None:
-    """Begin a lesson: its line in toc.yml, a notebook, a module and a test, all in order."""
+    """Begin a lesson: its line in toc.yml, a notebook, a module and a test, all working."""
     from .new import new as write_new
 
     require("nbformat", "nbclient", "ipykernel")
@@ -439,7 +439,7 @@ def serve(
     config: dict[str, Any] = {"port": port} if port else {}
     with start_server(**config) as running:
         out.print(f"{running}", highlight=False)
-        out.print(f"[bold]{redact(running.url)}[/bold]   Ctrl-C stops it; it keeps nothing.")
+        out.print(f"[bold]{redact(running.url)}[/bold]   Ctrl-C stops it; its data are lost.")
         while not stop.wait(0.5):
             if not running.alive():
                 raise LabError(

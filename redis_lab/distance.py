@@ -45,7 +45,7 @@ TOLERANCE_SHARE = 0.02
 # What the relay costs hardly depends on the delay, so longer ones are calibrated at this one.
 CALIBRATED_AT_MS = 25.0
 
-# What a client through the link takes over from the client it was made from.
+# Options that a client through the link inherits from the client that the link was made from.
 INHERITED = set(inspect.signature(redis.Redis.__init__).parameters) - {
     "host",
     "port",
@@ -78,7 +78,7 @@ class Relay(Child):
 
 @dataclass(frozen=True)
 class Round:
-    """One round of calibration: the relay's delay both ways, and what came of it, in ms."""
+    """One round of calibration: the relay's delay both ways, and its effect, in ms."""
 
     delay_ms: float
     added_ms: float
@@ -87,7 +87,7 @@ class Round:
 
 
 class Link:
-    """A way to a server that takes `wanted_ms` longer there and back; `stop()` ends it.
+    """A connection to a server whose round trips take `wanted_ms` longer; `stop()` ends it.
 
     Attributes: `host`, `port` and `url` (with the password, as the client needs it; host and port
     are None where a link of 0 ms leads straight to a Unix socket), `wanted_ms`, `achieved_ms` (the
@@ -135,7 +135,7 @@ class Link:
         return issubclass(self._template.connection_pool.connection_class, SSLConnection)
 
     def client(self, **options: object) -> redis.Redis:
-        """A new client through the link, set up as the one it was made from but for `options`.
+        """A new client through the link, with the original one's settings except for `options`.
 
         A certificate is checked against the server's own name, as without the link.
         """
@@ -207,7 +207,7 @@ class Link:
     def _measure(self, direct: socket.socket, far: socket.socket, delay: float) -> Round:
         self._relay.set_delay(delay)
         pings = max(1, min(100, int(ROUND_S * 1000 / (delay + 0.3))))
-        # in turn, so that whatever else the machine does falls on both alike
+        # in turn, so that other load on the machine affects both alike
         pairs = [(_ping_ms(direct), _ping_ms(far)) for _ in range(pings)]
         near, through = (statistics.median(column) for column in zip(*pairs, strict=True))
         self.rounds.append(Round(delay, through - near, near, pings))
@@ -259,12 +259,13 @@ def link(target: redis.Redis | Server | str, rtt_ms: float) -> Link:
     """
     if isinstance(rtt_ms, str) or not math.isfinite(rtt_ms) or not 0 <= rtt_ms <= LONGEST_MS:
         raise LabError(
-            f"rtt_ms={rtt_ms} is no distance: give milliseconds from 0 (no link) to {LONGEST_MS:g}."
+            f"rtt_ms={rtt_ms} is not a distance: "
+            f"give milliseconds from 0 (no link) to {LONGEST_MS:g}."
         )
     if isinstance(target, redis.RedisCluster | redis.asyncio.RedisCluster | Cluster):
         raise LabError(
-            "A link leads to one server; a Cluster client asks each node by its own address. "
-            "Link to one node (cluster.nodes[0]), or to a server that is no cluster."
+            "A link leads to one server; a Cluster client uses each node's own address. "
+            "Link to one node (cluster.nodes[0]), or to a server outside a cluster."
         )
     if rtt_ms and sys.platform == "win32":
         raise LabError("A link needs Linux or macOS. On Windows, run the workbook in WSL.")
@@ -294,5 +295,5 @@ def _ping_ms(sock: socket.socket) -> float:
     reply = sock.recv(512)
     taken = time.perf_counter_ns() - start
     if reply[:1] not in (b"+", b"-"):
-        raise OSError(f"it said {reply[:40]!r}" if reply else "it closed the connection")
+        raise OSError(f"it replied {reply[:40]!r}" if reply else "it closed the connection")
     return taken / 1e6

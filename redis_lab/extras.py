@@ -1,4 +1,4 @@
-"""Which extra of the package brings what a core installation leaves out."""
+"""Which extra of the package installs which module that the core installation leaves out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXTRAS = {
 
 
 def describe_missing(module: str) -> str | None:
-    """How to install a module that is not here, in one line; None if no extra brings it."""
+    """How to install a missing module, in one line; None if no extra installs it."""
     name = module.partition(".")[0]
     for extra, modules in EXTRAS.items():
         if name in modules:
@@ -26,7 +26,7 @@ def describe_missing(module: str) -> str | None:
 
 
 def require(*modules: str) -> None:
-    """Raises: LabError that says how to install the first of the modules that is not here."""
+    """Raises: LabError that says how to install the first of the modules that is missing."""
     for module in modules:
         if importlib.util.find_spec(module) is None:
             raise LabError(describe_missing(module) or f"This needs {module}.")

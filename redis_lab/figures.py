@@ -4,7 +4,7 @@ A figure is a frozen dataclass: `Lines`, `DotPlot`, `DotPanels` or `Timeline`, w
 columns it shows and its labels. It holds no data. Each lesson's module says how its experiments are
 drawn; the data come from a result: `draw(load("data/results/pipelines.json"), Lines(...))`.
 
-A new kind of figure is one class more: a `Chart` with a method `draw`.
+For a new kind of figure, add one class: a `Chart` with a method `draw`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .files import data_folder, write_whole
 from .measure.baseline import BASELINE
 from .measure.effort import effort_name
 
-if TYPE_CHECKING:  # slow to import, and a lesson's exercises do without
+if TYPE_CHECKING:  # slow to import, and a lesson's exercises do not need it
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -38,11 +38,11 @@ Meaning = Literal[
     "acknowledged", "ours", "lost", "stale", "refused", "theirs", "baseline", "theory"
 ]
 
-# What a series means has its colour in every figure. The colours are Okabe and Ito's, which the
-# colour-blind tell apart; markers and dashes tell them apart in grey.
+# Each meaning has the same colour in every figure. The colours are Okabe and Ito's, which
+# colour-blind people can tell apart; markers and dashes tell them apart in grey.
 PALETTE: dict[Meaning, str] = {
     "acknowledged": "#0072B2",  # done, confirmed, right
-    "ours": "#0072B2",  # what the lesson builds, and Redis beside something else
+    "ours": "#0072B2",  # what the lesson builds, and Redis compared with something else
     "lost": "#D55E00",  # lost, or wrong
     "stale": "#E69F00",
     "refused": "#8C8C8C",  # refused, failed with an error, or waiting
@@ -50,7 +50,8 @@ PALETTE: dict[Meaning, str] = {
     "baseline": "#4D4D4D",  # what the others are compared with
     "theory": "#000000",
 }
-# For the others, in this order. What means nothing comes first; a figure with many lines borrows.
+# For series without a meaning, in this order: neutral colours first, then those of meanings that
+# the figure does not use.
 NEUTRAL = ("#0072B2", "#CC79A7", "#56B4E9", "#000000")
 BORROWED = ("#E69F00", "#009E73", "#D55E00")
 EVERYWHERE: dict[str, Meaning] = {BASELINE: "baseline"}
@@ -97,7 +98,7 @@ class Chart(ABC):
         """Draw the table into an empty figure, and set the figure's size."""
 
     def colours(self, labels: Iterable[str]) -> dict[str, str]:
-        """A colour for each series: by its meaning, the others in turn with what is left."""
+        """A colour for each series: by its meaning; the others get the remaining ones in turn."""
         labels = list(labels)
         meanings = EVERYWHERE | dict(self.meanings)
         meant = {label: PALETTE[meanings[label]] for label in labels if label in meanings}
@@ -107,7 +108,7 @@ class Chart(ABC):
 
 
 def short(value: float, _position: int = 0) -> str:
-    """A tick label people read: 0.5, 20, 5k, 2M."""
+    """A number as a short tick label: 0.5, 20, 5k, 2M."""
     for limit, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{value / limit:g}{letter}"
@@ -159,7 +160,7 @@ def label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     figure = axes.get_figure(root=True)
     assert figure  # the axes are in one
     height_pt = axes.get_position().height * figure.get_size_inches()[1] * 72
-    axes.get_xlim(), axes.get_ylim()  # the limits are settled only when somebody asks
+    axes.get_xlim(), axes.get_ylim()  # matplotlib settles the limits only when asked for them
     to_fraction = axes.transScale + axes.transLimits
     heights = [to_fraction.transform((x, y))[1] for x, y, _, _ in ends]
     for (x, y, name, colour), at in zip(ends, spread(heights, 10.5 / height_pt), strict=True):
@@ -194,8 +195,8 @@ def text_inches(names: Iterable) -> float:
 
 
 def tick_labels(*axes: Any) -> None:
-    """Short labels at the large ticks, none at the small ones, and at least three, as far as can
-    be, where an axis has hardly a power of ten in sight. Its limits must be settled."""
+    """Short labels at the major ticks, none at the minor ones; at least three where possible, also
+    on an axis that spans less than a power of ten. Its limits must be settled."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for axis in axes:
@@ -313,7 +314,7 @@ class DotPlot(Chart):
     by: str = "arm"
 
     def colours(self, labels: Iterable[str]) -> dict[str, str]:
-        """A row has its name beside it: those without a meaning share a colour."""
+        """Each row is labelled with its name, so that those without a meaning share a colour."""
         meanings = EVERYWHERE | dict(self.meanings)
         return {label: PALETTE[meanings.get(label, "ours")] for label in labels}
 
@@ -398,7 +399,7 @@ class Timeline(Chart):
     """Who did what when: a lane for each actor, in the table's order, a mark for each row.
 
     Each kind of event, in order of time, has its shape, its colour and its height in the lane, so
-    that what happens at one moment does not hide; the legend beside it counts them.
+    that events at the same moment do not hide each other; the legend counts them.
     """
 
     x: str
@@ -446,7 +447,7 @@ class Timeline(Chart):
 
 
 def human_us(value: float) -> str:
-    """Microseconds as people say them: 0.09 µs, 120 µs, 3.4 ms, 1.2 s."""
+    """Microseconds in a readable unit: 0.09 µs, 120 µs, 3.4 ms, 1.2 s."""
     for limit, unit in ((1e6, "s"), (1e3, "ms"), (1.0, "µs")):
         if value >= limit or unit == "µs":
             return f"{value / limit:.3g} {unit}"
@@ -487,7 +488,7 @@ def encoded(figure: Figure) -> bytes:
     drawn, out = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(drawn, format="png", dpi=DPI)
-    # of the ways to choose the colours, the one that keeps those of small areas
+    # this method of choosing colours keeps those of small areas
     method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
     picture = Image.open(drawn).convert("RGB").quantize(256, method=method, dither=dither)
     picture.save(out, format="png", optimize=True, dpi=(DPI, DPI))
@@ -504,7 +505,7 @@ def plots_folder(effort: str | None = None) -> Path:
 
 
 def write(result: Result, chart: Chart, folder: Path | None = None) -> bytes:
-    """Draw a result into `<experiment>.png`, whole or not at all; return the file's content."""
+    """Draw a result into `<experiment>.png`, atomically; return the file's content."""
     content = png(result, chart)
     write_whole((folder or plots_folder()) / f"{result.experiment}.png", content)
     return content

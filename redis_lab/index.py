@@ -1,4 +1,4 @@
-"""Write everywhere what `notebooks/toc.yml` says: numbers, links, tables, Before and Next."""
+"""Bring all files in line with `notebooks/toc.yml`: numbers, links, tables, Before and Next."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEXT = re.compile(r"^\*\*Next:\*\* .*$", flags=re.M)
 
 
 def index(root: Path | None = None, *, check: bool = False) -> list[str]:
-    """Bring the files beside and below `root`, the notebooks' folder, into the order of toc.yml.
+    """Bring the files next to and below `root`, the notebooks' folder, into the order of toc.yml.
 
     Returns a line for each file that changes; with `check` nothing is written. Raises: LabError
     for a listed lesson without a notebook, a notebook without a heading, a page without a table.

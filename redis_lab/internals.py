@@ -1,6 +1,6 @@
-"""All that reaches into private members of other libraries, redis-py's above all.
+"""Everything that uses private members of other libraries, mainly redis-py's.
 
-Nothing else in the package does. `tests/unit/test_internals.py` names each member, says which
+No other module does. `tests/unit/test_internals.py` names each member, says which
 versions this was written for, and fails when one has gone.
 """
 
@@ -115,7 +115,7 @@ def embedded_binary() -> str | None:
 
 
 def published_port(container: Any, port: str) -> int:
-    """Where Docker has published a port of a testcontainers container, asked anew.
+    """Where Docker has published a port of a testcontainers container, as it is now.
 
     Raises: docker.errors.NotFound when the container has gone; KeyError, TypeError or IndexError
     when the port is not published yet.

@@ -29,7 +29,7 @@ Check = Callable[[redis.Redis, A], str]
 EXERCISES: dict[str, Check[Any]] = {}
 """The checks of the modules imported so far, by name: `hashes.reserve`."""
 
-REMEMBERED = 1000  # of what an answer returned, for a check that could do nothing with it
+REMEMBERED = 1000  # returned values of an answer, to explain why a check could not use them
 
 
 class NotYet(Exception):
@@ -44,7 +44,7 @@ def exercise(check: Check[A]) -> Check[A]:
     """Mark a function as the check of an exercise, so that `lab.check("lesson.name", …)` finds it.
 
     The marked function raises: NotYet, also for an exception in the learner's code and for a
-    result of a type that the check can do nothing with; CheckFailed for an exception of the
+    result of a type that the check cannot use; CheckFailed for an exception of the
     check's own; LabError where the lab's server is gone.
     """
     name = f"{check.__module__.rpartition('.')[2]}.{check.__name__}"
@@ -53,7 +53,7 @@ def exercise(check: Check[A]) -> Check[A]:
     def checked(client: redis.Redis, answer: A) -> str:
         wanted = typing.get_type_hints(check)["answer"]
         if typing.get_origin(wanted) is abc.Callable and not callable(answer):
-            raise NotYet(f"your answer is {shown(answer)}, and {described(wanted)} is wanted.")
+            raise NotYet(f"your answer is {shown(answer)}; it should be {described(wanted)}.")
         watch = Watch()
         try:
             return check(client, watch.over(answer))
@@ -114,7 +114,7 @@ class Watch:
 
     def note(self, error: Exception) -> None:
         """Remember an exception that leaves the answer, and the line its own code was at."""
-        frames = traceback.extract_tb(error.__traceback__)[1:]  # without the watching one
+        frames = traceback.extract_tb(error.__traceback__)[1:]  # without the frame of the wrapper
         lines = [frame.lineno for frame in frames if frame.filename == frames[0].filename]
         self.let_out.append((error, lines[-1] if lines else None))
 
@@ -127,9 +127,9 @@ class Watch:
         return None
 
     def misfit(self, answer: object, wanted: Any) -> str | None:
-        """A hint, if the answer, or what it returned last, is not of the type that is wanted."""
+        """A hint, if the answer, or what it returned last, is not of the expected type."""
         if not fits(answer, wanted):
-            return f"your answer is {shown(answer)}, and {described(wanted)} is wanted."
+            return f"your answer is {shown(answer)}; it should be {described(wanted)}."
         for function, value, waited in reversed(self.returned):
             result = result_of(answer, wanted, function)
             if waited:
@@ -137,7 +137,7 @@ class Watch:
             if not fits(value, result):
                 forgotten = " Is a `return` missing?" if value is None else ""
                 return (
-                    f"your function returned {shown(value)}, and {described(result)} is wanted."
+                    f"your function returned {shown(value)}; it should return {described(result)}."
                     f"{forgotten}"
                 )
         return None

@@ -5,9 +5,9 @@
     GET greeting
 
 Each line is one command with redis-cli's quoting; blank lines and lines that begin with # are
-passed over. Replies look as in `redis-cli --no-raw`, and an error reply is printed, not raised.
-A cell has one RESP2 connection of its own, so that MULTI or SELECT holds to its end and no
-further. `%%redis name` uses the client in the variable `name` instead of the one that
+skipped. Replies look as in `redis-cli --no-raw`, and an error reply is printed, not raised.
+A cell has one RESP2 connection of its own, so that MULTI or SELECT lasts until the end of the
+cell. `%%redis name` uses the client in the variable `name` instead of the one that
 `lab.connect()` gave.
 """
 
@@ -40,7 +40,7 @@ UNFIT = {
     "SYNC": "{0} turns the connection into a replica's; a cell cannot follow it.",
     "PSYNC": "{0} turns the connection into a replica's; a cell cannot follow it.",
     "HELLO": "{0} would change the protocol, and a cell reads RESP2 as redis-cli does.",
-    "CLIENT REPLY": "{0} takes the replies away that a cell waits for.",
+    "CLIENT REPLY": "{0} turns off the replies that a cell waits for.",
 }
 # redis-cli shows the text of these as it is, even on a terminal
 PLAIN = {
@@ -51,7 +51,7 @@ PLAIN = {
 
 
 class Status(bytes):
-    """A status reply such as OK, which RESP2 tells from a string and redis-py does not."""
+    """A status reply such as OK, which RESP2 distinguishes from a string and redis-py does not."""
 
 
 class Failure(bytes):
@@ -215,7 +215,7 @@ def run(client: redis.Redis, text: str) -> str:
     out: list[str] = []
     session: Session | None = None
     try:
-        for line in text.split("\n"):  # splitlines() would also cut at what may stand in a value
+        for line in text.split("\n"):  # splitlines() would also split inside values
             line = line.strip(" \t\r\v\f")
             if not line or line.startswith("#"):
                 continue
@@ -228,9 +228,9 @@ def run(client: redis.Redis, text: str) -> str:
                     raise LabError(unfit.format(name if name in UNFIT else full))
                 guard(client, tuple(args))
             except LabError as error:
-                said = str(error)
-                refused = "" if said.startswith("Invalid argument") else "(refused) "
-                out.append(f"{refused}{said}\n")
+                message = str(error)
+                refused = "" if message.startswith("Invalid argument") else "(refused) "
+                out.append(f"{refused}{message}\n")
                 continue
             session = session or Session(client)
             try:
@@ -251,7 +251,7 @@ def run(client: redis.Redis, text: str) -> str:
 
 def register() -> None:
     """Give the running IPython its `%%redis`; does nothing where there is none."""
-    running = sys.modules.get("IPython")  # where it runs it is loaded, and loading it takes time
+    running = sys.modules.get("IPython")  # importing it would take time
     shell = running and running.get_ipython()
     if shell is None:
         return

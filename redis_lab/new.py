@@ -87,7 +87,7 @@ def test_read(r):
         exercises.read(r, lambda r, key: "x")
 '''
 
-# The notebook: cells apart by a line of dashes. The first line of a code cell says so, and its tag.
+# The notebook's cells, each after a line of dashes; `---code` and its tags begin a code cell.
 CELLS = """
 # TITLE
 
@@ -197,8 +197,8 @@ def new(lesson: str, minutes: int = 30, title: str = "") -> Iterator[Path]:
     """Write the four files of a lesson such as `patterns/xyz`; yield each path.
 
     Its line in toc.yml comes after the last lesson of the same folder. The notebook is executed,
-    so that it has the outputs that the rules want. Raises: LabError for a name that is taken or
-    is no module's name, and for a folder that has no lesson yet.
+    so that it has the outputs that the rules require. Raises: LabError for a name that is taken or
+    is not a module's name, and for a folder that has no lesson yet.
     """
     root = folder()
     place, name = lesson.rpartition("/")[::2]

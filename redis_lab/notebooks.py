@@ -24,7 +24,7 @@ from .errors import LabError
 from .files import data_folder, write_whole
 from .toc import folder, lessons
 
-if TYPE_CHECKING:  # slow to import, and most commands do without
+if TYPE_CHECKING:  # slow to import, and most commands do not need them
     import nbformat
 
 # nbformat's schema checker would build a grammar of internationalised addresses (IRIs) whenever it
@@ -55,7 +55,7 @@ def find(only: str = "") -> list[Path]:
 
 
 def is_bar(output: dict) -> bool:
-    """A progress bar's remains on standard error."""
+    """What a progress bar has left on standard error."""
     return (
         output.get("output_type") == "stream"
         and output.get("name") == "stderr"
@@ -107,7 +107,7 @@ def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNod
         client, running = kernel()
         try:
             stack.enter_context(running)
-        except RuntimeError:  # another process was quicker to take one of its ports
+        except RuntimeError:  # another process took one of its ports first
             client, running = kernel()
             stack.enter_context(running)
         for index, cell in enumerate(notebook.cells):
@@ -129,7 +129,7 @@ def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNod
 
 
 def write(path: Path, notebook: nbformat.NotebookNode) -> None:
-    """Write an executed notebook back, whole or not at all, without what varies by machine."""
+    """Write an executed notebook back, atomically, without what varies by machine."""
     import nbformat
 
     notebook.metadata = {
@@ -142,7 +142,7 @@ def write(path: Path, notebook: nbformat.NotebookNode) -> None:
 def embed(path: Path, drawn: Mapping[str, bytes], alternatives: Mapping[str, str]) -> set[str]:
     """Put plots, by experiment, in the place of the figures that a notebook shows.
 
-    `alternatives` are their texts for who cannot see them. Only the outputs of cells that draw one
+    `alternatives` are their alternative texts. Only the outputs of cells that draw one
     figure and show one image are changed, and the file is written only if one was. Returns the
     experiments whose figure changed.
     """
@@ -188,7 +188,7 @@ class Validated:
     code: int
     seconds: float
     report: str
-    told: list[dict]
+    reports: list[dict]
     left: list[psutil.Process]
 
     @property
@@ -202,7 +202,7 @@ def validate(
     """Strict nbval over notebooks, each in a kernel of its own, `jobs` at a time; an exit code.
 
     Prints a line for each notebook, the full report of those that failed, and the claims that
-    were not tested or did not hold here, which change no exit code.
+    were not tested or did not hold here; these do not change the exit code.
     """
     jobs = jobs or (os.cpu_count() or 1) + 1
     done = []
@@ -222,7 +222,7 @@ def validate(
 
 
 def validations(paths: list[Path], jobs: int, cell_timeout_s: int) -> Iterator[Validated]:
-    """Run them side by side, the longest first, and yield each when it is done."""
+    """Run them in parallel, the longest first, and yield each when it is done."""
     waiting = longest_first(paths)
     running: list[Validation] = []
     with tempfile.TemporaryDirectory(prefix="redis-lab-") as scratch:
@@ -275,8 +275,8 @@ class Validation:
         if self.path.is_relative_to(folder()):
             name = self.path.relative_to(folder()).with_suffix("").as_posix()
         report = self.report.read_text(encoding="utf-8", errors="replace").strip()
-        told = claims.read(self.claims)
-        return Validated(name, self.process.returncode, seconds, report, told, left)
+        reports = claims.read(self.claims)
+        return Validated(name, self.process.returncode, seconds, report, reports, left)
 
 
 def longest_first(paths: list[Path]) -> list[Path]:
@@ -297,7 +297,7 @@ def last_time() -> dict[str, float]:
 
 def note_seconds(done: list[Validated]) -> None:
     took = last_time() | {Path(each.name).name: round(each.seconds, 1) for each in done}
-    with contextlib.suppress(LabError):  # it only decides who begins first
+    with contextlib.suppress(LabError):  # it only decides which notebook begins first
         write_whole(data_folder() / "local" / TOOK, json.dumps(took, indent=1).encode())
 
 
@@ -305,10 +305,10 @@ def summary(done: list[Validated]) -> str:
     """How many passed, and which claims were not tested or do not hold here, with the reasons."""
     failed = [each for each in done if not each.passed]
     lines = [f"\n{len(done) - len(failed)} of {len(done)} notebooks passed."]
-    varying = [(each.name, line) for each in done for line in each.told if "claim" in line]
+    varying = [(each.name, line) for each in done for line in each.reports if "claim" in line]
     busy = [(name, c) for name, c in varying if c["reason"] == NOT_MEASURED]
     unlike = [(name, c) for name, c in varying if not c["holds"] and c["reason"] != NOT_MEASURED]
-    missing = [(each.name, line) for each in done for line in each.told if "measurement" in line]
+    missing = [(each.name, line) for each in done for line in each.reports if "measurement" in line]
     lines.append(
         f"{len(varying)} claims rest on times or on chance: "
         f"{len(varying) - len(busy) - len(unlike)} hold here."

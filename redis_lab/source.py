@@ -33,7 +33,7 @@ YEAR = 2025
 START = int(datetime(YEAR, 1, 1, tzinfo=UTC).timestamp())
 END = int(datetime(YEAR + 1, 1, 1, tzinfo=UTC).timestamp())
 
-# SQLite takes numpy's integers for blobs otherwise, and finds nothing.
+# Otherwise SQLite would treat numpy's integers as blobs, and find nothing.
 sqlite3.register_adapter(np.int64, int)
 
 CATEGORIES = (
@@ -117,7 +117,7 @@ def popularity(products: int) -> np.ndarray:
     return zipf_probabilities(products, EXPONENT)
 
 
-# ---------------------------------------------------------------- making it
+# ---------------------------------------------------------------- creating it
 
 
 def poisson_times(random: np.random.Generator, expected: int) -> np.ndarray:
@@ -219,7 +219,7 @@ def existing(scale: str = "default", seed: int = SEED) -> Path | None:
 
 
 def path(scale: str = "default", seed: int = SEED) -> Path:
-    """The dataset's file, made on first use, whole or not at all.
+    """The dataset's file, made on first use, atomically.
 
     Raises: LabError when the folder cannot be written or the disk is full.
     """
@@ -246,7 +246,7 @@ def path(scale: str = "default", seed: int = SEED) -> Path:
     return file
 
 
-# ---------------------------------------------------------------- asking it
+# ---------------------------------------------------------------- querying it
 
 
 def shop(scale: str = "default", *, seed: int = SEED, writable: bool = False) -> Shop:
@@ -280,9 +280,9 @@ def remove_copy(folder: str, owner: int, remover: Child) -> None:
 
 
 class Shop:
-    """Questions to the shop. One Shop belongs to one thread; `reopen()` gives another its own.
+    """Queries of the shop. One Shop belongs to one thread; `reopen()` gives another its own.
 
-    Every answer is made of plain dictionaries and lists, or None where there is no such thing.
+    Every answer is made of plain dictionaries and lists, or None where nothing was found.
     Times are Unix seconds, money is in cents.
     """
 
@@ -354,7 +354,7 @@ class Shop:
         return self.rows("SELECT * FROM products ORDER BY id LIMIT ?", (limit,))
 
     def user(self, user_id: int) -> dict | None:
-        """A user by id: the cheapest question there is."""
+        """A user by id: the cheapest query of all."""
         return self.one("SELECT * FROM users WHERE id = ?", (user_id,))
 
     def product(self, product_id: int) -> dict | None:
@@ -404,7 +404,7 @@ class Shop:
     def dashboard(self) -> dict:
         """The year on one page: revenue by category, and orders and customers by month."""
         return {
-            # One pass over the lines; by way of their index it would take twice as long.
+            # One pass over the lines; using their index would take twice as long.
             "revenue_cents": self.rows(
                 "SELECT c.name, sum(cents) AS cents FROM (SELECT product_id, "
                 "sum(quantity * price_cents) AS cents FROM order_lines NOT INDEXED "

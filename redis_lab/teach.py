@@ -26,11 +26,11 @@ from .servers.choose import announced
 
 
 class ClaimFailed(AssertionError):
-    """A sentence of the lesson that this run does not bear out."""
+    """A claim of the lesson that this run contradicts."""
 
 
 class Prediction:
-    """Guesses made before a measurement, to be laid beside it by `reveal`."""
+    """Guesses made before a measurement, to be compared with it by `reveal`."""
 
     def __init__(self, guesses: Mapping[str, float]) -> None:
         self.guesses = dict(guesses)
@@ -39,7 +39,7 @@ class Prediction:
         return "noted: " + ", ".join(f"{name} {guess:g}" for name, guess in self.guesses.items())
 
     def reveal(self, *, theory: Mapping[str, float] | None = None, **measured: float) -> Revealed:
-        """The guesses beside what was measured and, where there is one, what the theory says.
+        """Compare the guesses with what was measured and, where there is one, with the theory.
 
         Raises: LabError for a name that was never guessed.
         """
@@ -108,11 +108,11 @@ def predict(**guesses: float) -> Prediction:
 
 
 def claim(text: str, holds: bool, *, varies: bool = False) -> None:
-    """Print a sentence of the lesson with a tick, or say that this run does not bear it out.
+    """Print a claim of the lesson with a tick, or say that this run contradicts it.
 
-    A claim on a count, on a contract or on an answer must hold. One that rests on times, on what
-    the operating system hands out, or on chance `varies` from machine to machine: where it fails,
-    both sides are printed, and nothing stops. `redis-lab validate` lists it at its end.
+    A claim on a count, on a contract or on an answer must hold. One that depends on times, on what
+    the operating system hands out, or on chance `varies` from machine to machine: if it fails,
+    both sides are printed, and the notebook goes on. `redis-lab validate` lists it at its end.
 
     Raises: ClaimFailed for a claim that must hold and does not.
     """
@@ -135,9 +135,9 @@ MAY_MEAN = (
 
 
 def sides() -> str:
-    """Both sides of the comparison that the caller's caller handed to `claim`, with their values.
+    """Both sides of the comparison that the caller's caller passed to `claim`, with their values.
 
-    What stands left and right of `<` in the source is evaluated again, in the caller's names.
+    The expressions left and right of `<` in the source are evaluated again, in the caller's scope.
     """
     here = inspect.currentframe()
     frame = here and here.f_back and here.f_back.f_back
@@ -157,7 +157,7 @@ def sides() -> str:
 
 
 def values(expression: ast.expr, frame: FrameType) -> str:
-    """A comparison as it stands in the source, its sides replaced by what they are."""
+    """A comparison as it is in the source, each side with its value in place of its expression."""
     if not isinstance(expression, ast.Compare):
         return ast.unparse(expression)
     shown = []
@@ -165,7 +165,7 @@ def values(expression: ast.expr, frame: FrameType) -> str:
         source = ast.unparse(side)
         try:
             value = eval(source, frame.f_globals, frame.f_locals)
-        except Exception:  # it names what a comprehension has in hand, or does not work twice
+        except Exception:  # a comprehension's own variable, or something that works only once
             shown.append(source)
         else:
             shown.append(number(float(value)) if isinstance(value, Real) else repr(value))
@@ -215,7 +215,7 @@ def figure(
 ) -> object:
     """Save what an experiment measured and its plot, and show the plot.
 
-    How it is drawn stands in FIGURES of the lesson's module; `more` goes into the result's
+    FIGURES of the lesson's module says how it is drawn; `more` goes into the result's
     environment.
 
     Raises: LabError for an experiment that no lesson has a figure for.
@@ -227,7 +227,7 @@ def figure(
 def show(result: Result, chart: Chart) -> object:
     """Save a result and its plot, and show the plot.
 
-    At effort `full` they land in data/results and data/plots, otherwise in data/local.
+    At effort `full` they are written to data/results and data/plots, otherwise in data/local.
     """
     from IPython.display import Image
 

@@ -49,7 +49,7 @@ class Lesson:
         return self.root / Path(self.lesson).parent / f"{self.place:02}_{self.name}.ipynb"
 
     def find(self) -> Path:
-        """Its notebook, whatever number that has at the moment. Raises: LabError."""
+        """Its notebook, whatever number it has at the moment. Raises: LabError."""
         if self.path.exists():
             return self.path
         pattern = re.compile(rf"(\d+_)?{re.escape(self.name)}\.ipynb")

@@ -8,17 +8,17 @@ What is counted, for sync and asyncio clients, single nodes and clusters alike:
 
 - A *round trip* is one or more writes on a connection followed by a wait for a reply: the first
   data read after a write closes it. Data that no write asked for (a pub/sub message, an
-  invalidation) is no round trip. Trips on several connections or cluster nodes add up, although
+  invalidation) is no round trip. Those on several connections or cluster nodes add up, although
   they may overlap in time.
 - A *command* counts when it is sent, whether or not its reply is read. A retry, a redirect
-  (MOVED), MULTI and EXEC are commands that were sent, and so are seen as they are.
+  (MOVED), MULTI and EXEC are commands that were sent, and so they count as well.
 - *Bytes* are those written to and read from the socket, before TLS. What waits unread in the
   kernel is not counted yet.
 - *Pushes* are the messages and invalidations handed to the client without being asked for;
   confirmations of (un)subscribing are replies.
 - *Handshakes* are what a client sends by itself on a new connection (HELLO, AUTH, CLIENT, SELECT,
-  READONLY, repeated subscriptions) and health-check PINGs of the connection. They have numbers of
-  their own in `w.handshakes` and are in none of the others.
+  READONLY, repeated subscriptions) and health-check PINGs of the connection. They are counted
+  apart, in `w.handshakes`, and in none of the other numbers.
 
 A read that is already waiting in another thread when the block begins is not seen. Outside the
 block nothing is patched and nothing costs; wires nest, and may overlap in threads and tasks.
@@ -131,7 +131,7 @@ class _Watched:
     """
 
     def __init__(self, target: Any) -> None:
-        self.target = target  # held, so that its id stays its own in _watched
+        self.target = target  # referenced, so that its id stays unique in _watched
         self.wires: tuple[Wire, ...] = ()
         self.undo: list[Callable[[], None]] = []
 
@@ -167,7 +167,7 @@ def _leave(w: Wire) -> None:
 
 
 def _then_join(entry: _Watched, make: Callable, join: Callable[[Any, Wire], None]) -> Callable:
-    """`make`, with each thing that it makes joined to the wires of that moment."""
+    """`make`, but each object that it makes joins the wires that are active at that moment."""
 
     def made(*args: Any, **kwargs: Any) -> Any:
         new = make(*args, **kwargs)
@@ -191,7 +191,7 @@ def _join_pool(pool: Any, w: Wire) -> None:
 
 
 def _nodes(manager: Any) -> list[Any]:
-    # a list, for nodes are equal by name: a set would drop one of two that stand for one server
+    # a list, because nodes are equal by name: a set would drop one of two for the same server
     return [*manager.nodes_cache.values(), *manager.startup_nodes.values()]
 
 
@@ -393,7 +393,7 @@ class _Flow:
 
 
 class _Proxy:
-    """A socket or stream that reports what passes; all else is the original's business."""
+    """A socket or stream that reports what passes; everything else goes to the original."""
 
     __slots__ = ("flow", "raw")
 
@@ -408,7 +408,7 @@ class _Socket(_Proxy):
     __slots__ = ()
 
     def sendall(self, data: Any, *flags: int) -> None:
-        self.flow.sent(data)  # first, for another thread may already be waiting for the reply
+        self.flow.sent(data)  # first, because another thread may already be waiting for the reply
         self.raw.sendall(data, *flags)
 
     def send(self, data: Any, *flags: int) -> int:

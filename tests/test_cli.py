@@ -257,7 +257,7 @@ def test_bench_takes_arm_objects_setups_and_coroutine_functions(bench_file, tmp_
         ("x = 1", "own.py defines neither arms(r) nor ARMS"),
         ("ARMS = {}", "own.py defines no arm"),
         ("ARMS = 3", "must be a dictionary of callables, not int"),
-        ("ARMS = [3]", "3 in the list of arms is no function"),
+        ("ARMS = [3]", "3 in the list of arms is not a function"),
         ("def a(): pass\nARMS = [a, a]", "two arms are called a"),
         ("ARMS = {'a': 'b'}", "The arm 'a' is not callable"),
         ("def arms(r):\n    return None", "not NoneType"),

@@ -87,7 +87,7 @@ def test_the_slow_checks_refuse_all_of_them(name, learner):
 def test_what_is_no_function_is_refused_as_such(name, learner):
     for value in WRONG.values():
         hint = refused(name, learner, value)
-        assert f"your answer is {value!r}" in hint and "is wanted" in hint
+        assert f"your answer is {value!r}" in hint and "; it should be " in hint
 
 
 @pytest.mark.parametrize("name", NO_FUNCTIONS)
@@ -126,7 +126,7 @@ def test_a_fault_of_the_check_is_not_blamed_on_the_answer(marked):
 
     with pytest.raises(CheckFailed, match=r"ZeroDivisionError.*fault of the workbook.*report"):
         broken(None, lambda: 3)
-    with pytest.raises(NotYet, match=r"returned None, and a whole number is wanted\. Is"):
+    with pytest.raises(NotYet, match=r"returned None; it should return a whole number\. Is"):
         broken(None, lambda: None)
 
 

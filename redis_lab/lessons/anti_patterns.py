@@ -59,17 +59,17 @@ def biggest_key(_: redis.Redis, answer: Callable[[redis.Redis], str]) -> str:
         r.eval(FILL, 0, 2000)
         r.config_resetstat()
         with wire(r) as w:
-            said = answer(r)
+            result = answer(r)
         calls = sent(r)
         if "keys" in calls:
             raise NotYet(
-                "KEYS goes through all keys at one go, and everybody else waits. SCAN does it in "
-                "pages, with time for others in between."
+                "KEYS goes through all keys in one go, and all other clients wait. SCAN does it in "
+                "pages, with time for other clients in between."
             )
-        if said != "page:index":
+        if result != "page:index":
             raise NotYet(
-                f"it says {said!r}; that is not the one with the most memory. MEMORY USAGE knows "
-                "for every type; a length in bytes or in members does not compare."
+                f"your answer is {result!r}; that key does not take the most memory. MEMORY USAGE "
+                "works for every type; lengths in bytes and in members cannot be compared."
             )
         if w.round_trips > 200:
             raise NotYet(
@@ -85,26 +85,26 @@ def delete_prefix(_: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> 
         r.eval(FILL, 0, 5000)
         r.config_resetstat()
         with wire(r) as w:
-            said = answer(r, "page:")
+            result = answer(r, "page:")
         calls, left = sent(r), r.dbsize()
         if "keys" in calls:
-            raise NotYet("KEYS again: the others wait. SCAN takes the same pattern, as `match`.")
+            raise NotYet("KEYS again: other clients wait. SCAN takes the same pattern, as `match`.")
         if calls.get("flushdb") or calls.get("flushall") or not r.exists("my page:1"):
-            raise NotYet("keys are gone that do not begin with the prefix.")
+            raise NotYet("keys that do not begin with the prefix are gone.")
         if left != 5002:
             raise NotYet(f"{left - 5002} keys with the prefix are still there.")
         if "del" in calls:
             raise NotYet(
-                "DEL of a big key takes its time, and the others wait. UNLINK only takes it out, "
+                "DEL of a big key takes long, and other clients wait. UNLINK only takes it out, "
                 "and leaves the freeing to a thread."
             )
         if calls.get("unlink", 0) < 5:
             raise NotYet(
-                f"{calls.get('unlink', 0)} UNLINK for 5001 keys: with so many names even that is "
-                "long. Delete what each page of SCAN gives."
+                f"{calls.get('unlink', 0)} UNLINK for 5001 keys: with so many names even that "
+                "takes long. Delete the keys of each page of SCAN."
             )
         if w.round_trips > 500:
             raise NotYet(f"{w.round_trips:,} round trips: UNLINK takes many names at once.")
-        if said != 5001:
-            raise NotYet(f"all are gone, and it says {said}; there were 5001.")
-    return "right: 5001 keys in a few dozen round trips, and nobody noticed"
+        if result != 5001:
+            raise NotYet(f"all are gone, but your answer is {result}; there were 5001.")
+    return "right: 5001 keys in a few dozen round trips, and no other client waited long"

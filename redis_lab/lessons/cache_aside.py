@@ -91,4 +91,4 @@ def needed(_: redis.Redis, answer: Callable[[float, float, float], float | None]
                 f"you say {'None' if got is None else f'{got:.1%}'}. "
                 "Set h · hit + (1 − h) · miss equal to the query and solve for h."
             )
-    return "right: the dearer the query, the fewer hits a cache needs to pay"
+    return "right: the more expensive the query, the fewer hits a cache needs to pay off"

@@ -45,11 +45,11 @@ def names(_: redis.Redis, answer: Callable[[int], Sequence[str]]) -> str:
     every = {user: list(answer(user)) for user in range(300)}
     for user, keys in every.items():
         if len(set(keys)) != 3:
-            raise NotYet(f"three different names are wanted, for user {user} it gives {keys}.")
+            raise NotYet(f"three different names are needed; user {user} has {keys}.")
         slots = {key_slot(key.encode()) for key in keys}
         if len(slots) > 1:
             raise NotYet(
-                f"{keys} lie in {len(slots)} slots, so that one MULTI over them is refused "
+                f"{keys} lie in {len(slots)} slots, so a MULTI over them is refused "
                 "(CROSSSLOT). Put what they have in common between braces."
             )
     if len({key for keys in every.values() for key in keys}) < 900:
@@ -61,7 +61,7 @@ def names(_: redis.Redis, answer: Callable[[int], Sequence[str]]) -> str:
             f"300 users lie in {len(used)} slot{'s' * (len(used) > 1)}: on one server, whatever "
             "the others do. What is between the braces must differ from user to user."
         )
-    return "right: one slot for each user, and the users all over"
+    return "right: one slot for each user, and the users spread over the servers"
 
 
 @exercise

@@ -35,7 +35,7 @@ FIGURES: dict[str, Chart] = {
 }
 
 LONG_S = 60
-LATEST_S = 60  # how much longer than the pop a worker may wait before it calls the server dead
+LATEST_S = 60  # how much longer than the pop a worker may wait before it considers the server dead
 WAITS_S = 0.4
 
 
@@ -44,78 +44,78 @@ def worker_client(_: redis.Redis, answer: Callable[[str, float], redis.Redis]) -
     with server() as private:
         client = answer(private.url, LONG_S)
         if not isinstance(client, redis.Redis):
-            raise NotYet(f"it should return a redis.Redis, and returns {type(client).__name__}.")
+            raise NotYet(f"you should return a redis.Redis, not a {type(client).__name__}.")
         connection: Any = client.connection_pool.make_connection()
-        patience = connection.socket_timeout
-        if patience is None:
+        timeout_s = connection.socket_timeout
+        if timeout_s is None:
             raise NotYet(
-                "the pop may wait as long as it likes, and so may a worker whose server stands "
-                "still: without a socket_timeout it waits for ever. How long after block_s is late?"
+                "without a socket_timeout a worker whose server stands still waits for ever. "
+                "How long after block_s is too late?"
             )
-        if patience <= LONG_S:
+        if timeout_s <= LONG_S:
             raise NotYet(
-                f"a pop of {LONG_S} s, and the socket gives up after {patience:g} s, on a server "
-                "that does just what it was asked to. socket_timeout must be longer than block_s."
+                f"a pop of {LONG_S} s, but the socket gives up after {timeout_s:g} s, on a server "
+                "that does exactly what it was asked. socket_timeout must be longer than block_s."
             )
-        if patience > LONG_S + LATEST_S:
+        if timeout_s > LONG_S + LATEST_S:
             raise NotYet(
-                f"a pop of {LONG_S} s, and a server that stands still is noticed after "
-                f"{patience:g} s. Some seconds more than block_s are enough."
+                f"a pop of {LONG_S} s, and a server that stands still is noticed only after "
+                f"{timeout_s:g} s. Some seconds more than block_s are enough."
             )
         other: Any = answer(private.url, WAITS_S).connection_pool.make_connection()
-        if other.socket_timeout == patience:
+        if other.socket_timeout == timeout_s:
             raise NotYet(
-                f"right for a pop of {LONG_S} s, and a pop of {WAITS_S} s has the same patience: "
-                f"{patience:g} s. Count it from block_s."
+                f"right for a pop of {LONG_S} s, and a pop of {WAITS_S} s has the same timeout: "
+                f"{timeout_s:g} s. Compute it from block_s."
             )
         if connection.retry.get_retries() != 0:
             raise NotYet(
-                f"the patience is right, and the pop is tried again up to "
+                f"the timeout is right, but the pop is tried again up to "
                 f"{connection.retry.get_retries()} times. After a stall the server answers the "
-                "first try as well, and that job went to nobody. Retry(NoBackoff(), 0) tries once."
+                "first try as well, and nobody receives that job. Retry(NoBackoff(), 0) tries once."
             )
         client = answer(private.url, WAITS_S)
-        told: object
+        outcome: object
         with wire(client) as counted:
             try:
-                told = client.blpop(["check:jobs"], timeout=WAITS_S)
+                outcome = client.blpop(["check:jobs"], timeout=WAITS_S)
             except redis.RedisError as error:
-                told = type(error).__name__
-        if told is not None or counted.by_command["BLPOP"] != 1:
+                outcome = type(error).__name__
+        if outcome is not None or counted.by_command["BLPOP"] != 1:
             raise NotYet(
                 f"right for a pop of {LONG_S} s. A pop of {WAITS_S} s should return None, and ends "
-                f"with {told!r} after {counted.by_command['BLPOP']} BLPOPs. Use block_s."
+                f"with {outcome!r} after {counted.by_command['BLPOP']} BLPOPs. Use block_s."
             )
     return "right: a pop that finds nothing is one BLPOP and None, and a stall is noticed"
 
 
 MAY = (("BLMOVE", "jobs:mail", "working:1", "LEFT", "RIGHT", 1), ("LREM", "working:1", 1, "letter"))
 MAY_NOT = (
-    (("GET", "session:ada"), "it can read session:ada. Which keys does a worker need?"),
+    (("GET", "session:ada"), "the worker can read session:ada. Which keys does a worker need?"),
     (
         ("FLUSHALL",),
-        "it has just emptied the server. FLUSHALL names no key, so no ~pattern stops it, and it is "
-        "in @write and @all. Name the commands instead of a category.",
+        "the worker has just emptied the server. FLUSHALL names no key, so no ~pattern stops it; "
+        "it is in @write and @all. Name the commands instead of a category.",
     ),
     (
         ("KEYS", "*"),
-        "it can list the names of everybody's keys. KEYS and SCAN name no key, so no ~pattern "
+        "the worker can list all keys' names. KEYS and SCAN name no key, so no ~pattern "
         "stops them; they are in @read. Name the commands instead of a category.",
     ),
     (
         ("SCAN", 0),
-        "it can list the names of everybody's keys with SCAN. Name the commands.",
+        "the worker can list all keys' names with SCAN. Name the commands.",
     ),
     (
         ("LREM", "mail:ada", 1, "letter"),
-        "it can also touch lists that are not its own (LREM on mail:ada). Which two patterns of "
-        "keys does it need?",
+        "the worker can change lists that are not its own (LREM on mail:ada). Which two "
+        "patterns of keys does the worker need?",
     ),
-    (("LRANGE", "jobs:mail", 0, -1), "it can also read lists (LRANGE). It needs two commands."),
-    (("CONFIG", "GET", "*"), "it can read the server's configuration. Name the commands."),
-    (("LPUSH", "jobs:mail", "forged"), "it can also put jobs in (LPUSH). It needs two commands."),
-    (("DEL", "jobs:mail"), "it can delete the whole list of jobs. It needs two commands."),
-    (("PUBLISH", "news", "x"), "it can publish messages. It needs two commands."),
+    (("LRANGE", "jobs:mail", 0, -1), "the worker can read lists (LRANGE). It needs two commands."),
+    (("CONFIG", "GET", "*"), "the worker can read the server's configuration. Name the commands."),
+    (("LPUSH", "jobs:mail", "forged"), "the worker can add jobs (LPUSH). It needs two commands."),
+    (("DEL", "jobs:mail"), "the worker can delete the whole list of jobs. It needs two commands."),
+    (("PUBLISH", "news", "x"), "the worker can publish messages. It needs two commands."),
 )
 
 
@@ -132,12 +132,12 @@ def rules(_: redis.Redis, answer: str) -> str:
         if "off" in user["flags"]:
             raise NotYet("a new user is off, and cannot log in. One word switches it on.")
         if "nopass" in user["flags"]:
-            raise NotYet("nopass lets anybody in who knows the name. Its password is `lab`: >lab.")
+            raise NotYet("nopass lets in anybody who knows the name. Its password is `lab`: >lab.")
         worker = private.client(username="worker", password="lab")
         try:
             worker.execute_command(*MAY[0])
         except redis.AuthenticationError as error:
-            raise NotYet("it cannot log in with the password `lab`. Write >lab.") from error
+            raise NotYet("the worker cannot log in with the password `lab`. Write >lab.") from error
         except redis.exceptions.NoPermissionError as error:
             raise NotYet(
                 f"BLMOVE from jobs:mail to working:1 is refused: {error}. It needs the command, "
@@ -146,11 +146,11 @@ def rules(_: redis.Redis, answer: str) -> str:
         for command, hint in MAY_NOT:
             with contextlib.suppress(redis.exceptions.NoPermissionError):
                 worker.execute_command(*command)
-                raise NotYet(f"it can work, and more: {hint}")
+                raise NotYet(f"the rules allow too much: {hint}")
         try:
             removed = worker.execute_command(*MAY[1])
         except redis.exceptions.NoPermissionError as error:
             raise NotYet(f"LREM on working:1 is refused: {error}.") from error
         if removed != 1 or admin.lrange("jobs:mail", 0, -1) != ["parcel"]:
-            raise NotYet("the job did not come through whole.")
+            raise NotYet("the job did not arrive intact.")
     return f"right: two commands, two patterns of keys, and {len(MAY_NOT)} attempts refused"

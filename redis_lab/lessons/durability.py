@@ -41,15 +41,15 @@ Rules = list[tuple[int, int]]
 def lost_at_most(_: redis.Redis, answer: Callable[[Rules, float], float]) -> str:
     default = [(3600, 1), (300, 100), (60, 10_000)]
     for rules, rate in (([(60, 1)], 100), (default, 1000), (default, 1), (default, 0.01)):
-        said = answer(rules, rate)
+        result = answer(rules, rate)
         right = rate * min(max(seconds, changes / rate) for seconds, changes in rules)
-        asked = f"with {rules} and {rate:g} writes a second it says {said:g}"
-        if said < right * 0.999:
+        asked = f"with {rules} and {rate:g} writes a second your answer is {result:g}"
+        if result < right * 0.999:
             raise NotYet(
                 f"{asked}. A rule waits for both, its seconds and its changes: at this rate some "
                 f"of them have to wait longer for their changes. Up to {right:g} can be lost."
             )
-        if said > right * 1.001:
+        if result > right * 1.001:
             raise NotYet(
                 f"{asked}. Whichever rule is ready first takes the snapshot: {right:g} at most."
             )

@@ -55,7 +55,7 @@ def nearest(
     finally:
         r.delete(key, lone)
     if crowded and not isinstance(crowded[0], str):
-        raise NotYet("a list of names is wanted, without their distances.")
+        raise NotYet("the answer should be a list of names, without their distances.")
     if set(crowded or ()) != set(near):
         raise NotYet(
             f"only {len(set(crowded or ()) & set(near))} of the five that come are among the five "
@@ -66,8 +66,8 @@ def nearest(
         raise NotYet("the right five, but not the nearest first. Which word sorts?")
     if lonely != ["far", "farther"]:
         raise NotYet(
-            f"in the country, with one point some 70 km and another 140 km away, it found {lonely}."
-            " The radius is too small for the country."
+            f"in the country, with one point some 70 km and another 140 km away, your search found "
+            f"{lonely}. The radius is too small for the country."
         )
     if counted.bytes_in > 2000:
         raise NotYet(
@@ -102,14 +102,14 @@ def report(
         raise NotYet(f"before the minute is over both couriers belong on the map, not {before}.")
     if "silent" in after:
         raise NotYet(
-            "a courier who went home 100 seconds ago is still on the map. EXPIRE is a clock for "
-            "the whole key, and every report winds it up again. When was each one seen? That is "
-            "a score for a second sorted set."
+            "a courier who went home 100 seconds ago is still on the map. EXPIRE sets a time to "
+            "live for the whole key, and every report renews it. When was each one last seen? "
+            "That is a score for a second sorted set."
         )
     if after != {"moving", "new"}:
         raise NotYet(
             f"on the map there should be the moving and the new courier, not {sorted(after)}. "
-            "Whoever reported 41 seconds ago stays."
+            "A courier who reported 41 seconds ago stays."
         )
     if not moved or moved < 5:
         raise NotYet("the moving courier is not where it reported last.")
@@ -117,9 +117,9 @@ def report(
         raise NotYet("a courier who reports again after a break must be on the map again.")
     if counted.round_trips > 1:
         raise NotYet(
-            f"it works when you are alone, in {counted.round_trips} round trips. Between finding "
-            "the silent and removing them one may report, and is removed all the same. A script "
-            "does it in one."
+            f"it works if you are alone, in {counted.round_trips} round trips. Between finding "
+            "the silent couriers and removing them, one may report and is removed anyway. A script "
+            "does both in one."
         )
     if lasting:
         raise NotYet(f"if nobody reports any more, {', '.join(sorted(lasting))} stays for ever.")

@@ -58,7 +58,7 @@ def overtaken(r: redis.Redis, answer: Reserve, key: str, wanted: int, other: int
     to come in between, as with WATCH, which sends through a pipeline), and what is left.
     """
     r.hset(key, "stock", 5)
-    client: Any = r  # whose method is another one meanwhile
+    client: Any = r  # whose method is replaced meanwhile
     send = client.execute_command
     got: list[int] = []
 
@@ -77,7 +77,7 @@ def overtaken(r: redis.Redis, answer: Reserve, key: str, wanted: int, other: int
 
 
 def sold_to_a_crowd(r: redis.Redis, answer: Reserve, key: str) -> int:
-    """How many threads that buy at the same time, until they are refused, are sold of 100."""
+    """How many of 100 are sold to threads that buy at the same time until they are refused."""
     r.hset(key, "stock", CROWDED)
 
     def buyer(number: int) -> int:
@@ -111,8 +111,8 @@ def reserve(r: redis.Redis, answer: Reserve) -> str:
                 f"there were 5. You looked, another buyer took {others}, and you took 3 all the "
                 f"same: {others + 3} sold, stock {left}. Looking and taking must be one step."
             )
-        mine, others, left = overtaken(r, answer, key, wanted=8, other=1)
-        if mine or left != 5 - (others or 0):
+        reserved, others, left = overtaken(r, answer, key, wanted=8, other=1)
+        if reserved or left != 5 - (others or 0):
             raise NotYet(f"8 of 5 are wanted while another takes {others}: {left} were left.")
         if others == 0:
             raise NotYet(
@@ -164,15 +164,15 @@ def price_list(
     if not isinstance(got, dict) or set(got) != set(prices):
         raise NotYet("it should be a dictionary with the 100 ids in it.")
     if any(isinstance(price, str) for price in got.values()):
-        raise NotYet("the prices are text: a hash keeps no numbers. Who makes numbers of them?")
+        raise NotYet("the prices are text: a hash keeps no numbers. Convert them.")
     if got != prices:
         wrong = next(k for k in prices if got[k] != prices[k])
         raise NotYet(f"product {wrong} costs {prices[wrong]}, and you say {got[wrong]!r}.")
     if counted.round_trips > 1:
         raise NotYet(
             f"the prices are right, in {counted.round_trips} round trips and {counted.bytes_in:,} "
-            "bytes. No question waits for another's answer, so they can share an envelope; and "
-            "who asked for the names and texts?"
+            "bytes. No command waits for another's reply, so they can share a pipeline; and "
+            "the names and texts are not needed."
         )
     if counted.bytes_in > 100 * 40:
         raise NotYet(

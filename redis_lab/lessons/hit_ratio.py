@@ -63,20 +63,21 @@ def one_key(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
         ratio = got[rate, ttl] = answer(rate, ttl)
         if not 0 <= ratio <= 1:
             raise NotYet(
-                f"asked for {rate:g} times a second with {ttl} s to live, it says {ratio:g}: no "
-                "share of the requests. The miss is a request too: of how many is it one?"
+                f"asked for {rate:g} times a second with {ttl} s to live, you say {ratio:g}: "
+                "not a share of the requests. The miss is a request too: it is one of how many?"
             )
     if abs(got[1, 1] - (1 - np.exp(-1))) < 1e-6:
         raise NotYet(
-            "that is for a key whose time begins anew with each hit. Here it begins with the miss "
-            "only: one miss, then as many hits as fall into its life, on average."
+            "that is for a time to live that each hit renews. Here only a miss sets it: one "
+            "miss, then as many hits as fall into its life, on average."
         )
     for (rate, ttl), ratio in got.items():
         right = rate * ttl / (1 + rate * ttl)
         if abs(ratio - right) > 1e-9:
             raise NotYet(
                 f"asked for {rate:g} times a second with {ttl} s to live: on average "
-                f"{rate * ttl:g} hits for each miss, a share of {right:.4f}. It says {ratio:.4f}."
+                f"{rate * ttl:g} hits for each miss, a share of {right:.4f}. Your answer is "
+                f"{ratio:.4f}."
             )
     return "right: λT hits for each miss; 90 % needs λT = 9"
 
@@ -88,9 +89,11 @@ def room_needed(_: redis.Redis, answer: Callable[[np.ndarray, float], int]) -> s
         for wanted in (0.5, 0.8):
             size = answer(chance, wanted)
             if not isinstance(size, int | np.integer) or not 0 <= size <= 2000:
-                raise NotYet(f"it says {size!r}; a number of keys from 0 to 2000 is meant.")
+                raise NotYet(
+                    f"your answer is {size!r}; it should be a number of keys from 0 to 2000."
+                )
             ratio = theory.lru(chance, size)
-            where = f"for a hit ratio of {wanted:.0%} with exponent {exponent} it says {size}"
+            where = f"for a hit ratio of {wanted:.0%} and exponent {exponent} your answer is {size}"
             if ratio < wanted:
                 raise NotYet(f"{where} keys, and those give {ratio:.1%}. More room is needed.")
             if size and theory.lru(chance, size - 1) >= wanted:

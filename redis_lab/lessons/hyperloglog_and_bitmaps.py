@@ -61,7 +61,7 @@ def tidy(r: redis.Redis) -> Iterator[Callable[[], set[str]]]:
             r.delete(*keys)
 
 
-def immortal(r: redis.Redis, keys: Iterable[str]) -> str:
+def without_ttl(r: redis.Redis, keys: Iterable[str]) -> str:
     """The names of those keys that have no time to live."""
     return ", ".join(sorted(key for key in keys if r.ttl(key) == -1))
 
@@ -83,18 +83,18 @@ def visitors(r: redis.Redis, answer: Callable[[redis.Redis, list[str]], int]) ->
         for day, users in zip(days, came, strict=False):
             r.pfadd(f"check:visitors:{day}", *users)
         with wire(r) as counted:
-            said = answer(r, [f"check:visitors:{day}" for day in days])
+            count = answer(r, [f"check:visitors:{day}" for day in days])
         more = new() - keys
         none = answer(r, [f"check:visitors:{days[6]}"])
-    if said is None:
+    if count is None:
         raise NotYet("nothing came back. How many different visitors were there?")
-    if said > 1500:
+    if count > 1500:
         raise NotYet(
-            f"800 different people came, and you say {said:,}: who came on two days is counted "
-            "twice. The keys know how to be counted together."
+            f"800 different people came, and you say {count:,}: a visitor of two days is counted "
+            "twice. One command counts several keys together."
         )
-    if abs(said - 800) > 0.04 * 800:
-        raise NotYet(f"800 different people came, and you say {said:,}. Are all days in it?")
+    if abs(count - 800) > 0.04 * 800:
+        raise NotYet(f"800 different people came, and you say {count:,}. Are all days in it?")
     if more:
         raise NotYet(
             f"the number is right, and a key is left: {', '.join(sorted(more))}. "
@@ -119,16 +119,18 @@ def retained(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> 
         fill(r, friday, [1, 3, 2999])
         before = {day: r.bitcount(day) for day in days}
         with wire(r) as counted:
-            said = answer(r, monday, tuesday)
-        stays = immortal(r, new() - days)
+            count = answer(r, monday, tuesday)
+        stays = without_ttl(r, new() - days)
         other = answer(r, tuesday, friday)
         after = {day: r.bitcount(day) for day in days}
     if before != after:
         raise NotYet("a day has changed. BITOP's first key is where the answer goes.")
-    if said == other == 375:
+    if count == other == 375:
         raise NotYet("375 bytes is what BITOP replies: the answer's length. Count its bits.")
-    if (said, other) != (167, 1):
-        raise NotYet(f"167 came on both days, and you say {said}; of the other two 1, not {other}.")
+    if (count, other) != (167, 1):
+        raise NotYet(
+            f"167 came on both days, and you say {count}; of the other two 1, not {other}."
+        )
     if stays:
         raise NotYet(
             f"the numbers are right, and {stays} stays for ever: BITOP makes "
@@ -137,14 +139,14 @@ def retained(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> 
     if counted.round_trips > 1:
         raise NotYet(
             f"the numbers are right, in {counted.round_trips} round trips. A crash between them "
-            "leaves the key behind. Nothing in them waits for an answer, so one envelope will do."
+            "leaves the key behind. No command waits for another's reply: use one pipeline."
         )
     if not counted.by_command.keys() & {"MULTI", "EVAL", "EVALSHA", "FCALL"}:
         raise NotYet(
-            "the numbers are right, in one round trip; but two who ask at once write into the same "
-            "key, and between BITOP and BITCOUNT the other may come by. MULTI keeps them apart."
+            "the numbers are right, in one round trip; but two callers at once write into the same "
+            "key, and one may run between the other's BITOP and BITCOUNT. MULTI keeps them apart."
         )
-    return "right: one round trip, nobody comes between, and no key is left for ever"
+    return "right: one round trip, no client in between, and no key is left for ever"
 
 
 @exercise
@@ -156,21 +158,21 @@ def lost(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> str:
         "nobody on the second day": (range(0, 100), (), 100),
     }
     monday, tuesday = "check:active:mon", "check:active:tue"
-    said, stays = {}, ""
+    counts, stays = {}, ""
     for name, (first, second, _) in cases.items():
         with tidy(r) as new:
             fill(r, monday, first)
             fill(r, tuesday, second)
-            said[name] = answer(r, monday, tuesday)
-            stays = stays or immortal(r, new() - {monday, tuesday})
+            counts[name] = answer(r, monday, tuesday)
+            stays = stays or without_ttl(r, new() - {monday, tuesday})
     for name, (*_, right) in cases.items():
-        if said[name] == right:
+        if counts[name] == right:
             continue
         if name == "lengths alike":
-            raise NotYet(f"{right} came on the first day only, and you say {said[name]}.")
+            raise NotYet(f"{right} came on the first day only, and you say {counts[name]}.")
         raise NotYet(
             f"right while both days are equally long. Now ({name}) {right} came on the first "
-            f"day only, and you say {said[name]}. BITOP NOT ends where its key ends: what lies "
+            f"day only, and you say {counts[name]}. BITOP NOT ends where its key ends: what is "
             "beyond is not turned into ones. Try without NOT: who came on the first day, minus who "
             "came on both."
         )

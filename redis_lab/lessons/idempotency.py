@@ -146,7 +146,7 @@ def in_a_file(answer: Callable[[sqlite3.Connection, str, int], object], file: st
         if cents == 0:
             raise NotYet(
                 f"killed after {lives} of its statements, the event counts as seen and was "
-                "never booked: the next arrival finds the mark and goes home. Mark and money "
+                "never booked: the next arrival finds the mark and stops. Mark and money "
                 "must be one step."
             )
         if cents != 100:
@@ -158,7 +158,7 @@ def in_a_file(answer: Callable[[sqlite3.Connection, str, int], object], file: st
     if at_once != EVENTS:
         raise NotYet(
             f"{EVENTS} events of one cent, eight arrivals of each at once: {at_once} cents. "
-            "Between a look and a note there is room for seven. Which statement says who was first?"
+            "Between the look and the note seven others look. Which statement says who was first?"
         )
     return f"right: each booked once, by eight at once and when killed at any of {lives} places"
 
@@ -167,7 +167,7 @@ def in_a_file(answer: Callable[[sqlite3.Connection, str, int], object], file: st
 def safe_to_repeat(_: redis.Redis, answer: Mapping[str, bool]) -> str:
     if set(answer) != set(SAFE):
         raise NotYet("keep the eight commands as they are, and say True or False for each.")
-    wrong = [command for command, said in answer.items() if bool(said) != SAFE[command][0]]
+    wrong = [command for command, safe in answer.items() if bool(safe) != SAFE[command][0]]
     if wrong:
         right = len(SAFE) - len(wrong)
         raise NotYet(f"{right} of {len(SAFE)} are right. Look at {wrong[0]}: {SAFE[wrong[0]][1]}.")

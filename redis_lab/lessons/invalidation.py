@@ -78,7 +78,7 @@ def update(
     if "all through" in stale:
         raise NotYet(
             "a reader that had loaded before the commit stored after you were done. A deletion "
-            "leaves nothing that it would run into: announce the version with cache.invalidate."
+            "leaves nothing that would stop that: announce the version with cache.invalidate."
         )
     if stale:
         raise NotYet(f"a reader that came {stale[0]} sees the old price until its TTL is over.")
@@ -106,7 +106,7 @@ def deliver(_: redis.Redis, answer: Callable[[list[tuple[str, int]], Announce], 
     if lost:
         raise NotYet(
             f"Redis was away for a moment, and the announcement of {lost[0]} is lost: it was taken "
-            "off the list before it was made. Strike out what is done, not what is tried."
+            "off the list before it was made. Remove what is done, not what is tried."
         )
     if first == news:
         raise NotYet("what was announced before the error should be off the list.")

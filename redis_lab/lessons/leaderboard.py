@@ -87,7 +87,7 @@ def weekly(r: redis.Redis, answer: Callable[[redis.Redis, list[str], int], Pairs
     if lasting:
         raise NotYet(
             f"the answers are right, and {lasting[0]} has no time to live: each week leaves a "
-            "board for ever, although it could be made again from its days."
+            "board for ever, although it could be computed again from its days."
         )
     if counted.round_trips > 1:
         raise NotYet(
@@ -127,7 +127,7 @@ def contest(r: redis.Redis, answer: Callable[[int, int], float]) -> str:
             put(r, "check:one", {"a": float(answer(*ahead)), "b": float(answer(*behind))})
             if not above(r, "check:one"):
                 raise NotYet(
-                    f"{told(ahead)} should stand above {told(behind)}, and the scores are "
+                    f"{in_words(ahead)} should stand above {in_words(behind)}, and the scores are "
                     f"{answer(*ahead)!r} and {answer(*behind)!r}{same(answer, ahead, behind)}."
                 )
         for better_name, many, worse_name, few in totals:
@@ -156,7 +156,7 @@ def above(r: redis.Redis, key: str) -> bool:
     return first[0] == "a" and first[1] > second[1]
 
 
-def told(result: tuple[int, int]) -> str:
+def in_words(result: tuple[int, int]) -> str:
     return f"{result[0]:,} solved in {result[1]:,} minutes"
 
 

@@ -55,7 +55,7 @@ def remember(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) 
         r.delete(key)
     newest = views[:1:-1]
     if ten == newest[::-1]:
-        raise NotYet("the right ten, the oldest first. The newest should stand in front.")
+        raise NotYet("the right ten, the oldest first. The newest should be in front.")
     if ten == views[9::-1]:
         raise NotYet("ten are kept, and they are the oldest ten: LTRIM kept the wrong end.")
     if len(ten) > 10:
@@ -64,12 +64,12 @@ def remember(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) 
         raise NotYet(f"after products 0 to 11 the list should be {newest} and is {ten}.")
     if again.count(views[5]) > 1:
         raise NotYet(
-            "a product that is looked at again stands in the list twice. Which command removes a "
-            "value, wherever it stands?"
+            "a product that is looked at again is in the list twice. Which command removes a "
+            "value, wherever it is?"
         )
     if again == ten:
         raise NotYet(
-            "no product stands there twice, but one that is looked at again should move to the "
+            "no product is there twice, but one that is looked at again should move to the "
             "front, and it stayed where it was."
         )
     if again != [views[5], *(view for view in newest if view != views[5])]:
@@ -79,13 +79,13 @@ def remember(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) 
     if last_left == -1:
         raise NotYet(
             "the key has a time to live, until the only product in it is looked at again: LREM "
-            "empties the list, so the key is gone and its clock too. Set the clock every time."
+            "empties the list, so the key is gone, and its time to live too. Set it every time."
         )
     if max(first_left, last_left) > DAYS_30:
         raise NotYet(f"the list should live for at most 30 days, not {first_left} seconds.")
     return one_step(
         counted,
-        "right: each product once, the newest in front, at most ten, a clock, and all in one step",
+        "right: each product once, the newest in front, at most ten, a TTL, and all in one step",
     )
 
 
@@ -93,12 +93,12 @@ def one_step(counted: Wire, praise: str) -> str:
     if counted.round_trips > 1:
         raise NotYet(
             f"right when you are alone, in {counted.round_trips} round trips. Two tabs at once can "
-            "both find the product missing, and both push it. Put everything into one envelope."
+            "both find the product missing, and both push it. Put everything into one transaction."
         )
     if counted.commands > 1 and not AT_ONCE & set(counted.by_command):
         raise NotYet(
             "one round trip, but the commands are only sent together, not run together: another "
-            "client may come between them. Which pipeline says all or nothing?"
+            "client may come between them. Which pipeline runs its commands atomically?"
         )
     return praise
 
@@ -153,10 +153,10 @@ def one_by_one_is_right(four: list, left: list, rest: list, nothing: list, jobs:
     if nothing is None:
         raise NotYet(
             "when nothing is there the answer should be [], and is None: that is what redis-py "
-            "says for LPOP of a list that is gone."
+            "returns for LPOP of a list that is gone."
         )
     if four == jobs[:-5:-1]:
-        raise NotYet("these are the newest four. The oldest stand on the left.")
+        raise NotYet("these are the newest four. The oldest are on the left.")
     if four != jobs[:4] or rest != jobs[4:] or nothing != []:
         raise NotYet(
             f"of ten jobs the first four, then the other six, then none should come; there came "

@@ -59,19 +59,19 @@ def corrected(_: redis.Redis, answer: Callable[[Sequence[float], float], Sequenc
         ([1, 500, 1], 100, [1, 1, 100, 200, 300, 400, 500]),
     ):
         got = sorted(answer(latencies, interval))
-        shown = f"of {latencies} with one every {interval} ms it makes {got}"
+        case = f"of {latencies} with one every {interval} ms your function makes {got}"
         if len(got) < len(right):
             raise NotYet(
-                f"{shown}: {len(right) - len(got)} are missing. While one request took "
+                f"{case}: {len(right) - len(got)} are missing. While one request took "
                 f"{max(latencies)} ms, others would have come, and each would have waited."
             )
         if len(got) > len(right):
             raise NotYet(
-                f"{shown}: {len(got) - len(right)} too many. Who waits for nothing is no request "
-                "that was left out."
+                f"{case}: {len(got) - len(right)} too many. A request that would not have waited "
+                "was not left out."
             )
         if got != right:
-            raise NotYet(f"{shown}, and not {right}: the later it comes, the less it waits.")
+            raise NotYet(f"{case}, and not {right}: the later it comes, the less it waits.")
     return "right: this is what HdrHistogram's record_corrected_value does"
 
 
@@ -80,17 +80,17 @@ def rate_for(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
     for service_ms, wait_ms in ((1, 0.5), (1, 9.5), (0.02, 0.1), (5, 1)):
         got = answer(service_ms, wait_ms)
         right = 1000 / service_ms * 2 * wait_ms / (service_ms + 2 * wait_ms)
-        shown = f"for {service_ms:g} ms of work and {wait_ms:g} ms of waiting it says {got:,.0f}"
+        case = f"for {service_ms:g} ms of work and a wait of {wait_ms:g} ms you say {got:,.0f}"
         if got > 0.999 * 1000 / service_ms:
             raise NotYet(
-                f"{shown} a second. Then the server is busy all the time, and the queue grows "
+                f"{case} a second. Then the server is busy all the time, and the queue grows "
                 "without end. ρS/(2(1−ρ)) = wait: solve it for ρ."
             )
         if abs(got - 1000 * wait_ms / service_ms / (service_ms + wait_ms)) < 0.001 * got:
             raise NotYet(
-                f"{shown} a second: right for commands whose length is up to chance too (M/M/1). "
-                "These are all of one length, which halves the wait."
+                f"{case} a second: right for commands of random length (M/M/1). "
+                "Here all have the same length, which halves the wait."
             )
         if abs(got / right - 1) > 0.01:
-            raise NotYet(f"{shown} a second, and it is {right:,.0f}: ρ = 2w / (S + 2w), λ = ρ / S.")
+            raise NotYet(f"{case} a second, and it is {right:,.0f}: ρ = 2w / (S + 2w), λ = ρ / S.")
     return "right: the wait decides how busy the server may be"

@@ -57,42 +57,42 @@ def release(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -
     client = Meddled(connection_pool=r.connection_pool)
 
     def after(holder: str | None) -> tuple[bool, object, int]:
-        """What Ada's release says, who holds the lock then, and how many trips it took."""
+        """What Ada's release returns, who holds the lock then, and how many round trips it took."""
         r.delete(KEY)
         if holder:
             r.set(KEY, holder, px=60_000)
         with wire(client) as counted:
-            said = answer(client, KEY, "ada")
+            released = answer(client, KEY, "ada")
         left = r.get(KEY)
-        return said in (True, 1, b"1", "1"), left, counted.round_trips
+        return released in (True, 1, b"1", "1"), left, counted.round_trips
 
     try:
         after("ada")  # a script may be loaded by this
-        mine, bobs, nobodys = after("ada"), after("bob"), after(None)
+        adas, bobs, nobodys = after("ada"), after("bob"), after(None)
         client.meddle = True
         _, left_to, _ = after("ada")
         gone_round = client.meddle is False and left_to is None
     finally:
         r.delete(KEY)
-    if mine[1] is not None:
+    if adas[1] is not None:
         raise NotYet("Ada released her own lock, and it is still there.")
     if bobs[1] is None:
         raise NotYet(
-            "Ada released Bob's lock. Her lease had run out while she worked. DEL asks nobody; "
+            "Ada released Bob's lock. Her lease had run out while she worked. DEL does not check; "
             "compare the value with her token first."
         )
     if gone_round:
         raise NotYet(
             "between your GET and your DEL the lease ran out, and Bob took the lock: his is gone. "
-            "To look and to delete must be one step on the server."
+            "Looking and deleting must be one step on the server."
         )
-    if not mine[0] or bobs[0] or nobodys[0]:
+    if not adas[0] or bobs[0] or nobodys[0]:
         raise NotYet(
             "the lock is right, the answer is not: True where Ada's own lock was released, False "
             "where it was Bob's or nobody's. She should learn that she was too late."
         )
-    if mine[2] > 1:
-        raise NotYet(f"right, in {mine[2]} round trips. A script does it in one.")
+    if adas[2] > 1:
+        raise NotYet(f"right, in {adas[2]} round trips. A script does it in one.")
     return "right: her own lock and no other, in one round trip"
 
 
@@ -116,9 +116,9 @@ def fenced(client: redis.Redis, answer: Callable[[sqlite3.Connection, int, str],
     database.execute("INSERT INTO report VALUES (1, 'empty', 0)")
 
     def write(fence: int, text: str) -> tuple[bool, str]:
-        said = bool(answer(database, fence, text))
-        [(found,)] = sqlite3.Connection.execute(database, "SELECT text FROM report").fetchall()
-        return said, found
+        written = bool(answer(database, fence, text))
+        [(stored,)] = sqlite3.Connection.execute(database, "SELECT text FROM report").fetchall()
+        return written, stored
 
     try:
         first, second, again = write(3, "three"), write(5, "five"), write(5, "five again")
@@ -149,4 +149,4 @@ def fenced(client: redis.Redis, answer: Callable[[sqlite3.Connection, int, str],
             "the report is right, the answer is not: True if it was written, False if refused. "
             "The cursor knows: rowcount."
         )
-    return "right: the newest holder writes, the late one is refused, and told so"
+    return "right: the newest holder writes, the late one is refused and knows it"

@@ -96,20 +96,20 @@ def estimate(_: redis.Redis, answer: Callable[[redis.Redis, Write, int], float])
         write(client, n)
 
     with server() as private, private.client() as r:
-        said = answer(r, counted, COUNT)
-    if not isinstance(said, int | float):
-        raise NotYet(f"it says {said!r}; a number of bytes is meant, for {COUNT:,} objects.")
+        result = answer(r, counted, COUNT)
+    if not isinstance(result, int | float):
+        raise NotYet(f"your answer is {result!r}; it should be the bytes of {COUNT:,} objects.")
     if len(written) > 2000:
-        raise NotYet(f"it wrote {len(written)} objects; 2000 are allowed.")
-    off = said / size_of_objects(private.kind) - 1
+        raise NotYet(f"your code wrote {len(written)} objects; 2000 are allowed.")
+    off = result / size_of_objects(private.kind) - 1
     if abs(off) > 0.2:
         raise NotYet(
-            f"what it says for {COUNT:,} objects is too {'high' if off > 0 else 'low'} by more "
+            f"your answer for {COUNT:,} objects is too {'high' if off > 0 else 'low'} by more "
             "than a fifth. Objects differ, and what MEMORY USAGE says leaves out the table of "
             "keys. Write many, and look at used_memory before and after; the first object also "
             "pays for things that are made once, so do not count it."
         )
-    return "right, to a fifth"
+    return "right, within a fifth"
 
 
 @exercise
@@ -141,8 +141,8 @@ def counters(_: redis.Redis, answer: tuple[Callable, Callable]) -> str:
                 (r.object("encoding", key) for key in r.scan_iter() if r.type(key) == "hash"), None
             )
             why = (
-                "Its hashes are hashtables: too many fields in each, so that they are no longer "
-                "one flat piece."
+                "Its hashes are hashtables: too many fields in each, so they are no longer "
+                "one listpack."
                 if held == "hashtable"
                 else "Put many counters into one key, as fields of a hash."
             )

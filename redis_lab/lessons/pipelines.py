@@ -42,7 +42,7 @@ def cart_total(r: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> str
     if counted.round_trips > 2:
         raise NotYet(
             f"the answer is right, and it took {counted.round_trips} round trips. Two are enough. "
-            "Which questions can share an envelope?"
+            "Which commands can share a pipeline?"
         )
     return f"right, in {counted.round_trips} round trips"
 
@@ -55,13 +55,13 @@ def load(r: redis.Redis, answer: Callable[[redis.Redis, dict], object]) -> str:
         with wire(r) as counted:
             answer(r, prices)
         stored = r.mget(keys)
-        immortal = sum(r.ttl(key) < 0 for key in keys[:: len(keys) // 50])
+        without_ttl = sum(r.ttl(key) < 0 for key in keys[:: len(keys) // 50])
     finally:
         r.delete(*keys)
     wrong = sum(value != str(price) for value, price in zip(stored, prices.values(), strict=True))
     if wrong:
         raise NotYet(f"{wrong} of {len(prices)} prices are missing or wrong.")
-    if immortal:
+    if without_ttl:
         raise NotYet(
             "the prices have lost their time to live. (MSET cannot set one; a pipeline of SETs "
             "can.)"
@@ -73,7 +73,7 @@ def load(r: redis.Redis, answer: Callable[[redis.Redis, dict], object]) -> str:
         )
     if counted.round_trips < 3:
         raise NotYet(
-            f"every price is there, after {counted.round_trips} round trips: some envelope holds "
+            f"every price is there, after {counted.round_trips} round trips: some pipeline holds "
             "more than 1000 commands. It works today; with a million prices it holds a gigabyte."
         )
     return "right, in 3 round trips, none of them deeper than 1000"

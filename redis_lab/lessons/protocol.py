@@ -71,12 +71,12 @@ def encode(_: redis.Redis, answer: Callable[..., bytes]) -> str:
                 sent = answer("ECHO", word)
             except (TypeError, AttributeError, UnicodeError) as error:
                 raise NotYet(
-                    f"for the word {word!r} it raised {type(error).__name__}: {error}. Words may "
-                    "be numbers and bytes too; make bytes of each first."
+                    f"for the word {word!r} your function raised {type(error).__name__}: {error}. "
+                    "Words may be numbers and bytes too; make bytes of each first."
                 ) from error
             if not isinstance(sent, bytes):
                 raise NotYet(
-                    f"it returned {type(sent).__name__}; what goes over the wire is bytes."
+                    f"your function returned {type(sent).__name__}; the wire carries bytes."
                 )
             with socket.create_connection((private.host, private.port)) as line:
                 line.sendall(sent)
@@ -91,9 +91,9 @@ def encode(_: redis.Redis, answer: Callable[..., bytes]) -> str:
                 except ValueError:
                     reply = None
             if reply != right:
-                said = reply if isinstance(reply, bytes) else str(reply)
+                echo = reply if isinstance(reply, bytes) else str(reply)
                 raise NotYet(
-                    f"of {word!r} became {sent!r}, and the server says {said!r}. A length counts "
+                    f"{word!r} became {sent!r}, and the server says {echo!r}. A length counts "
                     "bytes; a letter may have several."
                 )
     return f"right: {len(words)} words came back as they were sent"
@@ -119,13 +119,13 @@ def read3(_: redis.Redis, answer: Callable[[io.BufferedReader, Callable], object
             got = answer(stream, read)
         except NotYet as hint:
             raise NotYet(
-                f"{raw!r}: {hint} Where something lies in a list or a map, it must be read by the "
+                f"{raw!r}: {hint} What is inside a list or a map must be read by the "
                 "new reader again, and a list may hold a map."
             ) from None
         except Exception as error:
             raise NotYet(f"{raw!r} raised {type(error).__name__}: {error}.") from error
         if got != right or type(got) is not type(right):
-            raise NotYet(f"{raw!r} is {right!r}, and it says {got!r}.")
+            raise NotYet(f"{raw!r} is {right!r}; your answer is {got!r}.")
         if stream.read():
-            raise NotYet(f"of {raw!r} it has left something unread; the next reply begins there.")
+            raise NotYet(f"a part of {raw!r} was left unread; the next reply would begin there.")
     return f"right: {len(cases)} replies, some inside others"

@@ -95,7 +95,7 @@ def announce(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str], obje
         listener.close()
         r.delete(KEY)
     if not messages:
-        raise NotYet("the listener heard nothing. Who tells it?")
+        raise NotYet("the listener heard nothing. Which command tells it?")
     if value != "new":
         raise NotYet(
             f"the news is out, and under the key there is still {value!r}. "
@@ -115,10 +115,10 @@ def announce(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str], obje
         )
     if not {"MULTI", "EVAL", "EVALSHA", "FCALL"} & set(counted.by_command):
         raise NotYet(
-            "one round trip, but a plain pipeline is no unit: other clients' commands may run in "
-            "between. pipeline() without transaction=False wraps the two in MULTI and EXEC."
+            "one round trip, but a plain pipeline is not atomic: other clients' commands may run "
+            "in between. pipeline() without transaction=False wraps the two in MULTI and EXEC."
         )
-    return "right: state and news together or not at all, in one round trip"
+    return "right: state and news atomically, in one round trip"
 
 
 @exercise
@@ -145,8 +145,8 @@ def join(r: redis.Redis, answer: Callable[[redis.Redis, PubSub, str, str], str |
         r.delete(KEY)
     if state is None:
         raise NotYet("you listen, but do not say what the price is now. Return what is in the key.")
-    said = [message["data"] for message in messages if message["type"] == "message"]
-    newest = (said or [state])[-1]
+    texts = [message["data"] for message in messages if message["type"] == "message"]
+    newest = (texts or [state])[-1]
     if newest != "new":
         raise NotYet(
             f"the price changed right after you had read {state!r}, and you were not listening "
@@ -155,7 +155,7 @@ def join(r: redis.Redis, answer: Callable[[redis.Redis, PubSub, str, str], str |
         )
     if any(message["type"] == "subscribe" for message in messages):
         raise NotYet(
-            "the order is right, but nobody has looked whether the subscription stands. The "
+            "the order is right, but nothing has checked that the subscription is active. The "
             "SUBSCRIBE may still be on its way while you read. Its confirmation says when it "
             "has arrived."
         )
@@ -229,8 +229,8 @@ def collect(r: redis.Redis, answer: Callable[[PubSub, int, float], list[str] | N
         client.close()
     if asked > ENOUGH_CALLS:
         raise NotYet(
-            f"right, but you asked {asked:,} times for {len(WORDS)} messages: a processor at "
-            "work at waiting. get_message(timeout=...) sleeps until something comes."
+            f"right, but you asked {asked:,} times for {len(WORDS)} messages: a busy loop "
+            "instead of a wait. get_message(timeout=...) sleeps until something comes."
         )
     return f"right: {len(WORDS)} messages, confirmations passed over, and no waiting for ever"
 
@@ -250,7 +250,7 @@ def collect_all(r: redis.Redis, p: PubSub, answer: Callable) -> int:
         speaker.join()
     asked = calls.calls
     if not isinstance(got, list):
-        raise NotYet(f"a list of what was said is wanted, not {type(got).__name__}.")
+        raise NotYet(f"the answer should be a list of messages, not {type(got).__name__}.")
     if any(isinstance(word, int) for word in got):
         raise NotYet(
             f"you collected {got}. The numbers are no messages: the server confirms each "

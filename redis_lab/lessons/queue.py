@@ -136,7 +136,7 @@ def book(r: redis.Redis, answer: Callable[[Any, str, int], object]) -> str:
     if 0 in crashes:
         raise NotYet(
             f"killed after {crashes.index(0)} command, the job counts as booked and never was: the "
-            "next delivery finds the mark and goes home. Mark and amount must be one step."
+            "next delivery finds the mark and stops. Mark and amount must be one step."
         )
     if 200 in crashes:
         raise NotYet(
@@ -149,7 +149,7 @@ def book(r: redis.Redis, answer: Callable[[Any, str, int], object]) -> str:
             "booked. Between looking and booking there is room for the others."
         )
     if lasting:
-        raise NotYet("each job leaves a mark without a time to live: they only become more.")
+        raise NotYet("each job leaves a mark without a time to live: their number only grows.")
     return "right: each job booked once, by four workers at once and whenever one is killed"
 
 
@@ -166,7 +166,7 @@ def move_due(r: redis.Redis, answer: Callable[[Any, int], int]) -> str:
     lost: list[tuple[int, str]] = []
     try:
         fill()
-        told = answer(r, 1000)
+        moved = answer(r, 1000)
         ready, later = r.lrange(READY, 0, -1)[::-1], r.zrange(LATER, 0, -1)
         none = answer(r, 1000)
         for lives in range(50):
@@ -204,12 +204,12 @@ def move_due(r: redis.Redis, answer: Callable[[Any, int], int]) -> str:
         lives, where = lost[0]
         raise NotYet(
             f"killed after {lives} commands, a job is {where} of the two keys. "
-            "To take it from one and to put it into the other must be one step."
+            "Taking it from one and putting it into the other must be one step."
         )
     if doubled:
         raise NotYet("four workers at the same moment, and a job is in line more than once.")
     if ready != wanted:
         raise NotYet("all are in line, but the one that was due first should be taken first.")
-    if (told, none) != (len(wanted), 0):
-        raise NotYet(f"{len(wanted)} were moved, then none; you say {told} and {none}.")
-    return f"right: {told} jobs moved in one step, by four workers at once and under every kill"
+    if (moved, none) != (len(wanted), 0):
+        raise NotYet(f"{len(wanted)} were moved, then none; you say {moved} and {none}.")
+    return f"right: {moved} jobs moved in one step, by four workers at once and under every kill"

@@ -66,22 +66,22 @@ def log(r: redis.Redis, answer: Callable[..., bool]) -> str:
     troubles: list[Exception] = []
 
     def caller(place: int) -> int:
-        let = 0
+        allowed = 0
         try:
             for turn in range(5):
                 together.wait()
                 # two seconds apart, so that every turn has room for five
-                let += bool(answer(r, many, NOON_MS + 2 * turn * WINDOW_MS + place))
+                allowed += bool(answer(r, many, NOON_MS + 2 * turn * WINDOW_MS + place))
         except threading.BrokenBarrierError:
             pass  # another caller is in trouble
         except Exception as trouble:
             troubles.append(trouble)
             together.abort()
-        return let
+        return allowed
 
     try:
         r.delete(*keys)
-        let = [t for t in range(0, 10_000, 100) if answer(r, eager, NOON_MS + t)]
+        allowed = [t for t in range(0, 10_000, 100) if answer(r, eager, NOON_MS + t)]
         slow = sum(bool(answer(r, patient, NOON_MS + t)) for t in range(0, 10_000, 250))
         at_once = sum(bool(answer(r, same, NOON_MS)) for _ in range(2 * LIMIT))
         ttl = r.pttl(eager)
@@ -99,17 +99,18 @@ def log(r: redis.Redis, answer: Callable[..., bool]) -> str:
         r.delete(*keys)
     if troubles:
         raise troubles[0]
-    most = max((sum(t - WINDOW_MS < u <= t for u in let) for t in let), default=0)
+    most = max((sum(t - WINDOW_MS < u <= t for u in allowed) for t in allowed), default=0)
     if most > LIMIT:
         raise NotYet(f"{most} were let through within one second; the limit is {LIMIT}.")
-    if len(let) <= LIMIT:
+    passed = len(allowed)
+    if passed <= LIMIT:
         raise NotYet(
-            f"an eager client asked ten times a second for ten seconds, and {len(let)} of its 100 "
-            "requests were let through. It could have had fifty. What it was refused is in the log "
-            "as well, and keeps it full."
+            f"an eager client asked ten times a second for ten seconds, and {passed} of its 100 "
+            "requests were let through. It could have had fifty. Refused requests are in the log "
+            "as well, and keep it full."
         )
-    if len(let) < 50:
-        raise NotYet(f"the eager client could have had 50 of its 100 requests, and got {len(let)}.")
+    if passed < 50:
+        raise NotYet(f"the eager client could have had 50 of its 100 requests, and got {passed}.")
     if slow < 40:
         raise NotYet(f"a client that asked four times a second was refused {40 - slow} times.")
     if at_once != LIMIT:
@@ -124,7 +125,7 @@ def log(r: redis.Redis, answer: Callable[..., bool]) -> str:
         )
     if today != LIMIT or times < LIMIT:
         raise NotYet(
-            "right with a `now` that is given. Without one, as it is called in earnest, the time "
+            "right with a `now` that is given. Without one, as in production, the time "
             "must be the server's: two web servers have two clocks, Redis has one. "
             f"In {LIMIT + 1} calls it was asked {times} times what time it is (TIME, in the "
             f"script), and {today} of the first {LIMIT} were let through."
@@ -134,7 +135,7 @@ def log(r: redis.Redis, answer: Callable[..., bool]) -> str:
     if counted.round_trips > 1:
         raise NotYet(f"right, in {counted.round_trips} round trips. One is enough.")
     return (
-        f"right: {len(let)} of the eager client's 100, never more than {most} in a second, "
+        f"right: {passed} of the eager client's 100, never more than {most} in a second, "
         f"and {crowd // 5} of {CALLERS} callers at once"
     )
 

@@ -73,11 +73,11 @@ def write_safely(_: redis.Redis, answer: Callable[[redis.Redis, str, str], bool]
 
         up_to_date()
         with wire(client) as w:
-            said = answer(client, "check:1", "paid")
+            acknowledged = answer(client, "check:1", "paid")
         if own.get("check:1") != "paid":
             raise NotYet(f"the key holds {own.get('check:1')!r} afterwards, not the value.")
-        if not said:
-            raise NotYet("both replicas were well, and it did not say True.")
+        if not acknowledged:
+            raise NotYet("both replicas were well, and the answer was not True.")
         up_to_date()
         with made.replicas[0].stalled():
             if not answer(client, "check:2", "paid"):
@@ -88,21 +88,21 @@ def write_safely(_: redis.Redis, answer: Callable[[redis.Redis, str, str], bool]
         with made.replicas[0].stalled(), made.replicas[1].stalled():
             start = time.perf_counter()
             try:
-                said = answer(client, "check:3", "paid")
+                acknowledged = answer(client, "check:3", "paid")
             except redis.TimeoutError:
                 raise NotYet(
                     "with both replicas standing still it waits without end. WAIT takes "
                     "milliseconds; 0 means for ever."
                 ) from None
             waited = time.perf_counter() - start
-        if said and waited < 0.1:
+        if acknowledged and waited < 0.1:
             raise NotYet(
-                "both replicas stood still and it said True at once. WAIT asks about the last "
-                "write of its own connection: are SET and WAIT on the same one? And not inside "
+                "both replicas stood still and the answer was True at once. WAIT asks about the "
+                "last write of its own connection: are SET and WAIT on the same one? And not in "
                 "MULTI, where WAIT does not wait?"
             )
-        if said:
-            raise NotYet("both replicas stood still, and it said True.")
+        if acknowledged:
+            raise NotYet("both replicas stood still, and the answer was True.")
         if own.get("check:3") != "paid":
             raise NotYet(
                 "no replica had it, and now it is gone from the primary. The value stays in any "
@@ -119,7 +119,7 @@ def settings(_: redis.Redis, answer: Callable[[int], dict]) -> str:
         if strange:
             raise NotYet(f"{', '.join(sorted(strange))} is not needed for this.")
         enough, lag = given.get("min_replicas_to_write", 0), given.get("min_replicas_max_lag", 10)
-        asked = f"for {seconds} seconds it says {given}"
+        asked = f"for {seconds} seconds your answer is {given}"
         if enough < 1:
             raise NotYet(
                 f"{asked}. Without min_replicas_to_write the primary needs no replica at all, and "
@@ -136,7 +136,7 @@ def settings(_: redis.Redis, answer: Callable[[int], dict]) -> str:
             )
         if lag < seconds - 4:
             raise NotYet(
-                f"{asked}. That is stricter than asked, and a short pause of the line would "
+                f"{asked}. That is stricter than asked, and a short network failure would "
                 "already stop the shop. Use what is allowed."
             )
     with replicated(1, **given) as made, made.primary.client() as primary:

@@ -72,11 +72,11 @@ def encoded(answer: Callable, web: rest.Gateway, r: redis.Redis) -> str:
     for command in COMMANDS:
         request = answer(command, web.token)
         if not isinstance(request, tuple) or len(request) != 4:
-            raise NotYet("it should return four things: method, path, headers and body.")
+            raise NotYet("the function should return four things: method, path, headers and body.")
         status, reply = send(web.port, *request)
         if web.token in request[1]:
             raise NotYet(
-                "the token stands in the address, and addresses are written to the logs of "
+                "the token is in the address, and addresses are written to the logs of "
                 "every machine on the way. Put it into a header."
             )
         if status == 401:
@@ -103,7 +103,7 @@ def send(port: int, method: str, path: str, headers: dict, body: str | bytes | N
         response = connection.getresponse()
         return response.status, json.loads(response.read()).get("error")
     except http.client.InvalidURL:
-        raise NotYet(f"{path!r} is no path: spaces cannot stand in it. Where else?") from None
+        raise NotYet(f"{path!r} is not a path: it cannot contain spaces. What can?") from None
     finally:
         connection.close()
 

@@ -53,21 +53,21 @@ def judge_save(r: redis.Redis, answer: Callable) -> str:
     key = "check:live"
     r.hset(key, mapping={"user": '"ada"', "cart": "1"})
     r.expire(key, 60)
-    told = answer(r, key, "cart", "2")
+    saved = answer(r, key, "cart", "2")
     if r.hgetall(key) != {"user": '"ada"', "cart": "2"}:
         raise NotYet("a live session was saved, and the new cart is not in it.")
     if r.ttl(key) == -1:
-        raise NotYet("the live session has lost its clock.")
+        raise NotYet("the live session has lost its time to live.")
     if not 1700 < r.ttl(key) <= 1800:
         raise NotYet("a save is a sign of life: the session should live 1800 seconds from now.")
-    said_of_ended = answer(r, "check:ended", "cart", "1")
+    saved_ended = answer(r, "check:ended", "cart", "1")
     if r.exists("check:ended"):
-        clock = "without a clock" if r.ttl("check:ended") == -1 else "for another half an hour"
+        life = "without a TTL" if r.ttl("check:ended") == -1 else "for another half an hour"
         raise NotYet(
-            f"a session that had ended is back, {clock}, with a cart and no user. "
+            f"a session that had ended is back, {life}, with a cart and no user. "
             "HSET makes a key where there is none."
         )
-    if not told or said_of_ended:
+    if not saved or saved_ended:
         raise NotYet("say True when it was saved and False when the session was over.")
     revived = revived_in_a_race(r, answer)
     if revived:
@@ -79,11 +79,11 @@ def judge_save(r: redis.Redis, answer: Callable) -> str:
         answer(r, key, "cart", "3")
     if w.round_trips != 1:
         raise NotYet(f"right, in {w.round_trips} round trips. One is enough.")
-    return f"right: {ENDS} sessions ended under its hands, none came back, and one round trip"
+    return f"right: {ENDS} sessions ended during a save, none came back, and one round trip"
 
 
 def revived_in_a_race(r: redis.Redis, answer: Callable) -> int:
-    """End a session exactly between two commands of the answer, and beside it from a thread."""
+    """End a session exactly between two commands of the answer, and also from a thread."""
     between = revived_between(r, answer)
     key, over = "check:race", threading.Event()
     trouble: list[Exception] = []
@@ -92,7 +92,7 @@ def revived_in_a_race(r: redis.Redis, answer: Callable) -> int:
         try:
             while not over.is_set():
                 answer(r, key, "cart", "1")
-        except Exception as error:  # told in the caller's thread
+        except Exception as error:  # raised in the caller's thread
             trouble.append(error)
 
     thread = threading.Thread(target=writer)
@@ -160,10 +160,10 @@ def judge_login(r: redis.Redis, answer: Callable) -> str:
             "the id is the one from before the login. Whoever planted it in Ada's browser is now "
             "logged in as well."
         )
-    mine = json.loads(r.get(f"check:{new}") or "{}")
-    if mine.get("user") != "ada":
+    session = json.loads(r.get(f"check:{new}") or "{}")
+    if session.get("user") != "ada":
         raise NotYet("under the new id Ada is not logged in.")
-    if mine.get("cart") != ["lamp"]:
+    if session.get("cart") != ["lamp"]:
         raise NotYet("Ada's cart was lost on the way.")
     if r.exists("check:planted"):
         raise NotYet("the old id still opens a session. It must end at login.")

@@ -43,17 +43,17 @@ TILLS, CUSTOMERS, HOUR = 8, 25, 3600
 @contextmanager
 def overheard(r: redis.Redis) -> Iterator[list[tuple]]:
     """The commands that are sent through this client's own methods; not those of pipelines."""
-    said: list[tuple] = []
-    client: Any = r  # whose method is another one meanwhile
+    sent: list[tuple] = []
+    client: Any = r  # whose method is replaced meanwhile
     send = client.execute_command
 
     def listen(*args: object, **options: object) -> object:
-        said.append(args)
+        sent.append(args)
         return send(*args, **options)
 
     client.execute_command = listen
     try:
-        yield said
+        yield sent
     finally:
         del client.execute_command
 
@@ -71,7 +71,7 @@ def bought_both(r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], i
         r.sadd(a, *range(3000))
         r.sadd(b, *range(1000, 4000))
         r.sadd(rare, 1, 2, 3, 5000)
-        with wire(r) as counted, overheard(r) as said:
+        with wire(r) as counted, overheard(r) as sent:
             many = answer(r, a, b, 100)
         few = answer(r, a, rare, 100)
         none = answer(r, a, absent, 100)
@@ -90,7 +90,7 @@ def bought_both(r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], i
             f"the answer is right, and {counted.bytes_in:,} bytes came back for one number. "
             "Which command counts on the server?"
         )
-    if said and not any(limits(args) for args in said):
+    if sent and not any(limits(args) for args in sent):
         raise NotYet(
             f"right, in {counted.bytes_in} bytes. But the server counted all 2000 where 100 would "
             "have been enough. It can be told when to stop."
@@ -107,17 +107,17 @@ def once(r: redis.Redis, answer: Callable[[redis.Redis, str, object], bool]) -> 
     troubles: list[Exception] = []
 
     def till(_: int) -> list[bool]:
-        said = []
+        given = []
         try:
             for customer in range(CUSTOMERS):
                 together.wait()
-                said.append(bool(answer(r, "spring", customer)))
+                given.append(bool(answer(r, "spring", customer)))
         except threading.BrokenBarrierError:
             pass  # another till is in trouble
         except Exception as trouble:
             troubles.append(trouble)
             together.abort()
-        return said
+        return given
 
     try:
         r.delete(key)
@@ -156,17 +156,15 @@ def once(r: redis.Redis, answer: Callable[[redis.Redis, str, object], bool]) -> 
         raise NotYet(f"the campaign lasts an hour, {HOUR} seconds, not {clock}.")
     if later > HOUR // 2:
         raise NotYet(
-            "one coupon each, and a clock. But every customer winds it up again, and the campaign "
-            "never ends. Which word of EXPIRE says: only if no clock runs yet?"
+            "one coupon each, and a time to live. But every customer renews it, and the campaign "
+            "never ends. Which option of EXPIRE sets it only if there is none?"
         )
     if counted.round_trips > 1:
         raise NotYet(
             f"it works, in {counted.round_trips} round trips. A crash between them leaves a set "
-            "without a clock. MULTI/EXEC sends both in one envelope."
+            "without a time to live. MULTI/EXEC makes the two one step."
         )
-    return (
-        f"right: {TILLS} tills, {CUSTOMERS} customers, {sum(given)} coupons, and a clock that runs"
-    )
+    return f"right: {TILLS} tills, {CUSTOMERS} customers, {sum(given)} coupons, and a time to live"
 
 
 @exercise
@@ -196,7 +194,7 @@ def also_bought(
         )
     if counted.round_trips > 1:
         raise NotYet(
-            f"the right three, in {counted.round_trips} round trips. No question waits for the "
-            "answer to another, so they can share an envelope."
+            f"the right three, in {counted.round_trips} round trips. No command waits for the "
+            "reply to another, so they can share a pipeline."
         )
     return f"right: {len(shared)} candidates compared in one round trip, {counted.bytes_in} bytes"

@@ -38,7 +38,7 @@ FIGURES: dict[str, Chart] = {
 MEMBERS = 400
 LATE = (
     "ada was seen at second 9000, and then an event of second 6000 arrived late: ada now counts "
-    "as last seen {}. Which word of ZADD lets a score only grow?"
+    "as last seen {}. Which option of ZADD lets a score only grow?"
 )
 
 
@@ -73,7 +73,7 @@ def around(
             nobody = answer(r, board, "player:nobody", 2)
         except TypeError as error:
             raise NotYet(
-                "right for everybody on the board. Of somebody who is not on it, ZREVRANK says "
+                "right for everybody on the board. For somebody who is not on it, ZREVRANK returns "
                 "None, and None minus k is an error. The answer should be []."
             ) from error
     finally:
@@ -149,6 +149,6 @@ def seen(r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], int]) ->
     if counted.round_trips > 1:
         raise NotYet(
             f"right, in {counted.round_trips} round trips for each visit. None of the commands "
-            "needs another's answer, so they can share an envelope."
+            "needs another's reply, so they can share a pipeline."
         )
     return "right: one round trip, nobody older than an hour, and late events do no harm"

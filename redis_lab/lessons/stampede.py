@@ -62,19 +62,19 @@ def rule(_: redis.Redis, answer: Rule) -> str:
         probe = [says(left, 0.2, 1.0, reach) for left in (0.05, 0.1, 0.3) for reach in (1, 3, 9)]
         if not any(probe):
             raise NotYet(
-                "it waits until it has expired. Either it looks only at left_s, or a sign is "
-                "wrong: the logarithm of a number below one is negative."
+                "a value is only recomputed once it has expired. Either only left_s is used, or "
+                "a sign is wrong: the logarithm of a number below one is negative."
             )
     if not says(0.0, 0.2, 1.0, 0.5) or not says(-1.0, 0.2, 1.0, 0.5):
-        raise NotYet("a value with nothing left to live must be made, whatever the random number.")
+        raise NotYet("an expired value must be recomputed, whatever the random number.")
     if says(10.0, 0.2, 1.0, 11.0):
         raise NotYet(
-            "a value that takes 0.2 s to make and has 10 s left was remade. What counts is "
-            "how long it takes to make, took_s."
+            "a value that takes 0.2 s to compute and has 10 s left was recomputed. What counts is "
+            "how long the recomputation takes, took_s."
         )
     if says(0.1, 0.2, 1.0, 0.1) and says(0.1, 0.2, 1.0, 0.01):
         raise NotYet(
-            "of two readers at the same moment both remade it, whatever their random numbers. "
+            "two readers at the same moment both recomputed it, whatever their random numbers. "
             "Only chance keeps them from all doing it at once."
         )
     if not says(0.5, 0.2, 2.0, 1.5) or says(0.5, 0.2, 1.0, 1.5):
@@ -83,8 +83,8 @@ def rule(_: redis.Redis, answer: Rule) -> str:
         for reach in (0.04, 0.3, 0.96, 1.1, 2.6, 5.1):
             if says(left_s, 0.2, 1.0, reach) != (0.2 * reach >= left_s):
                 raise NotYet(
-                    f"with {left_s} s left, 0.2 s to make it, beta 1 and chance "
-                    f"{math.exp(-reach):.4f} it should say {0.2 * reach >= left_s}."
+                    f"with {left_s} s left, 0.2 s to compute it, beta 1 and chance "
+                    f"{math.exp(-reach):.4f} the answer should be {0.2 * reach >= left_s}."
                 )
     return "right: early by chance, the longer it takes the earlier"
 
@@ -106,7 +106,7 @@ def negative(r: redis.Redis, answer: Answer) -> str:
         got = [answer(r, there, load, 600, 10) for _ in range(10)]
         if set(got) != {"a lamp"} or asked != [there]:
             raise NotYet(
-                f"for a product that exists it returned {got[-1]!r}, after {len(asked)} "
+                f"for a product that exists the answer is {got[-1]!r}, after {len(asked)} "
                 "queries for ten requests. One query, and the value each time."
             )
         asked.clear()
@@ -114,7 +114,7 @@ def negative(r: redis.Redis, answer: Answer) -> str:
         if len(asked) > 1:
             raise NotYet(
                 f"ten requests for a product that does not exist asked the database {len(asked)} "
-                "times. Whoever wants to hurt the shop asks for nothing else. Remember the "
+                "times. An attacker would ask for nothing else. Remember the "
                 "absence too, with something that cannot be a value."
             )
         if set(got) != {None}:

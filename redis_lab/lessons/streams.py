@@ -104,7 +104,7 @@ def work(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, Callable]
             "When may an entry be acknowledged?"
         )
     return (
-        f"right: 10 entries in {counted.round_trips} round trips, and after the mishap "
+        f"right: 10 entries in {counted.round_trips} round trips, and after the error "
         "nothing that was not handled is lost"
     )
 
@@ -137,7 +137,7 @@ def recover(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, int], 
             why = "A page holds a hundred. The first part of the reply says where the next begins."
         else:
             why = (
-                "A page can be empty although more follow: XAUTOCLAIM looks at so many entries and "
+                "A page can be empty although more follow: XAUTOCLAIM looks at some entries and "
                 "no further. The end is reached when the cursor is 0-0."
             )
         raise NotYet(f"{len(hers)} of {len(idle)} idle entries claimed. {why}")

@@ -45,42 +45,42 @@ def replace(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -
         raise NotYet(f"the value should be 'new' and is {value!r}.")
     if left == -1:
         raise NotYet(
-            "the value is new, and the key is now immortal: a plain SET drops the time to live. "
-            "Which word of SET leaves the clock alone?"
+            "the value is new, but the key will never expire: a plain SET drops the time to live. "
+            "Which option of SET keeps it?"
         )
     if appeared:
         raise NotYet(
-            "the clock is kept, but a key that was not there has appeared, without a clock. "
-            "Which word says: only if it exists?"
+            "the time to live is kept, but a key that did not exist has appeared, without one. "
+            "Which option says: only if it exists?"
         )
     if counted.round_trips > 1:
         raise NotYet(
-            f"it works when you are alone, in {counted.round_trips} round trips. Between them the "
+            f"it works if you are alone, in {counted.round_trips} round trips. Between them the "
             "key may expire. SET can do it in one."
         )
-    return "right: one round trip, the clock untouched, nothing out of nothing"
+    return "right: one round trip, the time to live kept, no new key created"
 
 
 @exercise
 def immortals(r: redis.Redis, answer: Callable[[redis.Redis, str], list[str]]) -> str:
-    mortal = [f"check:{k}" for k in range(500)]
-    immortal = {f"check:{k}" for k in range(500, 517)}
+    with_ttl = [f"check:{k}" for k in range(500)]
+    without_ttl = {f"check:{k}" for k in range(500, 517)}
     stranger = "checkers:1"
     try:
         pipe = r.pipeline(transaction=False)
-        for key in mortal:
+        for key in with_ttl:
             pipe.set(key, 1, ex=100)
-        for key in [*immortal, stranger]:
+        for key in [*without_ttl, stranger]:
             pipe.set(key, 1)
         pipe.execute()
         with wire(r) as counted:
-            said = answer(r, "check")
+            result = answer(r, "check")
     finally:
-        r.delete(stranger, *mortal, *immortal)
-    found = set(said or ())
-    if found != immortal:
-        others = len(found - immortal)
-        raise NotYet(f"{len(found & immortal)} of the 17 immortal keys found, and {others} others.")
+        r.delete(stranger, *with_ttl, *without_ttl)
+    found = set(result or ())
+    if found != without_ttl:
+        others = len(found - without_ttl)
+        raise NotYet(f"{len(found & without_ttl)} of the 17 keys were found, and {others} others.")
     if counted.by_command["KEYS"]:
         raise NotYet(
             "all 17 found, with KEYS: it looks at every key in one go, and nobody else is served "
@@ -89,6 +89,6 @@ def immortals(r: redis.Redis, answer: Callable[[redis.Redis, str], list[str]]) -
     if counted.round_trips > 60:
         raise NotYet(
             f"all 17 found, in {counted.round_trips} round trips. "
-            "The TTLs can share an envelope, and scan_iter takes a count."
+            "The TTLs can share a pipeline, and scan_iter takes a count."
         )
-    return "right: all 17 found, without KEYS and with the TTLs in one envelope"
+    return "right: all 17 found, without KEYS and with the TTLs in one pipeline"

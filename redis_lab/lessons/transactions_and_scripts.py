@@ -108,7 +108,7 @@ def numbers_in(r: redis.Redis, *keys: str) -> tuple[int, ...]:
 def alone(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
     for left, quantity, sold in ((5, 3, True), (3, 3, True), (2, 3, False), (0, 1, False)):
         r.mset({stock: left, cart: 0})
-        said = answer(r, stock, cart, quantity)
+        result = answer(r, stock, cart, quantity)
         now = numbers_in(r, stock, cart)
         right = (left - quantity, quantity) if sold else (left, 0)
         if now != right:
@@ -116,10 +116,10 @@ def alone(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
                 f"{left} in stock, {quantity} wanted: stock and cart should be {right} then, "
                 f"and are {now}."
             )
-        if bool(said) != sold:
+        if bool(result) != sold:
             raise NotYet(
                 f"{left} in stock, {quantity} wanted: stock and cart are right, but the answer "
-                f"is {said!r}. The caller must learn whether it was sold."
+                f"is {result!r}. The caller must learn whether it was sold."
             )
 
 
@@ -129,22 +129,22 @@ def with_a_rival(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) ->
     rival = []
     client = interrupted(r, at, lambda: rival.append(r.eval(TAKE, 1, stock)))
     try:
-        said = answer(client, stock, cart, 3)
+        result = answer(client, stock, cart, 3)
     finally:
         client.close()
-    left, mine = numbers_in(r, stock, cart)
+    left, bought = numbers_in(r, stock, cart)
     others = sum(rival)
     if left < 0:
         raise NotYet(
             f"right when you are alone. But a rival bought 3 of the 5 after reply number {at}, "
             f"and you sold 3 as well: {left} in stock. The decision was out of date when the "
-            "envelope was sealed. WATCH would notice; a script would decide inside."
+            "pipeline was sent. WATCH would notice; a script would decide on the server."
         )
-    if left + mine + others != 5 or mine != (3 if said else 0):
+    if left + bought + others != 5 or bought != (3 if result else 0):
         raise NotYet(
             f"right when you are alone. But a rival came between, after reply number {at}: "
-            f"of 5 pieces {left} are in stock, {mine} in your cart, {others} with the rival, "
-            f"and the answer was {said!r}. Taking and adding must happen together."
+            f"of 5 pieces {left} are in stock, {bought} in your cart, {others} with the rival, "
+            f"and the answer was {result!r}. Taking and adding must happen together."
         )
 
 
@@ -160,7 +160,7 @@ def watched(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) -> None
     if seen and seen[0] != 2:
         raise NotYet(
             f"2 in stock, 3 wanted: in the end all is well, but after reply number {at} the stock "
-            f"was {seen[0]}. Who looked just then was turned away, or sold what is not there. "
+            f"was {seen[0]}. A buyer who looked just then was turned away, or sold what is gone. "
             "Look first, take afterwards, in one step."
         )
 
@@ -201,8 +201,8 @@ def judge_higher(r: redis.Redis, answer: Callable, key: str) -> str:
     except redis.exceptions.NoScriptError:
         raise NotYet(
             "NOSCRIPT: this server has never seen your script, and yours will not have seen it "
-            "after its next restart. EVALSHA sends only a name. Who sends the text when the name "
-            "is unknown?"
+            "after its next restart. EVALSHA sends only a hash. Which call sends the text when the "
+            "server does not know it?"
         ) from None
     if best() != 9:
         raise NotYet(
@@ -224,7 +224,7 @@ def judge_higher(r: redis.Redis, answer: Callable, key: str) -> str:
     except redis.exceptions.NoScriptError:
         raise NotYet(
             "it works until the server forgets its scripts (a restart, SCRIPT FLUSH): NOSCRIPT. "
-            "Who sends the text again?"
+            "Which call sends the text again?"
         ) from None
     if best() != 200:
         raise NotYet(f"after SCRIPT FLUSH 200 should be stored, and there is {best()}.")

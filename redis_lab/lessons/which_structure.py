@@ -98,7 +98,7 @@ def viewed(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) ->
         kinds = [str(r.type(key)) for key in (visitors, top, last)]
         if kinds[0] == "set":
             raise NotYet(
-                "check:visitors is a set. It answers, and keeps every single name for it; the "
+                "check:visitors is a set. It answers, but stores every single name; the "
                 "question was only how many. Which structure counts without keeping?"
             )
         if kinds != ["string", "zset", "list"]:
@@ -127,7 +127,7 @@ def viewed(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) ->
     if counted.round_trips > 1:
         raise NotYet(
             f"all of it is right, in {counted.round_trips} round trips. None of the commands "
-            "needs the reply of another, so they can share an envelope."
+            "needs the reply of another, so they can share a pipeline."
         )
     if any(left == -1 for left in clocks):
         raise NotYet("right, but a key has no time to live and stays for ever.")

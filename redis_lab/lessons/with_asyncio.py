@@ -65,7 +65,7 @@ def fetch(_: redis.Redis, answer: Callable[[str, list[str]], Awaitable[list]]) -
         took = time.perf_counter() - start
         opened = r.info("stats")["total_connections_received"] - before
     if opened > 10:
-        raise NotYet(f"it opened {opened} connections; ten are allowed.")
+        raise NotYet(f"your code opened {opened} connections; ten are allowed.")
     if [x.decode() if isinstance(x, bytes) else x for x in got] != list(wanted.values()):
         raise NotYet("these are not the values in the order of the keys.")
     if took > 3:
@@ -105,9 +105,9 @@ def page(_: redis.Redis, answer: Callable[[redis.asyncio.Redis, str, Load], Awai
                     ) from error
                 took = time.perf_counter() - start
                 if got != "made: there":
-                    raise NotYet(f"Redis stands still, and it returned {got!r}.")
+                    raise NotYet(f"Redis stands still, and the answer is {got!r}.")
             if took > 1:
-                raise NotYet(f"it waited {took:.1f} s for a Redis that stands still.")
+                raise NotYet(f"your code waited {took:.1f} s for a Redis that stands still.")
             with private.stalled():
                 task = asyncio.ensure_future(answer(client, "there", load))
                 await asyncio.sleep(0.03)
@@ -115,7 +115,7 @@ def page(_: redis.Redis, answer: Callable[[redis.asyncio.Redis, str, Load], Awai
                 await asyncio.wait([task], timeout=2)
                 if not task.cancelled():
                     raise NotYet(
-                        "it was cancelled, and went on all the same. CancelledError is how asyncio "
+                        "the task was cancelled, but went on. CancelledError is how asyncio "
                         "ends a task; catch TimeoutError and redis.RedisError, not everything."
                     )
             if await answer(client, "there", load) != "cached":
@@ -123,4 +123,4 @@ def page(_: redis.Redis, answer: Callable[[redis.asyncio.Redis, str, Load], Awai
 
     with server() as private:
         run(play())
-    return "right: from the cache, without it, and gone when it is told to go"
+    return "right: from the cache, without Redis, and it ends when it is cancelled"

@@ -33,9 +33,9 @@ class Arm:
     coroutine). `units` is how many operations one call does. `client` is whose commands are
     counted, when it is not the comparison's. An arm whose commands differ from call to call says
     `steady=False`; one that may get nil replies says `may_miss=True`; both switch off the check
-    that would fail. `columns` end up beside the arm in the table, such as `{"depth": 100}`.
+    that would fail. `columns` are added to the arm's row of the table, such as `{"depth": 100}`.
 
-    `setup(calls)` runs before each block, untimed, and is told how many calls the block has, as
+    `setup(calls)` runs untimed before each block, and gets the block's number of calls, since
     LPOP needs something to pop: `setup=lambda calls: r.rpush("jobs", *range(calls))`.
     """
 
@@ -114,7 +114,7 @@ class ArmRun:
         self.setup_counted.append(subtract_counts(read_counts(self.servers), before))
 
     def call_once(self) -> None:
-        """One call outside the measurement, its reply looked at."""
+        """One call outside the measurement, its reply checked."""
         with self.noted():
             start = perf_counter_ns()
             reply = run_async(self._await_once()) if self.is_async else self.arm.call()
@@ -127,8 +127,8 @@ class ArmRun:
         self.calls += 1
         if not self.arm.may_miss and self.client is not None and has_nil(reply):
             raise InvalidRun(
-                f"{self.name}: a nil reply where a value was meant. Where that is as it should be, "
-                "or there is no reply to return: Arm(call, may_miss=True)."
+                f"{self.name}: a nil reply where a value was expected. If that is intended, "
+                "or if there is no reply to return: Arm(call, may_miss=True)."
             )
 
     async def _await_once(self) -> object:
@@ -136,7 +136,7 @@ class ArmRun:
         return await reply
 
     def inspect_call(self) -> None:
-        """One call under `wire` and between two looks at the server: what does a call do?"""
+        """One call under `wire`, between two readings of the server's counts: what does it do?"""
         self.prepare(1)
         self.call_once()  # the first call may load a script or open a connection
         if self.client is None:
@@ -147,7 +147,7 @@ class ArmRun:
             self.call_once()
         self.counted = subtract_counts(read_counts([self.client]), before)
         if self.is_async and not isinstance(self.client, redis.asyncio.Redis):
-            return  # its commands go through another client than the one that was watched
+            return  # its commands go through a client other than the one that was watched
         self.round_trips, self.commands = counted.round_trips, counted.commands
 
     def estimate_pace_ns(self) -> float:

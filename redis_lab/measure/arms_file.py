@@ -46,7 +46,7 @@ def _run_file(path: Path) -> ModuleType:
         raise LabError(f"There is no file {path}.")
     spec = importlib.util.spec_from_file_location(MODULE, path)
     if spec is None or spec.loader is None:
-        raise LabError(f"{path.name} is no Python file; its name must end in .py.")
+        raise LabError(f"{path.name} is not a Python file; its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[MODULE] = module  # dataclasses and pickle look for it there
     sys.path.insert(0, str(path.resolve().parent))
@@ -63,7 +63,7 @@ def _name_arms(found: Any, path: Path) -> dict[str, Any]:
     if isinstance(found, list | tuple):
         for each in found:
             if not callable(each) or not hasattr(each, "__name__"):
-                raise LabError(f"{path.name}: {each!r} in the list of arms is no function.")
+                raise LabError(f"{path.name}: {each!r} in the list of arms is not a function.")
         names = [each.__name__ for each in found]
         for name in names:
             if names.count(name) > 1:
@@ -79,7 +79,7 @@ def _name_arms(found: Any, path: Path) -> dict[str, Any]:
 
 
 def describe_error(error: BaseException, path: Path, where: str = "") -> str:
-    """One line: the file, the place in it that raised, which arm it was, and what it said."""
+    """One line: the file, the place in it that raised, which arm it was, and the message."""
     own = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""What a client is held against: PING over a bare socket, and redis-benchmark."""
+"""What a client is compared with: PING over a bare socket, and redis-benchmark."""
 
 from __future__ import annotations
 

@@ -5,12 +5,12 @@ What each precaution prevents:
 
 - The arms take turns in short blocks, in random order, and ratios are taken between blocks of the
   same turn. (The machine drifts; measured one after the other, the slower arm can win.)
-- Samples go as whole nanoseconds into a list that exists already, after each block into an int64
-  array; percentiles and histograms are made at the end. (Filling a histogram costs more than the
-  clock.)
+- Samples go as whole nanoseconds into a preallocated list, after each block into an int64
+  array; percentiles and histograms are computed at the end. (Filling a histogram costs more than
+  reading the clock.)
 - The garbage collector is frozen and off while measuring.
 - Intervals come from resampling whole blocks. (Neighbouring samples resemble each other; taken
-  one by one they would promise too much.)
+  one by one they would give intervals that are too narrow.)
 - What each arm did is checked against the server's own count of commands, hits and misses.
 """
 
@@ -93,8 +93,8 @@ def compare(
 
     - `seconds` is the time for each arm; by default the `effort` decides, "quick" or "full", and
       without that the environment variable REDIS_LAB_EFFORT.
-    - `setup(calls)` runs before each block of each arm, untimed, and is told how many calls the
-      block has: `setup=lambda calls: r.rpush("jobs", *range(calls))`. An `Arm` may have its own.
+    - `setup(calls)` runs untimed before each block of every arm, and gets the number of calls in
+      it: `setup=lambda calls: r.rpush("jobs", *range(calls))`. An `Arm` may have its own.
     - `reference` is the arm that ratios are against; by default the first.
     - Coroutine functions are awaited, one call after the other, on one event loop in a thread of
       its own; what a pass through the loop takes is measured and stated with the result. Their
@@ -103,8 +103,8 @@ def compare(
     `floor` is the former name of `baseline`. A run that a busy machine spoils is repeated, three
     times in all.
 
-    Raises: InvalidRun when the run broke an invariant, TooBusy among them; LabError for arms that
-    make no sense, an unknown effort or reference.
+    Raises: InvalidRun when the run broke an invariant, TooBusy among them; LabError for invalid
+    arms, an unknown effort or reference.
     """
     if not arms:
         raise LabError("compare() needs at least one arm: compare({'GET': lambda: r.get('k')}).")
@@ -275,7 +275,7 @@ def check_counts(runs: Sequence[ArmRun], moved: Mapping[str, Counter]) -> None:
         in_setup = sum(noted[server]["misses"] for each in runs for noted in each.setup_counted)
         if counts["misses"] > in_setup and not may_miss:
             raise InvalidRun(
-                f"{counts['misses'] - in_setup} reads missed where every key was meant to be there."
+                f"{counts['misses'] - in_setup} reads missed where every key should exist."
             )
 
 

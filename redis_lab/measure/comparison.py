@@ -35,7 +35,7 @@ class Comparison:
     `loop_ns`, where there are asynchronous arms, what one pass through the event loop takes.
     """
 
-    doubt = ""  # why these times mean nothing, where they do not
+    doubt = ""  # why these times mean nothing; empty if they are valid
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from ..errors import LabError
 class Effort:
     """How long to measure: seconds and blocks for each arm, resamples for each interval.
 
-    A comparison with slow arms makes do with fewer blocks, down to `fewest_blocks`.
+    A comparison with slow arms uses fewer blocks, down to `fewest_blocks`.
     """
 
     seconds: float

@@ -19,8 +19,8 @@ T = TypeVar("T")
 def run_async(awaitable: Awaitable[T]) -> T:
     """Run an awaitable on the loop that asynchronous arms run on; return what it returns.
 
-    A connection of redis.asyncio belongs to the loop that opened it, so whatever else a script
-    does with the client of an asynchronous arm goes this way too: `run_async(client.set("k", 1))`.
+    A connection of redis.asyncio belongs to the loop that opened it, so use this for everything
+    else that a script does with the client of an asynchronous arm: `run_async(client.set("k", 1))`.
     """
 
     async def wait() -> T:

@@ -4,13 +4,13 @@
 at once, and the requests come whether the server keeps up or not:
 
 - `open_loop` sends each request at its own time and keeps two clocks. The *service* time begins
-  when the request is sent, the *response* time when it was due. They part when requests have to
+  when the request is sent, the *response* time when it was due. They differ when requests have to
   wait for a free connection; the service time alone leaves those waits out
   (*coordinated omission*, Gil Tene: How NOT to measure latency, 2015).
-- `saturate` keeps batches under way on all connections, to find what the server can do at most.
+- `saturate` keeps batches under way on all connections, to find the server's maximum throughput.
 
 The generators (`_generator.py`) send bytes that were encoded beforehand over plain sockets, so that
-Python is not what is measured, and what each of them spent is part of the result. They are
+Python is not what is measured, and the CPU time that each used is part of the result. They are
 processes; they are killed when the block ends, also by Ctrl-C, and end by themselves when the time
 is over.
 """
@@ -44,7 +44,7 @@ from .workload import poisson_arrivals
 __all__ = ["CLOCKS", "InvalidRun", "Load", "Saturation", "TooBusy", "open_loop", "saturate"]
 
 GENERATOR = Path(__file__).with_name("_generator.py")
-LATE_NS = 5_000_000  # so much later than due, with a connection free, is the generator's fault
+LATE_NS = 5_000_000  # a request this late, with a connection free, is the generator's fault
 LATE_SHARE = 0.05  # more than this share of late requests voids a run
 BUSY = 0.85  # of one core: from here on a process counts as saturated
 IDLE = 0.02  # a generator that is idle less than this share of the time is itself the bottleneck
@@ -58,7 +58,7 @@ def __dir__() -> list[str]:
 
 @dataclass
 class Load:
-    """What an open-loop run saw; times in nanoseconds, one entry a request, in order of `due`.
+    """An open-loop run's result; times in nanoseconds, one entry a request, in order of `due`.
 
     `due`, `sent` and `done` count from the start. `offered_per_s` is what was asked for,
     `achieved_per_s` what was answered per second from the first request due to the last reply.
@@ -73,7 +73,7 @@ class Load:
     lag_ns: np.ndarray
     errors: int
     generator_busy: float
-    doubt: str = ""  # why these times mean nothing, where they do not
+    doubt: str = ""  # why these times mean nothing; empty if they are valid
 
     @property
     def achieved_per_s(self) -> float:
@@ -127,7 +127,7 @@ class Load:
 
 @dataclass
 class Saturation:
-    """The most the server could do, and which side was saturated: the server or the generators.
+    """The maximum throughput, and which side was saturated: the server or the generators.
 
     `server_busy` and `generator_busy` are shares of one core; of the generators the busiest.
     """
@@ -161,7 +161,7 @@ def open_loop(
     seed: int = 0,
     label: str | None = None,
 ) -> Load:
-    """Send a command so many times a second, each at its time, to the server of a client.
+    """Send a command at a chosen rate, each request at its own time, to the server of a client.
 
     `connections` in all, shared by `processes`; `arrivals` are "poisson" or "constant". The
     command's replies must all be of one length, such as those of GET of one key.
@@ -188,7 +188,7 @@ def open_loop(
     jobs = [
         {**base, "connections": share, "due": text(due[k :: len(shares)].tobytes())}
         for k, share in enumerate(shares)
-        if len(due[k :: len(shares)])  # else there are fewer requests than processes
+        if len(due[k :: len(shares)])  # none if there are fewer requests than processes
     ]
     label = label or f"{rate_per_s:,.0f} a second"
     return retry_while_busy(lambda: _run_open_loop(jobs, len(due), seconds, label), label)
@@ -225,7 +225,7 @@ def _run_open_loop(jobs: list[dict], requests: int, seconds: float, label: str) 
     elif behind and min(head["idle"] for head in heads) < IDLE:
         why = (
             f"The generator fell behind: {found.achieved_per_s:,.0f} a second were answered of "
-            f"{found.offered_per_s:,.0f} offered, and it never had nothing to do."
+            f"{found.offered_per_s:,.0f} offered, and it was never idle."
         )
     if why and found.generator_busy >= BUSY:  # it had its core to itself
         raise InvalidRun(f"{why} Use more processes or a lower rate.")
@@ -314,8 +314,8 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
                 while not sample.endswith(b"$9\r\nthat's it\r\n"):
                     part = probe.recv(1 << 18)
                     if not part:
-                        said = sample.decode(errors="replace").strip() or "it said nothing"
-                        raise LabError(f"The server hung up: {said[-200:]}.")
+                        reply = sample.decode(errors="replace").strip() or "it sent nothing"
+                        raise LabError(f"The server closed the connection: {reply[-200:]}.")
                     sample += part
                 lengths.add(len(sample) - 15)
     except OSError as error:
@@ -333,7 +333,7 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
 
 
 def server_cpu_s(client: redis.Redis) -> float:
-    """What the server's main thread has used, or the whole server where it does not say."""
+    """CPU time of the server's main thread, or of the whole server if it does not report that."""
     info = client.info("cpu")
     kinds = ("user", "sys")
     return sum(info.get(f"used_cpu_{kind}_main_thread", info[f"used_cpu_{kind}"]) for kind in kinds)

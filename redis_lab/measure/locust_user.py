@@ -12,7 +12,7 @@ On several, run the master and the workers by hand, each with REDIS_LAB_LOAD set
 
 Each user has one connection and asks at a constant pace, whatever the reply took; when a reply
 takes longer than its pace, it asks at once (`constant_pacing`). That is a closed loop for each user
-and close to an open one with many. Its times are service times: those of the second clock.
+and close to an open one with many. Its times are service times, not response times.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def distributed(
 
     Raises: LabError when Locust is not installed, does not start, or requests failed; for TLS.
     """
-    # Not above: Locust reads this file too, and needs none of it
+    # Not at the top: Locust imports this file too, and needs none of it
     from redis_lab.errors import LabError
     from redis_lab.extras import require
     from redis_lab.servers.base import free_port
@@ -104,8 +104,8 @@ def distributed(
                 time.sleep(0.1)
             file = Path(folder) / "seen_stats.csv"
             if processes[0].poll() is None or not file.exists():
-                said = (Path(folder) / "log0").read_text(errors="replace").strip()
-                raise LabError(f"Locust did not end as it should: {said[-300:]}")
+                last_words = (Path(folder) / "log0").read_text(errors="replace").strip()
+                raise LabError(f"Locust did not end as it should: {last_words[-300:]}")
             with open(file, newline="") as table:
                 seen = [row for row in csv.DictReader(table) if row["Name"] != "Aggregated"]
         finally:

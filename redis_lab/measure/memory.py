@@ -58,7 +58,7 @@ def growth(write: Callable[[redis.Redis], object]) -> int:
 
 
 def _used_memory(own: Server) -> int:
-    """What a server takes in bytes, with one new client, whose buffers are always alike."""
+    """A server's memory in bytes, with one new client, whose buffers are always the same."""
     deadline_ns = perf_counter_ns() + START_TIMEOUT_S * 1e9
     with own.client() as counter:
         while counter.info("clients")["connected_clients"] > 1:

@@ -225,7 +225,7 @@ def load(path: Path | str) -> Result:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_bytes())  # whatever the locale, it is UTF-8
+        content = json.loads(path.read_bytes())  # UTF-8, whatever the locale
         if content["format"] != FORMAT:
             raise LabError(
                 f"{path.name} has format {content['format']}, this version of the lab reads "
@@ -262,7 +262,7 @@ def _in_blocks(row: Mapping) -> bool:
 
 
 def compare(old: Result, new: Result) -> pd.DataFrame:
-    """Two runs compared: medians, their ratio with a 95 % interval, and what it allows to say.
+    """Two runs compared: medians, their ratio with a 95 % interval, and the verdict it allows.
 
     The interval resamples the medians of the blocks of each run. Rows that only one run has, or
     that were not measured in blocks, are left out.

@@ -75,7 +75,7 @@ def make_histogram(samples_ns: np.ndarray, name: str) -> HdrHistogram:
 
 
 def judge_ratio(low: float, high: float) -> str:
-    """What an interval of a ratio of times allows to say, in words."""
+    """The verdict that an interval of a ratio of times allows, in words."""
     if not (np.isfinite(low) and np.isfinite(high)) or (
         high > NOISY_FACTOR * low and low <= 1 <= high
     ):

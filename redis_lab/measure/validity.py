@@ -1,4 +1,4 @@
-"""When a run counts, and what happens when it does not: it is void, or it is tried again."""
+"""When a run is valid, and what happens when it is not: it is rejected, or tried again."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The gateway's process: an HTTP server in front of Redis that answers as `protocol.py` says.
 
-A command is sent to Redis once: the gateway never tries again. Run by its path, as `app.py
+A command is sent to Redis once: the gateway never retries. Run by its path, as `app.py
 OWNER_PID`, so that it need not load the rest of the package; it reads its settings as one line of
 JSON from its standard input, prints `port N`, and ends at `quit`, when its input closes or when
 its owner is gone.
@@ -74,7 +74,7 @@ class Backend:
     async def transaction(self, commands: Sequence[protocol.Command]) -> list:
         """MULTI, the commands, EXEC. Raises: Refused when Redis discards them as a whole."""
         begun, *queued, done = await self.ask([[b"MULTI"], *commands, [b"EXEC"]])
-        if isinstance(begun, Exception):  # an ACL; the commands were sent along with it
+        if isinstance(begun, Exception):  # refused by an ACL, but the commands were sent with it
             raise protocol.Refused(
                 f"{protocol.error_text(begun)} (each command was carried out on its own)"
             )
@@ -87,7 +87,7 @@ class Backend:
 
 @stream_request_body
 class Handler(RequestHandler):
-    """One request. The token is looked at first, whatever is asked for."""
+    """One request. The token is checked before anything else."""
 
     def initialize(self, backend: Backend, token: bytes, body_limit: int) -> None:
         self.backend, self.token, self.body_limit = backend, token, body_limit
@@ -179,7 +179,7 @@ class Handler(RequestHandler):
 
 async def serve(url: str, token: str, port: int, body_limit: int) -> None:
     settings = {"backend": Backend(url), "token": token.encode(), "body_limit": body_limit}
-    # Nothing is logged: a token may stand in the address.
+    # Nothing is logged: the address may contain a token.
     app = Application([(r"/.*", Handler, settings)], log_function=lambda handler: None)
     sockets = bind_sockets(port, "127.0.0.1")
     HTTPServer(app, body_timeout=60).add_sockets(sockets)

@@ -65,11 +65,11 @@ def exchanges(client: Any) -> Iterator[list[Exchange]]:
 
 
 class Adapted:
-    """An upstash-redis client with the one thing more that `redis_lab.patterns` need: scripts.
+    """An upstash-redis client with the one addition that `redis_lab.patterns` need: scripts.
 
-    Everything else is the client's own, so a pattern that asks for more gets what upstash-redis
+    Everything else is the client's own, so a pattern that uses more gets what upstash-redis
     makes of it. Sync and asyncio. A script that cannot be sent raises redis.ConnectionError, as
-    redis-py's would, so that the patterns know what they have to deal with.
+    redis-py's would, so that the patterns can handle it.
     """
 
     def __init__(self, client: Any) -> None:

@@ -40,7 +40,7 @@ class Endpoint:
         return f"the REST API at {self.url}"
 
     def client(self, **options: Any) -> Any:
-        """A new `upstash_redis.Redis`. Unlike its default, it tells nobody who uses it."""
+        """A new `upstash_redis.Redis`. Unlike by default, it sends no telemetry."""
         from upstash_redis import Redis
 
         return Redis(self.url, self.token, **{"allow_telemetry": False, **options})
@@ -52,7 +52,7 @@ class Endpoint:
         return Redis(self.url, self.token, **{"allow_telemetry": False, **options})
 
     def remove(self) -> int:
-        """Delete the keys with the prefix, and nothing else; how many that were."""
+        """Delete the keys with the prefix, and nothing else; return how many there were."""
         removed, cursor = 0, 0
         with self.client() as client:
             while True:
@@ -141,7 +141,7 @@ def gateway(
         )
     url = target.url if isinstance(target, Server) else target
     if token is not None and not re.fullmatch(r"[!-~]+", token):
-        raise LabError("A token stands in a header: visible ASCII, no spaces, not empty.")
+        raise LabError("A token is sent in a header: visible ASCII, no spaces, not empty.")
     return Gateway(url, token, prefix, port, body_limit)
 
 

@@ -1,6 +1,6 @@
 """The Upstash REST protocol: from a request to commands, from a reply to JSON.
 
-What it covers, as far as the service's documentation says it (and the tests compare it with the
+What it covers follows the service's documentation (and the tests compare it with the
 service's own client, `upstash-redis`):
 
 - `POST /` with a command as a JSON array; `/pipeline` and `/multi-exec` with an array of commands.

@@ -24,7 +24,7 @@ DEFAULTS: dict[str, object] = {"save": "", "appendonly": "no", "bind": "127.0.0.
 
 def redact(url: str) -> str:
     """The URL without its passwords, safe to print even where it is malformed."""
-    # As far as the last @, since a password may hold a / or # that its owner did not escape
+    # Up to the last @, because a password may contain a / or # that its owner did not escape
     shown = re.sub(r"(?s)^(\w+://)?(?:([^:@]*:).*|[^:@]*)@", r"\1\2***@", url)
     return re.sub(r"(password=)[^&]*", r"\1***", shown)
 
@@ -103,7 +103,7 @@ class Server:
         return f"{self.product} {self.version}{speaks}, {self.origin()}, {self.transport()}"
 
     def origin(self) -> str:
-        """Where it comes from, as its line says it."""
+        """Where it comes from, for the line that describes it."""
         return self.kind
 
     def transport(self) -> str:
@@ -162,7 +162,7 @@ class Kind:
 
     Attributes: `name`, by which it is requested; `native` (its servers are processes that can be
     killed and joined to a cluster); `private` (they are the lab's own); `unasked` (used where it
-    works and no other was requested); `fallback` (used for want of another kind, which is what
+    works and no other was requested); `fallback` (used if no better kind works, which is what
     the line of `connect()` gives as the reason).
     """
 

@@ -51,7 +51,7 @@ def choose_kind() -> tuple[Kind, str]:
 
 
 def private_kind() -> Kind:
-    """The kind of server that a throwaway one is when nobody says. Raises: LabError if none."""
+    """The default kind of a throwaway server. Raises: LabError if none works."""
     forced = kind_named(os.environ.get("REDIS_LAB_SERVER"))
     if forced and forced.private:
         return forced
@@ -101,7 +101,7 @@ _announced: redis.Redis | None = None
 def default(one_server: bool = False) -> tuple[Server, str]:
     """The server of this process, the user's or one that the lab starts, and why it was taken.
 
-    With `one_server`, and where that server is of a cluster: a private one.
+    With `one_server`, if the user's server is a cluster's node: a private one.
     """
     global _default, _single
     if one_server and _single:
@@ -125,7 +125,7 @@ def connect(
     """A client of the lab's server; prints one line that says which server and why.
 
     Replies are text unless `decode_responses=False`; other `options` go to redis-py. A `quiet`
-    client is a further one: `%%redis` and `check` go on using the one that announced itself.
+    client is an additional one: `%%redis` and `check` go on using the one that was announced.
     Where REDIS_URL is of a cluster, it is the cluster's client; with `one_server`, for what a
     cluster cannot do (commands over keys in several slots, say), a private server's instead.
 
@@ -171,7 +171,7 @@ def has(command: str, client: redis.Redis | redis.RedisCluster | None = None) ->
     Raises: redis.NoPermissionError where this user may not run COMMAND.
     """
     one = first(client or _announced or connect(quiet=True))
-    # In one word it has no parser in redis-py, whose own fails at the nil of an unknown command.
+    # As one word, because redis-py's parser of COMMAND INFO fails at the nil of an unknown command.
     [found] = one.execute_command("COMMAND INFO", "|".join(command.split()))
     return bool(found)
 

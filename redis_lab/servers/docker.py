@@ -86,7 +86,7 @@ class DockerServer(Server):
     def stop(self) -> None:
         """Shut the server down, and with it the container."""
         self.keeper.stop()
-        with contextlib.suppress(Exception):  # auto_remove may have been quicker
+        with contextlib.suppress(Exception):  # auto_remove may have removed it already
             self.container.stop()
 
 

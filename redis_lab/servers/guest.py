@@ -35,8 +35,8 @@ REFUSED = {
     *(("FUNCTION", sub) for sub in ("LOAD", "DELETE", "FLUSH", "RESTORE")),
     *(("MODULE", sub) for sub in ("LOAD", "LOADEX", "UNLOAD")),
 }
-# The server says that these write, but they only change a key that is there already: what they
-# touch was either recorded when it was made, or is not the lab's.
+# The server says that these write, but they only change a key that exists already: what they
+# touch was either recorded when it was created, or is not the lab's.
 NEVER_CREATE = {
     *("EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "PERSIST", "GETEX", "LSET", "LINSERT"),
     *("LPUSHX", "RPUSHX", "XACK", "XCLAIM", "XAUTOCLAIM", "XSETID", "XGROUP SETID"),
@@ -69,7 +69,7 @@ def _as_bytes(key: object) -> bytes:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one group of a command's keys stands: what Redis calls a key specification.
+    """Where one group of a command's keys is: what Redis calls a key specification.
 
     It begins at argument `start`, or after the word `keyword` from there on. It is a range up to
     `last` after the first (or before the end, if negative), or, if `counted`, as many as the
@@ -110,7 +110,7 @@ def _text(value: object) -> str:
 
 
 def _written_places(specifications: list) -> Iterator[Place]:
-    """The places whose keys a command may create or change, and which it does not only read."""
+    """The places of the keys that a command may create or change, not those it only reads."""
     for specification in map(_as_dict, specifications):
         if not {"insert", "update"} & set(map(_text, specification["flags"])):
             continue
@@ -132,10 +132,10 @@ def _written_places(specifications: list) -> Iterator[Place]:
 class Guest:
     """One process's visit to a user's server: what it may do there and what it wrote.
 
-    Which commands write, and where their keys stand, is asked of the server itself (COMMAND). It
+    The server itself (COMMAND) says which commands write, and where their keys are. It
     cannot know what a script does, so every key that is passed to a script counts as written, and
-    what a script names in plain words is refused as if it were sent; one that makes up the names
-    of its commands or keys is beyond this.
+    a command that a script names literally is refused as if it were sent. A script that computes
+    the names of its commands or keys is not covered.
     """
 
     def __init__(self, client: redis.Redis) -> None:

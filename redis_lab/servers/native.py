@@ -77,7 +77,7 @@ class NativeServer(Server):
             self.keeper.wait_ready()
             self._wait_until_ready()
             info = self.identify()
-            if info["process_id"] != self.pid:  # another server was quicker to take the port
+            if info["process_id"] != self.pid:  # another server took the port first
                 raise PortInUse(f"Port {self.port} is in use by another server.")
         except BaseException:
             self.stop()
@@ -154,7 +154,7 @@ class NativeServer(Server):
     def stalled(self) -> Iterator[None]:
         """Inside the block the server stands still (SIGSTOP): it accepts bytes and does nothing.
 
-        Afterwards it goes on, and carries out what has reached it meanwhile.
+        Afterwards it continues, and executes what arrived meanwhile.
         """
         pid = self.pid
         os.kill(pid, signal.SIGSTOP)
@@ -181,7 +181,7 @@ def _private_directory() -> Path:
 
 
 def _quote(value: object) -> str:
-    """One value as a Redis configuration file wants it."""
+    """One value, quoted for a Redis configuration file."""
     escaped = format_value(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 
@@ -206,7 +206,7 @@ def redis8_binary() -> str | None:
 
 
 def executable(binary: Path) -> Path:
-    """The binary itself, or a copy of it where it lost its mode and cannot be given another.
+    """The binary itself, or an executable copy if it is not executable and cannot be made so.
 
     Raises: LabError where the copy cannot be written.
     """

@@ -22,7 +22,7 @@ SLOTS = 16384
 NAME = "lab"  # service name of the primary in Sentinel
 # By default a primary waits five seconds for further replicas before it sends its data, and then
 # ten before it sends anything more; until then the cluster does not name its replicas to clients.
-# A replica with a file between would look only once a second whether it is complete.
+# With a file in between, a replica checks only once a second whether it is complete.
 AT_ONCE = {
     "repl_diskless_sync_delay": 0,
     "repl_ping_replica_period": 1,
@@ -34,7 +34,7 @@ SHORT_PERIODS = dict.fromkeys(PERIODS, 100)
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-    """Wait until the condition is true. Raises: LabError when it is not in time."""
+    """Wait until the condition is true. Raises: LabError when that takes too long."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
@@ -68,7 +68,7 @@ class Cluster:
         return next(node for node in self.nodes if node.port == port)
 
     def owner(self, key: str) -> Server:
-        """The primary that holds a key's slot now, as any living node knows it."""
+        """The primary that holds a key's slot now, according to any living node."""
         for node in self.nodes:
             with contextlib.suppress(redis.RedisError), node.client(retry=None) as client:
                 slot = client.cluster("KEYSLOT", key)
@@ -116,13 +116,13 @@ def cluster(primaries: int = 3, replicas: int = 0, **config: Any) -> Iterator[Cl
 
 
 def _have_met(admin: redis.Redis, nodes: int) -> bool:
-    """Whether a node knows so many, itself among them, and none of them only by its address."""
+    """Whether a node knows `nodes` nodes, itself included, and has finished all handshakes."""
     known = admin.cluster("NODES").values()
     return len(known) == nodes and not any("handshake" in node["flags"] for node in known)
 
 
 def _is_settled(admin: redis.Redis, nodes: int) -> bool:
-    """Whether a node knows so many, and that all slots are served."""
+    """Whether a node knows `nodes` nodes, and that all slots are served."""
     state = admin.cluster("INFO")
     return state["cluster_state"] == "ok" and int(state["cluster_known_nodes"]) == nodes
 
@@ -134,7 +134,7 @@ def introduce(
 ) -> None:
     """Let the nodes meet until each is `done`: settled (two seconds), or only acquainted.
 
-    A handshake can time out on one side only, and before Valkey 8.1 nobody tries again then.
+    A handshake can time out on one side only, and before Valkey 8.1 it is not tried again.
     """
     for last in (False, False, True):
         for node in nodes:

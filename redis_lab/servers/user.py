@@ -33,7 +33,7 @@ class UserServer(Server):
                 role = client.info("replication")
                 self.clustered = bool(client.info("cluster").get("cluster_enabled"))
         except (ValueError, TypeError):
-            # Without the cause, whose words may hold a piece of the password
+            # Without the cause, whose text may contain a part of the password
             raise LabError(
                 f"{shown} is not a Redis URL. Write redis://user:password@host:port/0, "
                 "rediss:// for TLS, or unix:///path/to/socket?db=0, with a / # ? or @ in the "
@@ -74,7 +74,7 @@ class UserServer(Server):
         return "REDIS_URL"
 
     def visit(self) -> Guest:
-        """Take an empty database there, once: from then on every client keeps a guest's rules.
+        """Take an empty database there, once: from then on every client is a guest's.
 
         Raises: LabError where there is none to take.
         """

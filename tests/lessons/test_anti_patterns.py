@@ -36,7 +36,7 @@ def test_biggest_key():
     assert exercises.biggest_key(None, biggest)
     wrong = {
         lambda client: max(client.keys(), key=client.memory_usage): "KEYS",
-        longest_string: "not the one with the most memory",
+        longest_string: "does not take the most memory",
         lambda client: max(client.scan_iter(), key=client.memory_usage): "in a pipeline",
     }
     for answer, hint in wrong.items():

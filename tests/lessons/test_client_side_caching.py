@@ -27,9 +27,9 @@ def test_on_push():
         lambda copies, message: [copies.pop(name) for name in message[1] or []]: "KeyError",
         lambda copies, message: [
             copies.pop(n, None) for n in message[1] or []
-        ]: "no copy is good any",
-        lambda copies, message: copies.clear(): "shall leave b",
-        lambda copies, message: None: "shall leave b",
+        ]: "no copy is valid any",
+        lambda copies, message: copies.clear(): "should leave b",
+        lambda copies, message: None: "should leave b",
         lambda copies, message: on_push(copies, ["invalidate", *message[1:]]): "of a channel",
     }
     for answer, hint in wrong.items():
@@ -53,7 +53,7 @@ def test_read_all():
     assert exercises.read_all(None, reading("OPTIN", caching="each"))
     wrong = {
         reading(): "remembers 1005 keys",
-        reading("BCAST"): "BCAST tells of every write",
+        reading("BCAST"): "BCAST reports every write",
         reading("OPTIN"): "told 0 times",
         reading("OPTIN", caching="first"): "next command only",
         reading(caching="each"): "the server says",

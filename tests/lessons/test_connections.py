@@ -24,12 +24,12 @@ def once():
     return Retry(NoBackoff(), 0)
 
 
-def worker_with(patience, retries=0):
-    """An answer to the first exercise; `patience` is made from `block_s`."""
+def worker_with(timeout_s, retries=0):
+    """An answer to the first exercise; `timeout_s` is computed from `block_s`."""
 
     def worker_client(url, block_s):
         return redis.Redis.from_url(
-            url, socket_timeout=patience(block_s), retry=Retry(NoBackoff(), retries)
+            url, socket_timeout=timeout_s(block_s), retry=Retry(NoBackoff(), retries)
         )
 
     return worker_client
@@ -43,8 +43,8 @@ def test_worker_client():
         worker_with(lambda block_s: 5): "must be longer than block_s",
         worker_with(lambda block_s: block_s): "must be longer than block_s",
         worker_with(lambda block_s: block_s + 600): "Some seconds more",
-        worker_with(lambda block_s: 65): "Count it from block_s",
-        worker_with(lambda block_s: block_s + 5, retries=3): "went to nobody",
+        worker_with(lambda block_s: 65): "Compute it from block_s",
+        worker_with(lambda block_s: block_s + 5, retries=3): "nobody receives that job",
         worker_with(lambda block_s: max(65 * (block_s > 1), block_s / 2)): "Use block_s",
         lambda url, block_s: url: "should return a redis.Redis",
     }
@@ -59,7 +59,7 @@ def test_rules():
     mine = "on >lab ~jobs:* ~working:*"
     wrong = {
         ">lab ~jobs:* ~working:* +blmove +lrem": "switches it on",
-        "on nopass ~jobs:* ~working:* +blmove +lrem": "nopass lets anybody in",
+        "on nopass ~jobs:* ~working:* +blmove +lrem": "nopass lets in anybody",
         "on >secret ~jobs:* ~working:* +blmove +lrem": "log in with the password",
         "on >lab ~jobs:* +blmove +lrem": "both patterns",
         f"{mine} +lrem": "BLMOVE from jobs:mail",
@@ -70,7 +70,7 @@ def test_rules():
         f"{mine} +@read +@write -flushall -flushdb": "KEYS and SCAN name no key",
         f"{mine} +@read +@write -flushall -flushdb -keys": "with SCAN",
         f"{mine} +@list": "read lists",
-        f"{mine} +@list -lrange": "put jobs in",
+        f"{mine} +@list -lrange": "add jobs",
         f"{mine} +blmove +lrem +del": "delete the whole list",
         f"{mine} +blmove +lrem +config": "configuration",
         f"{mine} +blmove +lrem +publish &*": "publish",

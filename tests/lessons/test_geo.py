@@ -45,7 +45,7 @@ def everything(r, key, lon, lat, k):
         (search(5, sort="ASC"), "too small for the country"),
         (search(500, sort="DESC"), "ANY stops"),
         (lambda *args: search(500, sort="ASC")(*args)[::-1], "not the nearest first"),
-        (search(500, sort="ASC", withdist=True), "names is wanted"),
+        (search(500, sort="ASC", withdist=True), "should be a list of names"),
         (everything, "whole town"),
         (lambda *args: None, "only 0 of the five"),
     ],
@@ -93,7 +93,7 @@ def test_report_is_accepted(learner):
 @pytest.mark.parametrize(
     ("answer", "hint"),
     [
-        (expiring, "clock for the whole key"),
+        (expiring, "time to live for the whole key"),
         (in_two_trips, "round trips"),
         (forgets_at_once, "both couriers belong"),
         (stands_still, "not where it reported last"),

@@ -15,8 +15,8 @@ from redis_lab.servers.choose import server
 def test_one_key():
     assert exercises.one_key(None, lambda rate, ttl: rate * ttl / (1 + rate * ttl))
     wrong = {
-        lambda rate, ttl: rate * ttl: "no share of the requests",
-        lambda rate, ttl: 1 - np.exp(-rate * ttl): "begins anew with each hit",
+        lambda rate, ttl: rate * ttl: "not a share of the requests",
+        lambda rate, ttl: 1 - np.exp(-rate * ttl): "time to live that each hit renews",
         lambda rate, ttl: rate * ttl / (2 + rate * ttl): "hits for each miss",
         lambda rate, ttl: 0.5: "hits for each miss",
     }

@@ -77,7 +77,7 @@ def one_by_one(r, first, second):
 
 @pytest.mark.parametrize("answer", [both(), both(clock=60), by_script])
 def test_retained_is_accepted(learner, answer):
-    assert "nobody comes between" in exercises.retained(learner, answer)
+    assert "no client in between" in exercises.retained(learner, answer)
 
 
 @pytest.mark.parametrize(

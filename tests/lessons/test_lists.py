@@ -78,7 +78,7 @@ def test_remember_is_accepted(learner):
         (first_clock_only, "LREM empties"),
         (steps(*WHOLE, days=31), "30 days"),
         (one_by_one, "4 round trips"),
-        (steps(*WHOLE, transaction=False), "all or nothing"),
+        (steps(*WHOLE, transaction=False), "runs its commands atomically"),
     ],
 )
 def test_remember_is_refused_with_its_reason(learner, wrong, hint):

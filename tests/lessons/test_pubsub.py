@@ -58,7 +58,7 @@ def twice(r, key, channel, value):
     [
         (news_first, "found the old value"),
         (two_trips, "a gap between them"),
-        (plain_pipeline, "no unit"),
+        (plain_pipeline, "not atomic"),
         (twice, "heard it 2 times"),
         (lambda r, key, channel, value: r.set(key, value), "heard nothing"),
         (lambda r, key, channel, value: r.publish(channel, value), "still 'old'"),
@@ -183,7 +183,7 @@ def test_collect_is_accepted(learner):
         (lambda p, n, s: patient(p, n, s, timeout_s=0), "of 5 messages"),
         (without_the_empty, "One message was empty"),
         (one_too_many, r"left \[\]"),
-        (spinning, "a processor at work"),
+        (spinning, "a busy loop"),
         (lambda p, n, s: None, "not NoneType"),
     ],
 )

@@ -60,7 +60,7 @@ def test_encode(answer, web, r):
         (lambda c, t: ("GET", "/" + quote("/".join(c)), bearer(t), None), "cut"),
         (lambda c, t: ("POST", "/", bearer(t), " ".join(c)), "400"),
         (lambda c, t: ("DELETE", "/", bearer(t), None), "405"),
-        (lambda c, t: ("GET", "/set/check:path/a b", bearer(t), None), "no path"),
+        (lambda c, t: ("GET", "/set/check:path/a b", bearer(t), None), "not a path"),
     ],
 )
 def test_encode_hints(answer, hint, web, r):

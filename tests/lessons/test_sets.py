@@ -46,10 +46,10 @@ def test_bought_both_explains_what_is_wrong(learner, answer, hint):
 
 
 def test_overhearing_leaves_the_client_as_it_was(r):
-    with sets.overheard(r) as said:
+    with sets.overheard(r) as sent:
         r.ping()
     r.ping()
-    assert said == [("PING",)] and "execute_command" not in vars(r)
+    assert sent == [("PING",)] and "execute_command" not in vars(r)
 
 
 # ---------------------------------------------------------------- once
@@ -108,7 +108,7 @@ def test_once_is_accepted(learner, answer):
         (refuses_numbers, "no coupon at all"),
         (without_a_clock, "no time to live"),
         (enveloped(86_400, nx=True), "lasts an hour"),
-        (enveloped(), "winds it up again"),
+        (enveloped(), "renews it"),
         (in_two_trips, "2 round trips"),
     ],
 )

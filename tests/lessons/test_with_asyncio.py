@@ -98,7 +98,7 @@ async def only_the_cache(client, key, load):
 def test_page():
     assert exercises.page(None, guarded(TimeoutError, redis.RedisError))
     wrong = {
-        guarded(BaseException): "went on all the same",
+        guarded(BaseException): "was cancelled, but went on",
         guarded(ZeroDivisionError): "the caller gets TimeoutError",
         guarded(TimeoutError, redis.RedisError, limit_s=2): "for a Redis that stands still",
         never_the_cache: "was not taken from it",

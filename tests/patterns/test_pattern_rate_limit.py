@@ -757,7 +757,7 @@ def test_log_is_accepted(learner):
 @pytest.mark.parametrize(
     ("wrong", "hint"),
     [
-        (writes_first, "keeps it full"),
+        (writes_first, "keep it full"),
         (looks_first, "another caller looks"),
         (logged(limit=6), "within one second"),
         (logged(limit=4), "could have had"),

@@ -167,7 +167,7 @@ def test_arguments_of_early_refresh(r, changed):
 def test_exercise_rule():
     assert exercises.rule(None, lambda left, took, beta, chance: due(left, took, beta, chance))
     wrong = {
-        lambda left, took, beta, chance: left <= 0: "waits until it has expired",
+        lambda left, took, beta, chance: left <= 0: "recomputed once it has expired",
         lambda left, took, beta, chance: took * beta * math.log(chance) >= left: "negative",
         lambda left, took, beta, chance: -beta * math.log(chance) >= left: "how long",
         lambda left, took, beta, chance: -took * math.log(chance) >= left: "beta",
