@@ -431,6 +431,41 @@ def test_a_few_connections_serve_many(lab, r):
         assert 1 <= opened <= app.CONNECTIONS
 
 
+def test_who_waits_for_a_connection_is_not_told_that_redis_is_away(lab):
+    """200 clients share 8 connections, 0.25 s each: the last waits longer than Redis may take."""
+    with link(lab, rtt_ms=250) as far, rest.gateway(far.url, token=TOKEN) as web:
+
+        async def use():
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            limits = httpx.Limits(max_connections=None)
+            async with httpx.AsyncClient(headers=headers, timeout=120, limits=limits) as client:
+                return await asyncio.gather(
+                    *(client.get(f"{web.url}/echo/{k}") for k in range(200))
+                )
+
+        replies = [reply.json() for reply in asyncio.run(use())]
+    assert replies == [{"result": str(k)} for k in range(200)]
+
+
+def test_who_waits_for_a_redis_that_hangs_is_told_so(monkeypatch):
+    """Nothing comes back at all: whoever waits for a connection hears it, and nothing was sent."""
+    monkeypatch.setattr(app, "ANSWER_TIMEOUT_S", 0.5)
+    with server() as private, private.client() as client:
+
+        async def use():
+            backend = app.Backend(private.url)
+            client.execute_command("CLIENT PAUSE 60000 WRITE")
+            return await asyncio.gather(
+                *(backend.ask([[b"INCR", b"n"]]) for _ in range(3 * app.CONNECTIONS)),
+                return_exceptions=True,
+            )
+
+        errors = asyncio.run(asyncio.wait_for(use(), 60))
+        assert all(isinstance(error, redis.TimeoutError) for error in errors)
+        waited = [error for error in errors if isinstance(error, app.NotSent)]
+        assert len(waited) >= app.CONNECTIONS and "was not sent" in str(waited[0])
+
+
 def test_kill_and_restart_on_the_same_port(lab):
     with rest.gateway(lab) as web, web.client(rest_retries=0) as u:
         url = web.url

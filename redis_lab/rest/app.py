@@ -37,39 +37,64 @@ ANSWER_TIMEOUT_S = 5.0
 OWNER_CHECK_S = 0.25
 
 
+class NotSent(redis.TimeoutError):
+    """Redis has answered nothing while a batch waited for its turn."""
+
+
 class Backend:
-    """A few long-lived connections to Redis. A batch has one of them to itself."""
+    """A few long-lived connections to Redis. A batch has one of them to itself.
+
+    Batches take turns, first come, first served. They wait for as long as Redis answers others.
+    """
 
     def __init__(self, url: str) -> None:
-        self.pool = redis.asyncio.BlockingConnectionPool.from_url(
+        self.pool = redis.asyncio.ConnectionPool.from_url(
             url,
             max_connections=CONNECTIONS,
-            timeout=ANSWER_TIMEOUT_S,
             protocol=2,
             socket_timeout=ANSWER_TIMEOUT_S,
             socket_connect_timeout=ANSWER_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
             driver_info=None,  # nothing is sent before the first command
         )
+        # A BlockingConnectionPool lets newcomers overtake, and some wait until their time is up
+        self.free = asyncio.Semaphore(CONNECTIONS)
+        self.heard = time.monotonic()  # when Redis last answered anything
+
+    async def take_turn(self) -> None:
+        """Wait for a connection to be free. Raises: NotSent when Redis answers nobody meanwhile."""
+        since = time.monotonic()
+        turn = asyncio.ensure_future(self.free.acquire())
+        while not (await asyncio.wait({turn}, timeout=ANSWER_TIMEOUT_S))[0]:
+            if time.monotonic() - max(since, self.heard) >= ANSWER_TIMEOUT_S:
+                turn.cancel()
+                raise NotSent(f"no answer for {ANSWER_TIMEOUT_S:g} s; the command was not sent")
 
     async def ask(self, commands: Sequence[protocol.Command]) -> list:
         """Send them together, once; a reply or an error for each. Raises: redis exceptions."""
-        connection = await self.pool.get_connection()
+        await self.take_turn()
         try:
-            await connection.send_packed_command(connection.pack_commands(commands))
-            return [await self.reply(connection) for _ in commands]
-        except BaseException:
-            await connection.disconnect(nowait=True)  # a late reply must not meet another request
-            raise
+            connection = await self.pool.get_connection()
+            try:
+                await connection.send_packed_command(connection.pack_commands(commands))
+                return [await self.reply(connection) for _ in commands]
+            except BaseException:
+                await connection.disconnect(
+                    nowait=True
+                )  # its late reply must meet no other request
+                raise
+            finally:
+                await self.pool.release(connection)
         finally:
-            await self.pool.release(connection)
+            self.free.release()
 
-    @staticmethod
-    async def reply(connection: redis.asyncio.Connection) -> object:
+    async def reply(self, connection: redis.asyncio.Connection) -> object:
         try:
-            return await connection.read_response()
+            answer: object = await connection.read_response()
         except redis.ResponseError as error:
-            return error
+            answer = error
+        self.heard = time.monotonic()
+        return answer
 
     async def transaction(self, commands: Sequence[protocol.Command]) -> list:
         """MULTI, the commands, EXEC. Raises: Refused when Redis discards them as a whole."""
@@ -126,6 +151,8 @@ class Handler(RequestHandler):
             reply = await self.carry_out(in_base64)
         except protocol.Refused as error:
             return self.refuse(400, str(error))
+        except NotSent as error:
+            return self.refuse(500, f"ERR Redis does not answer: {error}")
         except redis.TimeoutError:
             return self.refuse(500, "ERR Redis did not answer in time; it may have done it or not")
         except (redis.RedisError, OSError) as error:
