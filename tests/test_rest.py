@@ -353,6 +353,39 @@ def test_other_methods_are_405(method, web):
     assert ask(web, method, "/ping")[0] == 405
 
 
+@pytest.mark.parametrize("body", [None, b"x" * 300_000])
+@pytest.mark.parametrize(
+    ("method", "token", "status"),
+    [
+        *((method, "wrong", 401) for method in ("GET", "HEAD", "POST", "DELETE")),
+        *((method, TOKEN, 405) for method in ("DELETE", "PATCH", "OPTIONS")),
+    ],
+)
+def test_a_refused_request_leaves_its_connection_open(method, token, status, body, web):
+    connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=30)
+    connection.connect()
+    sock = connection.sock
+    for _ in range(3):
+        connection.request(method, "/", body, {"Authorization": f"Bearer {token}"})
+        with connection.getresponse() as response:
+            response.read()
+        assert response.status == status
+    connection.request("GET", "/ping", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert json.loads(connection.getresponse().read()) == {"result": "PONG"}
+    assert connection.sock is sock, "it was never opened again"
+    connection.close()
+
+
+@pytest.mark.parametrize(("token", "status"), [("wrong", 401), (TOKEN, 405)])
+def test_a_connection_that_closes_says_so(token, status, web):
+    """A method that HTTP does not know is answered before its body is read."""
+    connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=30)
+    connection.request("FOO", "/", headers={"Authorization": f"Bearer {token}"})
+    response = connection.getresponse()
+    assert (response.status, response.headers["Connection"]) == (status, "close")
+    connection.close()
+
+
 def test_a_body_has_a_limit(lab, r):
     with rest.gateway(lab, token=TOKEN, body_limit=1000) as web:
         assert ask(web, "POST", "/set/a", b"x" * 1000)[0] == 200

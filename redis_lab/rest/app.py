@@ -112,20 +112,28 @@ class Backend:
 
 @stream_request_body
 class Handler(RequestHandler):
-    """One request. The token is looked at first, whatever is asked for."""
+    """One request. The token is looked at first, whatever is asked for.
+
+    A refused request is answered after its body, so that its connection can stay open; its body is
+    not kept.
+    """
 
     def initialize(self, backend: Backend, token: bytes, body_limit: int) -> None:
         self.backend, self.token, self.body_limit = backend, token, body_limit
         self.body, self.length = bytearray(), 0
+        self.refusal: tuple[int, str] | None = None
+        self.body_ended = False
 
     def prepare(self) -> None:
         connection: Any = self.request.connection  # tornado calls only part of it public
         connection.set_max_body_size(max(DISCARDED, self.body_limit))
+        self.judge()
+
+    def judge(self) -> None:
         if not hmac.compare_digest(self.given_token(), self.token):
-            self.refuse(401, "WRONGPASS invalid or missing auth token")
+            self.refusal = 401, "WRONGPASS invalid or missing auth token"
         elif self.request.method not in ("HEAD", "GET", "POST", "PUT"):
-            self.set_header("Allow", "HEAD, GET, POST, PUT")
-            self.refuse(405, f"ERR method {self.request.method} is not allowed")
+            self.refusal = 405, f"ERR method {self.request.method} is not allowed"
 
     def given_token(self) -> bytes:
         scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
@@ -135,10 +143,13 @@ class Handler(RequestHandler):
 
     def data_received(self, chunk: bytes) -> None:
         self.length += len(chunk)
-        if self.length <= self.body_limit:
+        if self.length <= self.body_limit and not self.refusal:
             self.body += chunk
 
     async def get(self) -> None:
+        self.body_ended = True
+        if self.refusal:
+            return self.refuse(*self.refusal)
         in_base64 = self.request.headers.get("Upstash-Encoding") == "base64"
         try:
             if self.length > self.body_limit:
@@ -161,7 +172,7 @@ class Handler(RequestHandler):
             self.set_status(400)
         self.send(reply)
 
-    head = post = put = get
+    head = post = put = delete = patch = options = get
 
     async def carry_out(self, in_base64: bool) -> dict | list[dict]:
         path, body = self.request.path.rstrip("/"), bytes(self.body)
@@ -190,18 +201,24 @@ class Handler(RequestHandler):
 
     def refuse(self, status: int, text: str) -> None:
         self.set_status(status)
+        if status == 405:
+            self.set_header("Allow", "HEAD, GET, POST, PUT")
         self.send({"error": text})
 
     def send(self, reply: dict | list) -> None:
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")  # a GET may be a SET
+        if not self.body_ended:  # tornado then closes the connection
+            self.set_header("Connection", "close")
         self.finish(json.dumps(reply))
 
     def compute_etag(self) -> None:
         """None, or an unchanged reply would be answered with 304."""
 
     def write_error(self, status_code: int, **_: object) -> None:
-        self.refuse(status_code, "ERR the request could not be read")
+        if status_code == 405:  # a method that tornado does not know
+            self.judge()
+        self.refuse(*(self.refusal or (status_code, "ERR the request could not be read")))
 
 
 async def serve(url: str, token: str, port: int, body_limit: int) -> None:
