@@ -217,7 +217,7 @@ def test_on_every_kind_of_server(each_kind):
                 assert u.eval("return {1, 'x'}") == [1, "x"]
                 assert u.geoadd("g", (2.35, 48.85, "Paris")) == 1
                 assert u.geopos("g", "Paris")[0] == pytest.approx((2.35, 48.85), abs=0.001)
-                assert u.flushdb() is True
+                assert u.delete("k", "g") == 2
 
 
 # ---------------------------------------------------------------- the documentation
@@ -234,7 +234,7 @@ def test_on_every_kind_of_server(each_kind):
         ("GET", "/set/a+b/x?GET", None, ["set", "a+b", "x", "GET"]),
         ("GET", "/set/foo/", None, ["set", "foo", ""]),
         ("GET", "/get/foo?_token=secret", None, ["get", "foo"]),
-        ("GET", "/config/get?a+b=%26", None, ["config", "get", "a b", "&"]),
+        ("GET", "/memory/usage?a+b=%26", None, ["memory", "usage", "a b", "&"]),
     ],
 )
 def test_path_style(method, path, body, command):
@@ -409,6 +409,75 @@ def test_listens_on_loopback_only_and_tells_nobody_its_secrets(lab, web):
 def test_replies_are_not_kept(web):
     reply = httpx.get(f"{web.url}/get/a?_token={TOKEN}", timeout=60)
     assert reply.headers["Cache-Control"] == "no-store" and "Etag" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("FLUSHALL", "flushdb ASYNC", "SWAPDB 0 1", "MOVE a 1", "COPY a b DB 1 REPLACE"),
+        *("CONFIG SET maxmemory 1", "CONFIG GET requirepass", "ACL SETUSER x on", "ACL LIST"),
+        *("REPLICAOF 127.0.0.1 1", "SLAVEOF NO ONE", "SHUTDOWN NOSAVE", "DEBUG SLEEP 0", "SAVE"),
+        *("MODULE LOAD x", "MIGRATE h 1 k 0 1", "FUNCTION FLUSH", "FAILOVER", "bgsave"),
+    ],
+)
+def test_what_is_dangerous_is_refused(command, web, r):
+    r.set("a", "kept")
+    words = command.split()
+    bodies = [
+        ("/", json.dumps(words), 400),
+        ("/" + "/".join(words), None, 400),
+        ("/multi-exec", json.dumps([["SET", "a", "lost"], words]), 400),
+        ("/pipeline", json.dumps([words]), 200),
+    ]
+    for path, body, expected in bodies:
+        status, reply = ask(web, "POST", path, body)
+        error = reply[0]["error"] if expected == 200 else reply["error"]
+        assert status == expected and "allow_dangerous=True" in error
+        assert error.startswith(f"ERR {words[0].upper()}")
+    assert r.get("a") == "kept"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("redis.call('FLUSHALL')", 'return redis.pcall("flushdb")', "redis.call [[SWAPDB]]"),
+        *("redis.call ( 'flushALL' )", "redis.call('SELECT', 1)"),
+    ],
+)
+def test_a_script_that_names_what_is_dangerous_is_refused(text, web, r):
+    r.set("a", "kept")
+    for words in (["EVAL", text, 0], ["SCRIPT", "LOAD", text]):
+        status, reply = ask(web, "POST", "/", json.dumps(words))
+        assert status == 400 and "allow_dangerous=True" in reply["error"]
+    assert r.get("a") == "kept"
+
+
+def test_whatever_redis_calls_dangerous_is_refused_or_only_reads(web, r):
+    """Redis's own list, of the server at hand."""
+    only_reads = {"INFO", "KEYS", "ROLE", "LASTSAVE", "SORT", "SORT_RO", "SLOWLOG", "LATENCY"}
+    found = {name.split("|")[0].upper() for name in r.execute_command("ACL CAT dangerous")}
+    assert {"FLUSHALL", "CONFIG", "ACL", "REPLICAOF"} <= found
+    for name in found - only_reads:
+        body = json.dumps([name, *(["DELUSER", "x"] if name == "ACL" else [])])
+        assert "ERR " + name in ask(web, "POST", "/", body)[1]["error"]
+    for name in only_reads:
+        with pytest.raises(KeyError):
+            protocol.DANGEROUS[name.encode()]
+
+
+def test_what_is_dangerous_can_be_allowed():
+    with (
+        server() as own,
+        own.client() as client,
+        rest.gateway(own, token=TOKEN, allow_dangerous=True) as web,
+    ):
+        client.set("a", 1)
+        body = json.dumps(["EVAL", "return redis.call('FLUSHALL')", 0])
+        assert ask(web, "POST", "/", body) == (200, {"result": "OK"})
+        assert not client.exists("a")
+        body = '["CONFIG", "SET", "maxmemory", "100mb"]'
+        assert ask(web, "POST", "/", body) == (200, {"result": "OK"})
+        assert ask(web, "GET", "/client/list")[0] == 400, "connections are still shared"
 
 
 # ---------------------------------------------------------------- when things go wrong

@@ -118,8 +118,11 @@ class Handler(RequestHandler):
     not kept.
     """
 
-    def initialize(self, backend: Backend, token: bytes, body_limit: int) -> None:
+    def initialize(
+        self, backend: Backend, token: bytes, body_limit: int, allow_dangerous: bool
+    ) -> None:
         self.backend, self.token, self.body_limit = backend, token, body_limit
+        self.allow_dangerous = allow_dangerous
         self.body, self.length = bytearray(), 0
         self.refusal: tuple[int, str] | None = None
         self.body_ended = False
@@ -177,14 +180,14 @@ class Handler(RequestHandler):
     async def carry_out(self, in_base64: bool) -> dict | list[dict]:
         path, body = self.request.path.rstrip("/"), bytes(self.body)
         if path == "/pipeline":
-            commands = protocol.parse_commands(body)
+            commands = protocol.parse_commands(body, self.allow_dangerous)
             good = [command for command in commands if not isinstance(command, protocol.Refused)]
             replies = iter(await self.backend.ask(good) if good else [])
             done = (c if isinstance(c, protocol.Refused) else next(replies) for c in commands)
             return [protocol.format_reply(reply, in_base64) for reply in done]
         if path == "/multi-exec":
             all_good = []
-            for command in protocol.parse_commands(body):
+            for command in protocol.parse_commands(body, self.allow_dangerous):
                 if isinstance(command, protocol.Refused):
                     raise command
                 all_good.append(command)
@@ -193,9 +196,10 @@ class Handler(RequestHandler):
                 for one in await self.backend.transaction(all_good)
             ]
         if path:
-            command = protocol.parse_path(self.request.path, self.request.query, body)
+            query = self.request.query
+            command = protocol.parse_path(self.request.path, query, body, self.allow_dangerous)
         else:
-            command = protocol.parse_command(protocol.parse_json(body))
+            command = protocol.parse_command(protocol.parse_json(body), self.allow_dangerous)
         (reply,) = await self.backend.ask([command])
         return protocol.format_reply(reply, in_base64)
 
@@ -221,8 +225,8 @@ class Handler(RequestHandler):
         self.refuse(*(self.refusal or (status_code, "ERR the request could not be read")))
 
 
-async def serve(url: str, token: str, port: int, body_limit: int) -> None:
-    settings = {"backend": Backend(url), "token": token.encode(), "body_limit": body_limit}
+async def serve(url: str, token: str, port: int, **options: Any) -> None:
+    settings = {"backend": Backend(url), "token": token.encode(), **options}
     # Nothing is logged: a token may stand in the address.
     app = Application([(r"/.*", Handler, settings)], log_function=lambda handler: None)
     sockets = bind_sockets(port, "127.0.0.1")
