@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import http.client
 import json
 import re
@@ -480,6 +481,81 @@ def test_what_is_dangerous_can_be_allowed():
         assert ask(web, "GET", "/client/list")[0] == 400, "connections are still shared"
 
 
+# ---------------------------------------------------------------- memory
+
+
+def memory_mb(web):
+    return psutil.Process(web.pid).memory_info().rss / 2**20
+
+
+def unread(web, requests):
+    """Clients that ask and never read: their sockets."""
+    sockets = []
+    for body in requests:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", web.port))
+        head = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        sockets.append(sock)
+    return sockets
+
+
+def test_clients_that_never_read_cost_a_bounded_memory(lab, r):
+    """50 answers of 3 MB: a few wait to be read, and are dropped when others need room."""
+    r.set("big", "x" * 3_000_000)
+    r.config_resetstat()
+    with rest.gateway(lab, token=TOKEN, reply_limit=3 * 2**20) as web:
+        ask(web, "GET", "/ping")
+        before, most = memory_mb(web), 0.0
+        sockets = unread(web, ['["GET", "big"]'] * 50)
+
+        def all_were_asked():
+            nonlocal most
+            most = max(most, memory_mb(web))
+            return r.info("commandstats").get("cmdstat_get", {"calls": 0})["calls"] == 50
+
+        assert within(120, all_were_asked)
+        status, reply = ask(web, "GET", "/get/big")
+        most = max(most, memory_mb(web))
+        assert status == 200 and len(reply["result"]) == 3_000_000
+        assert most - before < 180
+        for sock in sockets:
+            sock.close()
+
+
+def test_who_never_reads_is_disconnected(lab, r):
+    r.set("big", "x" * 8_000_000)
+    with rest.gateway(lab, token=TOKEN) as web:
+        ask(web, "GET", "/get/big")
+        process = psutil.Process(web.pid)
+        alone = process.num_fds()
+        (sock,) = unread(web, ['["GET", "big"]'])
+        assert within(30, lambda: process.num_fds() > alone)
+        assert within(60, lambda: process.num_fds() <= alone)
+        got = 0
+        with contextlib.suppress(ConnectionError):
+            while chunk := sock.recv(2**20):
+                got += len(chunk)
+        assert got < 8_000_000
+        sock.close()
+
+
+def test_a_reply_has_a_limit(lab, r):
+    r.set("k", "x" * 1000)
+    r.rpush("numbers", *range(20_000))
+    with rest.gateway(lab, token=TOKEN, reply_limit=10_000) as web:
+        assert ask(web, "GET", "/get/k")[0] == 200
+        for path, body in (
+            ("/", '["LRANGE", "numbers", 0, -1]'),
+            ("/pipeline", json.dumps([["GET", "k"]] * 20)),
+            ("/multi-exec", json.dumps([["GET", "k"]] * 20)),
+        ):
+            status, reply = ask(web, "POST", path, body)
+            assert status == 400 and "Limit: 10000 bytes" in reply["error"]
+            assert ask(web, "GET", "/get/k") == (200, {"result": "x" * 1000})
+
+
 # ---------------------------------------------------------------- when things go wrong
 
 
@@ -510,8 +586,8 @@ def test_replies_never_meet_another_request(web, r):
     body = json.dumps([["ECHO", "a" * 1000]] * 500).encode()
     for _ in range(10):
         with socket.create_connection(("127.0.0.1", web.port)) as sock:
-            head = f"POST /pipeline?_token={TOKEN} HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n"
-            sock.sendall(head.encode() + body)
+            head = f"POST /pipeline?_token={TOKEN} HTTP/1.1\r\nHost: x\r\n"
+            sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     for k in range(50):
         assert ask(web, "GET", f"/echo/{k}") == (200, {"result": str(k)})
 
@@ -555,7 +631,7 @@ def test_who_waits_for_a_redis_that_hangs_is_told_so(monkeypatch):
     with server() as private, private.client() as client:
 
         async def use():
-            backend = app.Backend(private.url)
+            backend = app.Backend(private.url, 2**20)
             client.execute_command("CLIENT PAUSE 60000 WRITE")
             return await asyncio.gather(
                 *(backend.ask([[b"INCR", b"n"]]) for _ in range(3 * app.CONNECTIONS)),

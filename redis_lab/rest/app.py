@@ -12,6 +12,7 @@ import asyncio
 import hmac
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, stream_request_body
 
@@ -35,10 +37,46 @@ DISCARDED = 64 * 2**20  # a longer body is cut off, not read to its end for a pr
 CONNECTIONS = 8  # to Redis, however many clients there are
 ANSWER_TIMEOUT_S = 5.0
 OWNER_CHECK_S = 0.25
+SENT_AHEAD = 2**18  # bytes that the kernel holds for a client
+PIECE = 2**16  # bytes of an answer that are written at a time
+UNREAD_TIMEOUT_S = 5.0  # a client that has not taken a piece after that is disconnected
+CROWDED_TIMEOUT_S = 0.5  # and after that when its answer takes the memory that others need
+UNREAD_REPLIES = 4  # of the longest: when more is unread, other requests wait
 
 
 class NotSent(redis.TimeoutError):
     """Redis has answered nothing while a batch waited for its turn."""
+
+
+class Meter:
+    """What arrives from Redis; no more than `left` bytes of it."""
+
+    def __init__(self, stream: Any, limit: int) -> None:
+        self.stream, self.limit, self.left = stream, limit, limit
+
+    async def read(self, size: int) -> bytes:
+        data: bytes = await self.stream.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise protocol.Refused(
+                f"ERR max reply size exceeded. Limit: {self.limit} bytes. "
+                "What was asked for has been carried out, at least in part"
+            )
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class Metered:
+    """Makes any of redis-py's connections give up on what is too long, before it is all here."""
+
+    reply_limit: int
+
+    async def _connect(self) -> None:
+        await super()._connect()  # type: ignore[misc]
+        self._reader: Any = Meter(self._reader, self.reply_limit)
+        self.meter = self._reader
 
 
 class Backend:
@@ -47,7 +85,7 @@ class Backend:
     Batches take turns, first come, first served. They wait for as long as Redis answers others.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, reply_limit: int) -> None:
         self.pool = redis.asyncio.ConnectionPool.from_url(
             url,
             max_connections=CONNECTIONS,
@@ -57,6 +95,11 @@ class Backend:
             retry=Retry(NoBackoff(), 0),
             driver_info=None,  # nothing is sent before the first command
         )
+        of_url, limit = self.pool.connection_class, {"reply_limit": reply_limit}
+        self.pool.connection_class = type(of_url.__name__, (Metered, of_url), limit)
+        self.reply_limit = reply_limit
+        self.unread, self.room = 0, asyncio.Event()  # bytes of answers that clients have not taken
+        self.room.set()
         # A BlockingConnectionPool lets newcomers overtake, and some wait until their time is up
         self.free = asyncio.Semaphore(CONNECTIONS)
         self.heard = time.monotonic()  # when Redis last answered anything
@@ -66,7 +109,7 @@ class Backend:
         since = time.monotonic()
         turn = asyncio.ensure_future(self.free.acquire())
         while not (await asyncio.wait({turn}, timeout=ANSWER_TIMEOUT_S))[0]:
-            if time.monotonic() - max(since, self.heard) >= ANSWER_TIMEOUT_S:
+            if self.room.is_set() and time.monotonic() - max(since, self.heard) >= ANSWER_TIMEOUT_S:
                 turn.cancel()
                 raise NotSent(f"no answer for {ANSWER_TIMEOUT_S:g} s; the command was not sent")
 
@@ -74,7 +117,9 @@ class Backend:
         """Send them together, once; a reply or an error for each. Raises: redis exceptions."""
         await self.take_turn()
         try:
-            connection = await self.pool.get_connection()
+            await self.room.wait()
+            connection: Any = await self.pool.get_connection()
+            connection.meter.left = self.reply_limit
             try:
                 await connection.send_packed_command(connection.pack_commands(commands))
                 return [await self.reply(connection) for _ in commands]
@@ -95,6 +140,15 @@ class Backend:
             answer = error
         self.heard = time.monotonic()
         return answer
+
+    def keep(self, size: int) -> None:
+        """Count bytes that wait for their client to read them, or, when negative, no longer do."""
+        self.unread += size
+        if self.unread > UNREAD_REPLIES * self.reply_limit:
+            self.room.clear()
+        elif not self.room.is_set():
+            self.heard = time.monotonic()  # it was not asked meanwhile
+            self.room.set()
 
     async def transaction(self, commands: Sequence[protocol.Command]) -> list:
         """MULTI, the commands, EXEC. Raises: Refused when Redis discards them as a whole."""
@@ -173,7 +227,7 @@ class Handler(RequestHandler):
             return self.refuse(500, f"ERR Redis is away: {error}")
         if isinstance(reply, dict) and "error" in reply:
             self.set_status(400)
-        self.send(reply)
+        await self.deliver(self.encode(reply))
 
     head = post = put = delete = patch = options = get
 
@@ -207,14 +261,37 @@ class Handler(RequestHandler):
         self.set_status(status)
         if status == 405:
             self.set_header("Allow", "HEAD, GET, POST, PUT")
-        self.send({"error": text})
+        self.finish(self.encode({"error": text}))
 
-    def send(self, reply: dict | list) -> None:
+    def encode(self, reply: dict | list) -> bytes:
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")  # a GET may be a SET
         if not self.body_ended:  # tornado then closes the connection
             self.set_header("Connection", "close")
-        self.finish(json.dumps(reply))
+        return json.dumps(reply, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+    async def deliver(self, body: bytes) -> None:
+        """Send it as fast as the client takes it; one that takes nothing is disconnected."""
+        self.set_header("Content-Length", len(body))
+        self.backend.keep(len(body))
+        try:
+            for start in range(0, len(body), PIECE):
+                self.write(body[start : start + PIECE])
+                await self.taken(self.flush())
+        except TimeoutError:
+            self.detach().close()
+        except StreamClosedError:
+            pass
+        finally:
+            self.backend.keep(-len(body))
+
+    async def taken(self, flush: asyncio.Future[None]) -> None:
+        """Raises: TimeoutError, StreamClosedError."""
+        since = time.monotonic()
+        while not (await asyncio.wait({flush}, timeout=CROWDED_TIMEOUT_S))[0]:
+            if not self.backend.room.is_set() or time.monotonic() - since > UNREAD_TIMEOUT_S:
+                raise TimeoutError
+        flush.result()
 
     def compute_etag(self) -> None:
         """None, or an unchanged reply would be answered with 304."""
@@ -225,11 +302,13 @@ class Handler(RequestHandler):
         self.refuse(*(self.refusal or (status_code, "ERR the request could not be read")))
 
 
-async def serve(url: str, token: str, port: int, **options: Any) -> None:
-    settings = {"backend": Backend(url), "token": token.encode(), **options}
+async def serve(url: str, token: str, port: int, reply_limit: int, **options: Any) -> None:
+    settings = {"backend": Backend(url, reply_limit), "token": token.encode(), **options}
     # Nothing is logged: a token may stand in the address.
     app = Application([(r"/.*", Handler, settings)], log_function=lambda handler: None)
     sockets = bind_sockets(port, "127.0.0.1")
+    # Every connection inherits it; else the kernel takes megabytes for a client that reads nothing
+    sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)
     HTTPServer(app, body_timeout=60).add_sockets(sockets)
     print("port", sockets[0].getsockname()[1], flush=True)
     await asyncio.Event().wait()

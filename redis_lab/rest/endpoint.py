@@ -27,6 +27,7 @@ __all__ = ["TOKEN", "URL", "Endpoint", "Gateway", "gateway", "service"]
 
 APP = Path(__file__).with_name("app.py")
 BODY_LIMIT = 2**20  # bytes; what the service allows on its free plan
+REPLY_LIMIT = 8 * 2**20  # bytes; with it the gateway stays below some 400 MB
 URL, TOKEN = "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"
 
 
@@ -76,12 +77,14 @@ class Gateway(Endpoint):
         port: int,
         body_limit: int,
         allow_dangerous: bool = False,
+        reply_limit: int = REPLY_LIMIT,
     ) -> None:
         self.settings = {
             "url": url,
             "port": port,
             "body_limit": body_limit,
             "allow_dangerous": allow_dangerous,
+            "reply_limit": reply_limit,
         }
         super().__init__("", token or secrets.token_urlsafe(24), prefix)
         self.start()
@@ -139,11 +142,14 @@ def gateway(
     port: int = 0,
     body_limit: int = BODY_LIMIT,
     allow_dangerous: bool = False,
+    reply_limit: int = REPLY_LIMIT,
 ) -> Gateway:
     """Start a gateway in front of a Redis, given as a `Server` or a URL; use it in a `with` block.
 
     Without a `token` it makes one up. It listens on loopback, on a free port by default.
-    `body_limit` is the longest body of a request, in bytes.
+    `body_limit` is the longest body of a request, in bytes. `reply_limit` is the most bytes that
+    Redis may answer to one request; longer replies are refused. A client that does not read its
+    answer is disconnected.
 
     If you have the token, you may read and write every key of the URL's database. What is dangerous
     beyond that is refused with an error: FLUSHALL, FLUSHDB, CONFIG, ACL, MODULE, REPLICAOF,
@@ -161,7 +167,7 @@ def gateway(
     url = target.url if isinstance(target, Server) else target
     if token is not None and not re.fullmatch(r"[!-~]+", token):
         raise LabError("A token stands in a header: visible ASCII, no spaces, not empty.")
-    return Gateway(url, token, prefix, port, body_limit, allow_dangerous)
+    return Gateway(url, token, prefix, port, body_limit, allow_dangerous, reply_limit)
 
 
 def service(default: Gateway) -> Endpoint:
