@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
@@ -541,6 +542,33 @@ def test_who_never_reads_is_disconnected(lab, r):
         sock.close()
 
 
+def test_bodies_that_do_not_end_cost_a_bounded_memory(lab, r):
+    """300 bodies of 900 kB without their end: most are not read until there is room for them."""
+    part = b"x" * 900_000
+    with rest.gateway(lab, token=TOKEN) as web:
+        ask(web, "GET", "/ping")
+        before = memory_mb(web)
+        sockets = [socket.create_connection(("127.0.0.1", web.port)) for _ in range(300)]
+        left = dict.fromkeys(sockets, part)
+        head = f"POST /set/a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        for sock in sockets:
+            sock.sendall(f"{head}Content-Length: 1000000\r\n\r\n".encode())
+            sock.setblocking(False)
+
+        def sent():
+            for sock, data in left.items():
+                with contextlib.suppress(BlockingIOError):
+                    left[sock] = data[sock.send(data) :] if data else data
+            return sum(not data for data in left.values()) >= app.LARGE_BODIES
+
+        assert within(60, sent)
+        assert ask(web, "GET", "/ping") == (200, {"result": "PONG"}), "what is small goes on"
+        assert memory_mb(web) - before < 130
+        for sock in sockets:
+            sock.close()
+        assert within(60, lambda: ask(web, "POST", "/set/b", part) == (200, {"result": "OK"}))
+
+
 def test_a_reply_has_a_limit(lab, r):
     r.set("k", "x" * 1000)
     r.rpush("numbers", *range(20_000))
@@ -623,6 +651,26 @@ def test_who_waits_for_a_connection_is_not_told_that_redis_is_away(lab):
 
         replies = [reply.json() for reply in asyncio.run(use())]
     assert replies == [{"result": str(k)} for k in range(200)]
+
+
+@pytest.mark.drill
+def test_200_clients_hear_no_false_away(lab, r):
+    """6,000 requests over connections that stay open."""
+
+    def client(me):
+        connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=120)
+        found = []
+        for k in range(30):
+            connection.request("GET", f"/echo/{me}-{k}", headers=headers)
+            found.append(json.loads(connection.getresponse().read()).get("result") == f"{me}-{k}")
+        connection.close()
+        return found
+
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with rest.gateway(lab, token=TOKEN) as web, ThreadPoolExecutor(200) as pool:
+        right = [one for found in pool.map(client, range(200)) for one in found]
+    print(f"{right.count(True)} of {len(right)} requests answered, 200 clients at once")
+    assert all(right) and len(right) == 6000
 
 
 def test_who_waits_for_a_redis_that_hangs_is_told_so(monkeypatch):

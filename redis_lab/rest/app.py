@@ -34,6 +34,8 @@ else:  # run by its path
     import protocol  # type: ignore[import-not-found,no-redef]
 
 DISCARDED = 64 * 2**20  # a longer body is cut off, not read to its end for a proper answer
+LARGE = 2**16  # bytes
+LARGE_BODIES = 64  # bodies of requests that are read or kept at a time; others wait
 CONNECTIONS = 8  # to Redis, however many clients there are
 ANSWER_TIMEOUT_S = 5.0
 OWNER_CHECK_S = 0.25
@@ -100,6 +102,7 @@ class Backend:
         self.reply_limit = reply_limit
         self.unread, self.room = 0, asyncio.Event()  # bytes of answers that clients have not taken
         self.room.set()
+        self.large_bodies = asyncio.Semaphore(LARGE_BODIES)
         # A BlockingConnectionPool lets newcomers overtake, and some wait until their time is up
         self.free = asyncio.Semaphore(CONNECTIONS)
         self.heard = time.monotonic()  # when Redis last answered anything
@@ -180,11 +183,30 @@ class Handler(RequestHandler):
         self.body, self.length = bytearray(), 0
         self.refusal: tuple[int, str] | None = None
         self.body_ended = False
+        self.body_is_counted = False
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         connection: Any = self.request.connection  # tornado calls only part of it public
         connection.set_max_body_size(max(DISCARDED, self.body_limit))
         self.judge()
+        length = self.request.headers.get("Content-Length", "0")
+        chunked = "Transfer-Encoding" in self.request.headers
+        if not self.refusal and (chunked or not length.isdecimal() or int(length) > LARGE):
+            await self.backend.large_bodies.acquire()
+            self.body_is_counted = True
+
+    def make_room(self) -> None:
+        if self.body_is_counted:
+            self.body_is_counted = False
+            self.backend.large_bodies.release()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        if not self.body_ended:  # or else it is in use
+            self.make_room()
+
+    def on_finish(self) -> None:
+        self.make_room()
 
     def judge(self) -> None:
         if not hmac.compare_digest(self.given_token(), self.token):
@@ -217,6 +239,8 @@ class Handler(RequestHandler):
             if self.request.headers.get("Upstash-Response-Format", "json") != "json":
                 raise protocol.Refused("ERR this gateway answers in JSON only")
             reply = await self.carry_out(in_base64)
+            self.body = bytearray()
+            self.make_room()
         except protocol.Refused as error:
             return self.refuse(400, str(error))
         except NotSent as error:
