@@ -26,7 +26,7 @@ from ..servers.base import Server
 __all__ = ["TOKEN", "URL", "Endpoint", "Gateway", "gateway", "service"]
 
 APP = Path(__file__).with_name("app.py")
-BODY_LIMIT = 2**20  # bytes; what the service allows on its free plan
+BODY_LIMIT = 2**20  # bytes; the service allows 10 MB, on the free plan too
 REPLY_LIMIT = 8 * 2**20  # bytes; with it the gateway stays below some 400 MB
 URL, TOKEN = "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"
 
