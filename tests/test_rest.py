@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import http.client
 import json
 import re
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
@@ -217,7 +219,7 @@ def test_on_every_kind_of_server(each_kind):
                 assert u.eval("return {1, 'x'}") == [1, "x"]
                 assert u.geoadd("g", (2.35, 48.85, "Paris")) == 1
                 assert u.geopos("g", "Paris")[0] == pytest.approx((2.35, 48.85), abs=0.001)
-                assert u.flushdb() is True
+                assert u.delete("k", "g") == 2
 
 
 # ---------------------------------------------------------------- the documentation
@@ -234,7 +236,7 @@ def test_on_every_kind_of_server(each_kind):
         ("GET", "/set/a+b/x?GET", None, ["set", "a+b", "x", "GET"]),
         ("GET", "/set/foo/", None, ["set", "foo", ""]),
         ("GET", "/get/foo?_token=secret", None, ["get", "foo"]),
-        ("GET", "/config/get?a+b=%26", None, ["config", "get", "a b", "&"]),
+        ("GET", "/memory/usage?a+b=%26", None, ["memory", "usage", "a b", "&"]),
     ],
 )
 def test_path_style(method, path, body, command):
@@ -353,6 +355,39 @@ def test_other_methods_are_405(method, web):
     assert ask(web, method, "/ping")[0] == 405
 
 
+@pytest.mark.parametrize("body", [None, b"x" * 300_000])
+@pytest.mark.parametrize(
+    ("method", "token", "status"),
+    [
+        *((method, "wrong", 401) for method in ("GET", "HEAD", "POST", "DELETE")),
+        *((method, TOKEN, 405) for method in ("DELETE", "PATCH", "OPTIONS")),
+    ],
+)
+def test_a_refused_request_leaves_its_connection_open(method, token, status, body, web):
+    connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=30)
+    connection.connect()
+    sock = connection.sock
+    for _ in range(3):
+        connection.request(method, "/", body, {"Authorization": f"Bearer {token}"})
+        with connection.getresponse() as response:
+            response.read()
+        assert response.status == status
+    connection.request("GET", "/ping", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert json.loads(connection.getresponse().read()) == {"result": "PONG"}
+    assert connection.sock is sock, "it was never opened again"
+    connection.close()
+
+
+@pytest.mark.parametrize(("token", "status"), [("wrong", 401), (TOKEN, 405)])
+def test_a_connection_that_closes_says_so(token, status, web):
+    """A method that HTTP does not know is answered before its body is read."""
+    connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=30)
+    connection.request("FOO", "/", headers={"Authorization": f"Bearer {token}"})
+    response = connection.getresponse()
+    assert (response.status, response.headers["Connection"]) == (status, "close")
+    connection.close()
+
+
 def test_a_body_has_a_limit(lab, r):
     with rest.gateway(lab, token=TOKEN, body_limit=1000) as web:
         assert ask(web, "POST", "/set/a", b"x" * 1000)[0] == 200
@@ -376,6 +411,177 @@ def test_listens_on_loopback_only_and_tells_nobody_its_secrets(lab, web):
 def test_replies_are_not_kept(web):
     reply = httpx.get(f"{web.url}/get/a?_token={TOKEN}", timeout=60)
     assert reply.headers["Cache-Control"] == "no-store" and "Etag" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("FLUSHALL", "flushdb ASYNC", "SWAPDB 0 1", "MOVE a 1", "COPY a b DB 1 REPLACE"),
+        *("CONFIG SET maxmemory 1", "CONFIG GET requirepass", "ACL SETUSER x on", "ACL LIST"),
+        *("REPLICAOF 127.0.0.1 1", "SLAVEOF NO ONE", "SHUTDOWN NOSAVE", "DEBUG SLEEP 0", "SAVE"),
+        *("MODULE LOAD x", "MIGRATE h 1 k 0 1", "FUNCTION FLUSH", "FAILOVER", "bgsave"),
+    ],
+)
+def test_what_is_dangerous_is_refused(command, web, r):
+    r.set("a", "kept")
+    words = command.split()
+    bodies = [
+        ("/", json.dumps(words), 400),
+        ("/" + "/".join(words), None, 400),
+        ("/multi-exec", json.dumps([["SET", "a", "lost"], words]), 400),
+        ("/pipeline", json.dumps([words]), 200),
+    ]
+    for path, body, expected in bodies:
+        status, reply = ask(web, "POST", path, body)
+        error = reply[0]["error"] if expected == 200 else reply["error"]
+        assert status == expected and "allow_dangerous=True" in error
+        assert error.startswith(f"ERR {words[0].upper()}")
+    assert r.get("a") == "kept"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("redis.call('FLUSHALL')", 'return redis.pcall("flushdb")', "redis.call [[SWAPDB]]"),
+        *("redis.call ( 'flushALL' )", "redis.call('SELECT', 1)"),
+    ],
+)
+def test_a_script_that_names_what_is_dangerous_is_refused(text, web, r):
+    r.set("a", "kept")
+    for words in (["EVAL", text, 0], ["SCRIPT", "LOAD", text]):
+        status, reply = ask(web, "POST", "/", json.dumps(words))
+        assert status == 400 and "allow_dangerous=True" in reply["error"]
+    assert r.get("a") == "kept"
+
+
+def test_whatever_redis_calls_dangerous_is_refused_or_only_reads(web, r):
+    """Redis's own list, of the server at hand."""
+    only_reads = {"INFO", "KEYS", "ROLE", "LASTSAVE", "SORT", "SORT_RO", "SLOWLOG", "LATENCY"}
+    found = {name.split("|")[0].upper() for name in r.execute_command("ACL CAT dangerous")}
+    assert {"FLUSHALL", "CONFIG", "ACL", "REPLICAOF"} <= found
+    for name in found - only_reads:
+        body = json.dumps([name, *(["DELUSER", "x"] if name == "ACL" else [])])
+        assert "ERR " + name in ask(web, "POST", "/", body)[1]["error"]
+    for name in only_reads:
+        with pytest.raises(KeyError):
+            protocol.DANGEROUS[name.encode()]
+
+
+def test_what_is_dangerous_can_be_allowed():
+    with (
+        server() as own,
+        own.client() as client,
+        rest.gateway(own, token=TOKEN, allow_dangerous=True) as web,
+    ):
+        client.set("a", 1)
+        body = json.dumps(["EVAL", "return redis.call('FLUSHALL')", 0])
+        assert ask(web, "POST", "/", body) == (200, {"result": "OK"})
+        assert not client.exists("a")
+        body = '["CONFIG", "SET", "maxmemory", "100mb"]'
+        assert ask(web, "POST", "/", body) == (200, {"result": "OK"})
+        assert ask(web, "GET", "/client/list")[0] == 400, "connections are still shared"
+
+
+# ---------------------------------------------------------------- memory
+
+
+def memory_mb(web):
+    return psutil.Process(web.pid).memory_info().rss / 2**20
+
+
+def unread(web, requests):
+    """Clients that ask and never read: their sockets."""
+    sockets = []
+    for body in requests:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", web.port))
+        head = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        sockets.append(sock)
+    return sockets
+
+
+def test_clients_that_never_read_cost_a_bounded_memory(lab, r):
+    """50 answers of 3 MB: a few wait to be read, and are dropped when others need room."""
+    r.set("big", "x" * 3_000_000)
+    r.config_resetstat()
+    with rest.gateway(lab, token=TOKEN, reply_limit=3 * 2**20) as web:
+        ask(web, "GET", "/ping")
+        before, most = memory_mb(web), 0.0
+        sockets = unread(web, ['["GET", "big"]'] * 50)
+
+        def all_were_asked():
+            nonlocal most
+            most = max(most, memory_mb(web))
+            return r.info("commandstats").get("cmdstat_get", {"calls": 0})["calls"] == 50
+
+        assert within(120, all_were_asked)
+        status, reply = ask(web, "GET", "/get/big")
+        most = max(most, memory_mb(web))
+        assert status == 200 and len(reply["result"]) == 3_000_000
+        assert most - before < 180
+        for sock in sockets:
+            sock.close()
+
+
+def test_who_never_reads_is_disconnected(lab, r):
+    r.set("big", "x" * 8_000_000)
+    with rest.gateway(lab, token=TOKEN) as web:
+        ask(web, "GET", "/get/big")
+        process = psutil.Process(web.pid)
+        alone = process.num_fds()
+        (sock,) = unread(web, ['["GET", "big"]'])
+        assert within(30, lambda: process.num_fds() > alone)
+        assert within(60, lambda: process.num_fds() <= alone)
+        got = 0
+        with contextlib.suppress(ConnectionError):
+            while chunk := sock.recv(2**20):
+                got += len(chunk)
+        assert got < 8_000_000
+        sock.close()
+
+
+def test_bodies_that_do_not_end_cost_a_bounded_memory(lab, r):
+    """300 bodies of 900 kB without their end: most are not read until there is room for them."""
+    part = b"x" * 900_000
+    with rest.gateway(lab, token=TOKEN) as web:
+        ask(web, "GET", "/ping")
+        before = memory_mb(web)
+        sockets = [socket.create_connection(("127.0.0.1", web.port)) for _ in range(300)]
+        left = dict.fromkeys(sockets, part)
+        head = f"POST /set/a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        for sock in sockets:
+            sock.sendall(f"{head}Content-Length: 1000000\r\n\r\n".encode())
+            sock.setblocking(False)
+
+        def sent():
+            for sock, data in left.items():
+                with contextlib.suppress(BlockingIOError):
+                    left[sock] = data[sock.send(data) :] if data else data
+            return sum(not data for data in left.values()) >= app.LARGE_BODIES
+
+        assert within(60, sent)
+        assert ask(web, "GET", "/ping") == (200, {"result": "PONG"}), "what is small goes on"
+        assert memory_mb(web) - before < 130
+        for sock in sockets:
+            sock.close()
+        assert within(60, lambda: ask(web, "POST", "/set/b", part) == (200, {"result": "OK"}))
+
+
+def test_a_reply_has_a_limit(lab, r):
+    r.set("k", "x" * 1000)
+    r.rpush("numbers", *range(20_000))
+    with rest.gateway(lab, token=TOKEN, reply_limit=10_000) as web:
+        assert ask(web, "GET", "/get/k")[0] == 200
+        for path, body in (
+            ("/", '["LRANGE", "numbers", 0, -1]'),
+            ("/pipeline", json.dumps([["GET", "k"]] * 20)),
+            ("/multi-exec", json.dumps([["GET", "k"]] * 20)),
+        ):
+            status, reply = ask(web, "POST", path, body)
+            assert status == 400 and "Limit: 10000 bytes" in reply["error"]
+            assert ask(web, "GET", "/get/k") == (200, {"result": "x" * 1000})
 
 
 # ---------------------------------------------------------------- when things go wrong
@@ -408,8 +614,8 @@ def test_replies_never_meet_another_request(web, r):
     body = json.dumps([["ECHO", "a" * 1000]] * 500).encode()
     for _ in range(10):
         with socket.create_connection(("127.0.0.1", web.port)) as sock:
-            head = f"POST /pipeline?_token={TOKEN} HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n"
-            sock.sendall(head.encode() + body)
+            head = f"POST /pipeline?_token={TOKEN} HTTP/1.1\r\nHost: x\r\n"
+            sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     for k in range(50):
         assert ask(web, "GET", f"/echo/{k}") == (200, {"result": str(k)})
 
@@ -429,6 +635,61 @@ def test_a_few_connections_serve_many(lab, r):
         assert [reply.json()["result"] for reply in replies] == [str(k) for k in range(200)]
         opened = r.info("stats")["total_connections_received"] - before
         assert 1 <= opened <= app.CONNECTIONS
+
+
+def test_who_waits_for_a_connection_is_not_told_that_redis_is_away(lab):
+    """200 clients share 8 connections, 0.25 s each: the last waits longer than Redis may take."""
+    with link(lab, rtt_ms=250) as far, rest.gateway(far.url, token=TOKEN) as web:
+
+        async def use():
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            limits = httpx.Limits(max_connections=None)
+            async with httpx.AsyncClient(headers=headers, timeout=120, limits=limits) as client:
+                return await asyncio.gather(
+                    *(client.get(f"{web.url}/echo/{k}") for k in range(200))
+                )
+
+        replies = [reply.json() for reply in asyncio.run(use())]
+    assert replies == [{"result": str(k)} for k in range(200)]
+
+
+@pytest.mark.drill
+def test_200_clients_hear_no_false_away(lab, r):
+    """6,000 requests over connections that stay open."""
+
+    def client(me):
+        connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=120)
+        found = []
+        for k in range(30):
+            connection.request("GET", f"/echo/{me}-{k}", headers=headers)
+            found.append(json.loads(connection.getresponse().read()).get("result") == f"{me}-{k}")
+        connection.close()
+        return found
+
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with rest.gateway(lab, token=TOKEN) as web, ThreadPoolExecutor(200) as pool:
+        right = [one for found in pool.map(client, range(200)) for one in found]
+    print(f"{right.count(True)} of {len(right)} requests answered, 200 clients at once")
+    assert all(right) and len(right) == 6000
+
+
+def test_who_waits_for_a_redis_that_hangs_is_told_so(monkeypatch):
+    """Nothing comes back at all: whoever waits for a connection hears it, and nothing was sent."""
+    monkeypatch.setattr(app, "ANSWER_TIMEOUT_S", 0.5)
+    with server() as private, private.client() as client:
+
+        async def use():
+            backend = app.Backend(private.url, 2**20)
+            client.execute_command("CLIENT PAUSE 60000 WRITE")
+            return await asyncio.gather(
+                *(backend.ask([[b"INCR", b"n"]]) for _ in range(3 * app.CONNECTIONS)),
+                return_exceptions=True,
+            )
+
+        errors = asyncio.run(asyncio.wait_for(use(), 60))
+        assert all(isinstance(error, redis.TimeoutError) for error in errors)
+        waited = [error for error in errors if isinstance(error, app.NotSent)]
+        assert len(waited) >= app.CONNECTIONS and "was not sent" in str(waited[0])
 
 
 def test_kill_and_restart_on_the_same_port(lab):

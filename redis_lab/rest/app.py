@@ -12,6 +12,7 @@ import asyncio
 import hmac
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, stream_request_body
 
@@ -32,44 +34,124 @@ else:  # run by its path
     import protocol  # type: ignore[import-not-found,no-redef]
 
 DISCARDED = 64 * 2**20  # a longer body is cut off, not read to its end for a proper answer
+LARGE = 2**16  # bytes
+LARGE_BODIES = 64  # bodies of requests that are read or kept at a time; others wait
 CONNECTIONS = 8  # to Redis, however many clients there are
 ANSWER_TIMEOUT_S = 5.0
 OWNER_CHECK_S = 0.25
+SENT_AHEAD = 2**18  # bytes that the kernel holds for a client
+PIECE = 2**16  # bytes of an answer that are written at a time
+UNREAD_TIMEOUT_S = 5.0  # a client that has not taken a piece after that is disconnected
+CROWDED_TIMEOUT_S = 0.5  # and after that when its answer takes the memory that others need
+UNREAD_REPLIES = 4  # of the longest: when more is unread, other requests wait
+
+
+class NotSent(redis.TimeoutError):
+    """Redis has answered nothing while a batch waited for its turn."""
+
+
+class Meter:
+    """What arrives from Redis; no more than `left` bytes of it."""
+
+    def __init__(self, stream: Any, limit: int) -> None:
+        self.stream, self.limit, self.left = stream, limit, limit
+
+    async def read(self, size: int) -> bytes:
+        data: bytes = await self.stream.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise protocol.Refused(
+                f"ERR max reply size exceeded. Limit: {self.limit} bytes. "
+                "What was asked for has been carried out, at least in part"
+            )
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class Metered:
+    """Makes any of redis-py's connections give up on what is too long, before it is all here."""
+
+    reply_limit: int
+
+    async def _connect(self) -> None:
+        await super()._connect()  # type: ignore[misc]
+        self._reader: Any = Meter(self._reader, self.reply_limit)
+        self.meter = self._reader
 
 
 class Backend:
-    """A few long-lived connections to Redis. A batch has one of them to itself."""
+    """A few long-lived connections to Redis. A batch has one of them to itself.
 
-    def __init__(self, url: str) -> None:
-        self.pool = redis.asyncio.BlockingConnectionPool.from_url(
+    Batches take turns, first come, first served. They wait for as long as Redis answers others.
+    """
+
+    def __init__(self, url: str, reply_limit: int) -> None:
+        self.pool = redis.asyncio.ConnectionPool.from_url(
             url,
             max_connections=CONNECTIONS,
-            timeout=ANSWER_TIMEOUT_S,
             protocol=2,
             socket_timeout=ANSWER_TIMEOUT_S,
             socket_connect_timeout=ANSWER_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
             driver_info=None,  # nothing is sent before the first command
         )
+        of_url, limit = self.pool.connection_class, {"reply_limit": reply_limit}
+        self.pool.connection_class = type(of_url.__name__, (Metered, of_url), limit)
+        self.reply_limit = reply_limit
+        self.unread, self.room = 0, asyncio.Event()  # bytes of answers that clients have not taken
+        self.room.set()
+        self.large_bodies = asyncio.Semaphore(LARGE_BODIES)
+        # A BlockingConnectionPool lets newcomers overtake, and some wait until their time is up
+        self.free = asyncio.Semaphore(CONNECTIONS)
+        self.heard = time.monotonic()  # when Redis last answered anything
+
+    async def take_turn(self) -> None:
+        """Wait for a connection to be free. Raises: NotSent when Redis answers nobody meanwhile."""
+        since = time.monotonic()
+        turn = asyncio.ensure_future(self.free.acquire())
+        while not (await asyncio.wait({turn}, timeout=ANSWER_TIMEOUT_S))[0]:
+            if self.room.is_set() and time.monotonic() - max(since, self.heard) >= ANSWER_TIMEOUT_S:
+                turn.cancel()
+                raise NotSent(f"no answer for {ANSWER_TIMEOUT_S:g} s; the command was not sent")
 
     async def ask(self, commands: Sequence[protocol.Command]) -> list:
         """Send them together, once; a reply or an error for each. Raises: redis exceptions."""
-        connection = await self.pool.get_connection()
+        await self.take_turn()
         try:
-            await connection.send_packed_command(connection.pack_commands(commands))
-            return [await self.reply(connection) for _ in commands]
-        except BaseException:
-            await connection.disconnect(nowait=True)  # a late reply must not meet another request
-            raise
+            await self.room.wait()
+            connection: Any = await self.pool.get_connection()
+            connection.meter.left = self.reply_limit
+            try:
+                await connection.send_packed_command(connection.pack_commands(commands))
+                return [await self.reply(connection) for _ in commands]
+            except BaseException:
+                await connection.disconnect(
+                    nowait=True
+                )  # its late reply must meet no other request
+                raise
+            finally:
+                await self.pool.release(connection)
         finally:
-            await self.pool.release(connection)
+            self.free.release()
 
-    @staticmethod
-    async def reply(connection: redis.asyncio.Connection) -> object:
+    async def reply(self, connection: redis.asyncio.Connection) -> object:
         try:
-            return await connection.read_response()
+            answer: object = await connection.read_response()
         except redis.ResponseError as error:
-            return error
+            answer = error
+        self.heard = time.monotonic()
+        return answer
+
+    def keep(self, size: int) -> None:
+        """Count bytes that wait for their client to read them, or, when negative, no longer do."""
+        self.unread += size
+        if self.unread > UNREAD_REPLIES * self.reply_limit:
+            self.room.clear()
+        elif not self.room.is_set():
+            self.heard = time.monotonic()  # it was not asked meanwhile
+            self.room.set()
 
     async def transaction(self, commands: Sequence[protocol.Command]) -> list:
         """MULTI, the commands, EXEC. Raises: Refused when Redis discards them as a whole."""
@@ -87,20 +169,50 @@ class Backend:
 
 @stream_request_body
 class Handler(RequestHandler):
-    """One request. The token is checked before anything else."""
+    """One request. The token is checked before anything else.
 
-    def initialize(self, backend: Backend, token: bytes, body_limit: int) -> None:
+    A refused request is answered after its body, so that its connection can stay open; its body is
+    not kept.
+    """
+
+    def initialize(
+        self, backend: Backend, token: bytes, body_limit: int, allow_dangerous: bool
+    ) -> None:
         self.backend, self.token, self.body_limit = backend, token, body_limit
+        self.allow_dangerous = allow_dangerous
         self.body, self.length = bytearray(), 0
+        self.refusal: tuple[int, str] | None = None
+        self.body_ended = False
+        self.body_is_counted = False
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         connection: Any = self.request.connection  # tornado calls only part of it public
         connection.set_max_body_size(max(DISCARDED, self.body_limit))
+        self.judge()
+        length = self.request.headers.get("Content-Length", "0")
+        chunked = "Transfer-Encoding" in self.request.headers
+        if not self.refusal and (chunked or not length.isdecimal() or int(length) > LARGE):
+            await self.backend.large_bodies.acquire()
+            self.body_is_counted = True
+
+    def make_room(self) -> None:
+        if self.body_is_counted:
+            self.body_is_counted = False
+            self.backend.large_bodies.release()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        if not self.body_ended:  # or else it is in use
+            self.make_room()
+
+    def on_finish(self) -> None:
+        self.make_room()
+
+    def judge(self) -> None:
         if not hmac.compare_digest(self.given_token(), self.token):
-            self.refuse(401, "WRONGPASS invalid or missing auth token")
+            self.refusal = 401, "WRONGPASS invalid or missing auth token"
         elif self.request.method not in ("HEAD", "GET", "POST", "PUT"):
-            self.set_header("Allow", "HEAD, GET, POST, PUT")
-            self.refuse(405, f"ERR method {self.request.method} is not allowed")
+            self.refusal = 405, f"ERR method {self.request.method} is not allowed"
 
     def given_token(self) -> bytes:
         scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
@@ -110,10 +222,13 @@ class Handler(RequestHandler):
 
     def data_received(self, chunk: bytes) -> None:
         self.length += len(chunk)
-        if self.length <= self.body_limit:
+        if self.length <= self.body_limit and not self.refusal:
             self.body += chunk
 
     async def get(self) -> None:
+        self.body_ended = True
+        if self.refusal:
+            return self.refuse(*self.refusal)
         in_base64 = self.request.headers.get("Upstash-Encoding") == "base64"
         try:
             if self.length > self.body_limit:
@@ -124,29 +239,33 @@ class Handler(RequestHandler):
             if self.request.headers.get("Upstash-Response-Format", "json") != "json":
                 raise protocol.Refused("ERR this gateway answers in JSON only")
             reply = await self.carry_out(in_base64)
+            self.body = bytearray()
+            self.make_room()
         except protocol.Refused as error:
             return self.refuse(400, str(error))
+        except NotSent as error:
+            return self.refuse(500, f"ERR Redis does not answer: {error}")
         except redis.TimeoutError:
             return self.refuse(500, "ERR Redis did not answer in time; it may have done it or not")
         except (redis.RedisError, OSError) as error:
             return self.refuse(500, f"ERR Redis is away: {error}")
         if isinstance(reply, dict) and "error" in reply:
             self.set_status(400)
-        self.send(reply)
+        await self.deliver(self.encode(reply))
 
-    head = post = put = get
+    head = post = put = delete = patch = options = get
 
     async def carry_out(self, in_base64: bool) -> dict | list[dict]:
         path, body = self.request.path.rstrip("/"), bytes(self.body)
         if path == "/pipeline":
-            commands = protocol.parse_commands(body)
+            commands = protocol.parse_commands(body, self.allow_dangerous)
             good = [command for command in commands if not isinstance(command, protocol.Refused)]
             replies = iter(await self.backend.ask(good) if good else [])
             done = (c if isinstance(c, protocol.Refused) else next(replies) for c in commands)
             return [protocol.format_reply(reply, in_base64) for reply in done]
         if path == "/multi-exec":
             all_good = []
-            for command in protocol.parse_commands(body):
+            for command in protocol.parse_commands(body, self.allow_dangerous):
                 if isinstance(command, protocol.Refused):
                     raise command
                 all_good.append(command)
@@ -155,33 +274,65 @@ class Handler(RequestHandler):
                 for one in await self.backend.transaction(all_good)
             ]
         if path:
-            command = protocol.parse_path(self.request.path, self.request.query, body)
+            query = self.request.query
+            command = protocol.parse_path(self.request.path, query, body, self.allow_dangerous)
         else:
-            command = protocol.parse_command(protocol.parse_json(body))
+            command = protocol.parse_command(protocol.parse_json(body), self.allow_dangerous)
         (reply,) = await self.backend.ask([command])
         return protocol.format_reply(reply, in_base64)
 
     def refuse(self, status: int, text: str) -> None:
         self.set_status(status)
-        self.send({"error": text})
+        if status == 405:
+            self.set_header("Allow", "HEAD, GET, POST, PUT")
+        self.finish(self.encode({"error": text}))
 
-    def send(self, reply: dict | list) -> None:
+    def encode(self, reply: dict | list) -> bytes:
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")  # a GET may be a SET
-        self.finish(json.dumps(reply))
+        if not self.body_ended:  # tornado then closes the connection
+            self.set_header("Connection", "close")
+        return json.dumps(reply, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+    async def deliver(self, body: bytes) -> None:
+        """Send it as fast as the client takes it; one that takes nothing is disconnected."""
+        self.set_header("Content-Length", len(body))
+        self.backend.keep(len(body))
+        try:
+            for start in range(0, len(body), PIECE):
+                self.write(body[start : start + PIECE])
+                await self.taken(self.flush())
+        except TimeoutError:
+            self.detach().close()
+        except StreamClosedError:
+            pass
+        finally:
+            self.backend.keep(-len(body))
+
+    async def taken(self, flush: asyncio.Future[None]) -> None:
+        """Raises: TimeoutError, StreamClosedError."""
+        since = time.monotonic()
+        while not (await asyncio.wait({flush}, timeout=CROWDED_TIMEOUT_S))[0]:
+            if not self.backend.room.is_set() or time.monotonic() - since > UNREAD_TIMEOUT_S:
+                raise TimeoutError
+        flush.result()
 
     def compute_etag(self) -> None:
         """None, or an unchanged reply would be answered with 304."""
 
     def write_error(self, status_code: int, **_: object) -> None:
-        self.refuse(status_code, "ERR the request could not be read")
+        if status_code == 405:  # a method that tornado does not know
+            self.judge()
+        self.refuse(*(self.refusal or (status_code, "ERR the request could not be read")))
 
 
-async def serve(url: str, token: str, port: int, body_limit: int) -> None:
-    settings = {"backend": Backend(url), "token": token.encode(), "body_limit": body_limit}
+async def serve(url: str, token: str, port: int, reply_limit: int, **options: Any) -> None:
+    settings = {"backend": Backend(url, reply_limit), "token": token.encode(), **options}
     # Nothing is logged: the address may contain a token.
     app = Application([(r"/.*", Handler, settings)], log_function=lambda handler: None)
     sockets = bind_sockets(port, "127.0.0.1")
+    # Every connection inherits it; else the kernel takes megabytes for a client that reads nothing
+    sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)
     HTTPServer(app, body_timeout=60).add_sockets(sockets)
     print("port", sockets[0].getsockname()[1], flush=True)
     await asyncio.Event().wait()

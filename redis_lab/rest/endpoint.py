@@ -26,7 +26,8 @@ from ..servers.base import Server
 __all__ = ["TOKEN", "URL", "Endpoint", "Gateway", "gateway", "service"]
 
 APP = Path(__file__).with_name("app.py")
-BODY_LIMIT = 2**20  # bytes; what the service allows on its free plan
+BODY_LIMIT = 2**20  # bytes; the service allows 10 MB, on the free plan too
+REPLY_LIMIT = 8 * 2**20  # bytes; with it the gateway stays below some 400 MB
 URL, TOKEN = "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"
 
 
@@ -69,9 +70,22 @@ class Gateway(Endpoint):
     """
 
     def __init__(
-        self, url: str, token: str | None, prefix: str, port: int, body_limit: int
+        self,
+        url: str,
+        token: str | None,
+        prefix: str,
+        port: int,
+        body_limit: int,
+        allow_dangerous: bool = False,
+        reply_limit: int = REPLY_LIMIT,
     ) -> None:
-        self.settings = {"url": url, "port": port, "body_limit": body_limit}
+        self.settings = {
+            "url": url,
+            "port": port,
+            "body_limit": body_limit,
+            "allow_dangerous": allow_dangerous,
+            "reply_limit": reply_limit,
+        }
         super().__init__("", token or secrets.token_urlsafe(24), prefix)
         self.start()
 
@@ -127,10 +141,21 @@ def gateway(
     prefix: str = "rest:",
     port: int = 0,
     body_limit: int = BODY_LIMIT,
+    allow_dangerous: bool = False,
+    reply_limit: int = REPLY_LIMIT,
 ) -> Gateway:
     """Start a gateway in front of a Redis, given as a `Server` or a URL; use it in a `with` block.
 
     Without a `token` it makes one up. It listens on loopback, on a free port by default.
+    `body_limit` is the longest body of a request, in bytes. `reply_limit` is the most bytes that
+    Redis may answer to one request; longer replies are refused. A client that does not read its
+    answer is disconnected.
+
+    If you have the token, you may read and write every key of the URL's database. What is dangerous
+    beyond that is refused with an error: FLUSHALL, FLUSHDB, CONFIG, ACL, MODULE, REPLICAOF,
+    FAILOVER, SHUTDOWN, DEBUG, SAVE, MIGRATE, RESTORE, what reaches other databases, and a script
+    that names one of these. `allow_dangerous` allows it. A script can hide what it calls: if that
+    matters, give the URL of a user whom an ACL restricts.
 
     Raises: LabError when it cannot start.
     """
@@ -142,7 +167,7 @@ def gateway(
     url = target.url if isinstance(target, Server) else target
     if token is not None and not re.fullmatch(r"[!-~]+", token):
         raise LabError("A token is sent in a header: visible ASCII, no spaces, not empty.")
-    return Gateway(url, token, prefix, port, body_limit)
+    return Gateway(url, token, prefix, port, body_limit, allow_dangerous, reply_limit)
 
 
 def service(default: Gateway) -> Endpoint:

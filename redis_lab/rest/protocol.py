@@ -13,6 +13,7 @@ service's own client, `upstash-redis`):
 - The token as `Authorization: Bearer …` or `?_token=…`, on every route.
 
 Commands that wait, subscribe or change the connection are refused, since connections are shared.
+Commands that are dangerous for the server and its other databases are refused unless allowed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,18 @@ LISTENS = {*b"SUBSCRIBE PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCR
 LISTENS |= {*b"MONITOR SYNC PSYNC REPLCONF".split()}
 TRANSACTS = {*b"MULTI EXEC DISCARD WATCH UNWATCH".split()}
 CONNECTS = {*b"AUTH HELLO SELECT CLIENT QUIT RESET READONLY READWRITE ASKING CLUSTER".split()}
-CONNECTS |= {*b"SHUTDOWN DEBUG FAILOVER".split()}
+
+_REASONS = {
+    "deletes more than its own keys": b"FLUSHALL FLUSHDB",
+    "reaches other databases": b"SWAPDB MOVE",
+    "sets up the server or shows its secrets": b"CONFIG ACL MODULE",
+    "changes who replicates whom": b"REPLICAOF SLAVEOF FAILOVER",
+    "moves keys to or from other servers": b"MIGRATE RESTORE RESTORE-ASKING",
+    "stops or blocks the server": b"SHUTDOWN DEBUG SAVE BGSAVE BGREWRITEAOF PFDEBUG PFSELFTEST",
+}
+DANGEROUS = {name: reason for reason, names in _REASONS.items() for name in names.split()}
+# Those that a script can reach; the text may be in any of Lua's quotation marks
+CALLS = re.compile(rb"""\bp?call\s*\(?\s*(?:['"]|\[=*\[)\s*([\w-]+)""")
 
 Command = list[bytes]
 
@@ -53,7 +65,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def parse_command(words: object) -> Command:
+def parse_command(words: object, allow_dangerous: bool = False) -> Command:
     """A command from a JSON array. Raises: Refused."""
     if not isinstance(words, list) or not words:
         raise Refused("ERR a command is a JSON array: its name, then its arguments")
@@ -64,10 +76,10 @@ def parse_command(words: object) -> Command:
         if not isinstance(word, str):
             raise Refused("ERR an argument is a string or a number, not null, an array or a map")
         command.append(word.encode("utf-8", "surrogatepass"))
-    return _checked(command)
+    return _checked(command, allow_dangerous)
 
 
-def parse_commands(body: bytes) -> list[Command | Refused]:
+def parse_commands(body: bytes, allow_dangerous: bool = False) -> list[Command | Refused]:
     """The commands of a pipeline or transaction; in the place of a bad one, what is wrong.
 
     Raises: Refused when there are none.
@@ -78,13 +90,13 @@ def parse_commands(body: bytes) -> list[Command | Refused]:
     found: list[Command | Refused] = []
     for row in rows:
         try:
-            found.append(parse_command(row))
+            found.append(parse_command(row, allow_dangerous))
         except Refused as error:
             found.append(error)
     return found
 
 
-def parse_path(path: str, query: str, body: bytes) -> Command:
+def parse_path(path: str, query: str, body: bytes, allow_dangerous: bool = False) -> Command:
     """The command of a path-style request: `/set/key`, the body, `?EX=10`. Raises: Refused."""
     command = [unquote_to_bytes(part) for part in path.removeprefix("/").split("/")]
     if body:
@@ -93,10 +105,10 @@ def parse_path(path: str, query: str, body: bytes) -> Command:
         name, equals, value = part.replace("+", " ").partition("=")
         if name != "_token":
             command += [unquote_to_bytes(word) for word in ((name, value) if equals else (name,))]
-    return _checked(command)
+    return _checked(command, allow_dangerous)
 
 
-def _checked(command: Command) -> Command:
+def _checked(command: Command, allow_dangerous: bool) -> Command:
     """The command itself. Raises: Refused for one that is unavailable over HTTP."""
     if not NAME.fullmatch(command[0]):
         raise Refused("ERR a command begins with its name, one word")
@@ -112,7 +124,28 @@ def _checked(command: Command) -> Command:
     debugs = name == b"SCRIPT" and [word.upper() for word in command[1:2]] == [b"DEBUG"]
     if name in CONNECTS or debugs:
         raise Refused(f"ERR {shown} is not allowed here: connections to Redis are shared")
+    if not allow_dangerous and (danger := _danger(name, command[1:])):
+        raise Refused(
+            f"ERR {shown} is refused: {danger}. gateway(..., allow_dangerous=True) allows it"
+        )
     return command
+
+
+def _danger(name: bytes, arguments: Command) -> str:
+    """Why a command is dangerous; "" if it is not."""
+    words = [word.upper() for word in arguments]
+    if name in DANGEROUS:
+        return f"it {DANGEROUS[name]}"
+    if name == b"COPY" and b"DB" in words[2:]:
+        return f"with DB it {DANGEROUS[b'MOVE']}"
+    if name == b"FUNCTION" and words[:1] in ([b"FLUSH"], [b"RESTORE"]):
+        return "with FLUSH or RESTORE it changes the functions of everyone"
+    if name in (b"EVAL", b"EVAL_RO", b"SCRIPT", b"FUNCTION"):
+        for word in arguments:
+            for called in CALLS.findall(word):
+                if called.upper() in DANGEROUS or called.upper() == b"SELECT":
+                    return f"its script calls {called.decode(errors='replace').upper()}"
+    return ""
 
 
 # ---------------------------------------------------------------- replies
