@@ -21,7 +21,7 @@ from ..child import Child
 from ..distance import Link, Relay
 from ..errors import LabError
 from ..extras import require
-from ..servers.base import Server
+from ..servers.base import Server, check_url
 
 __all__ = ["TOKEN", "URL", "Endpoint", "Gateway", "gateway", "service"]
 
@@ -132,7 +132,7 @@ def gateway(
 
     Without a `token` it makes one up. It listens on loopback, on a free port by default.
 
-    Raises: LabError when it cannot start.
+    Raises: LabError for what is no URL of a Redis, or when it cannot start.
     """
     if not isinstance(target, Server | str):
         raise LabError(
@@ -140,6 +140,7 @@ def gateway(
             "rest.gateway(lab.server())."
         )
     url = target.url if isinstance(target, Server) else target
+    check_url(url)
     if token is not None and not re.fullmatch(r"[!-~]+", token):
         raise LabError("A token stands in a header: visible ASCII, no spaces, not empty.")
     return Gateway(url, token, prefix, port, body_limit)

@@ -26,7 +26,32 @@ def redact(url: str) -> str:
     """The URL without its passwords, safe to print even where it is malformed."""
     # As far as the last @, since a password may hold a / or # that its owner did not escape
     shown = re.sub(r"(?s)^(\w+://)?(?:([^:@]*:).*|[^:@]*)@", r"\1\2***@", url)
-    return re.sub(r"(password=)[^&]*", r"\1***", shown)
+    # Nor is it a port, what has other characters than digits and stands where a port would
+    shown = re.sub(r"(?s)^(\w+://[^][:@/?#]*:)(?!\d*([/?#]|$))[^@]+$", r"\1***", shown)
+    return re.sub(r"(?s)(password=).*?(?=&\w+=|$)", r"\1***", shown)
+
+
+def check_url(url: str) -> redis.ConnectionPool:
+    """A pool, not yet connected, for a URL that redis-py understands as its owner does.
+
+    Raises: LabError for any other, and so before a piece of a password that its owner did not
+    escape is taken for the name of a host, and connected to or printed.
+    """
+    login, at, _ = url.partition("://")[2].rpartition("@")
+    a_path = login.startswith("/") and url.startswith("unix:")  # may hold an @
+    try:
+        if at and not a_path and re.search(r"[][/#?@\s]", login):
+            raise ValueError
+        pool = redis.ConnectionPool.from_url(url)
+        pool.make_connection()  # which knows all options
+    except (ValueError, TypeError):
+        # Without the cause, whose words may hold a piece of the password
+        raise LabError(
+            f"{redact(url)} is not a Redis URL. Write redis://user:password@host:port/0, "
+            "rediss:// for TLS, or unix:///path/to/socket?db=0, with a / # ? or @ in the "
+            "password as %2F %23 %3F or %40."
+        ) from None
+    return pool
 
 
 def fail_fast() -> dict[str, Any]:

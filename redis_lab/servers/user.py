@@ -10,7 +10,7 @@ from typing import Any, cast
 import redis
 
 from ..errors import LabError
-from .base import Kind, Server, fail_fast, is_too_old, redact
+from .base import Kind, Server, check_url, fail_fast, is_too_old, redact
 from .guest import Guest, claim_database, restrict, restrict_cluster
 
 
@@ -23,22 +23,15 @@ class UserServer(Server):
     def __init__(self, url: str) -> None:
         self.url = url
         self.shown = shown = redact(url)
+        pool = check_url(url)
+        self.host = pool.connection_kwargs.get("host", "127.0.0.1")
+        self.port = pool.connection_kwargs.get("port", 0)
+        self.socket = pool.connection_kwargs.get("path")
         try:
-            pool = redis.ConnectionPool.from_url(url)
-            self.host = pool.connection_kwargs.get("host", "127.0.0.1")
-            self.port = pool.connection_kwargs.get("port", 0)
-            self.socket = pool.connection_kwargs.get("path")
             self.identify()
             with self.client(**fail_fast()) as client:
                 role = client.info("replication")
                 self.clustered = bool(client.info("cluster").get("cluster_enabled"))
-        except (ValueError, TypeError):
-            # Without the cause, whose words may hold a piece of the password
-            raise LabError(
-                f"{shown} is not a Redis URL. Write redis://user:password@host:port/0, "
-                "rediss:// for TLS, or unix:///path/to/socket?db=0, with a / # ? or @ in the "
-                "password as %2F %23 %3F or %40."
-            ) from None
         except redis.AuthenticationError as error:
             raise LabError(
                 f"{shown} refused the user name or password ({error}). "

@@ -11,6 +11,7 @@ import re
 import socket
 import subprocess
 import threading
+import traceback
 from ast import literal_eval
 from urllib.parse import quote
 
@@ -19,8 +20,10 @@ import redis
 import trustme
 from processes import environment, run, script
 
+from redis_lab.distance import link
 from redis_lab.errors import LabError
-from redis_lab.servers.base import Server, free_port
+from redis_lab.rest import gateway
+from redis_lab.servers.base import Server, check_url, free_port
 from redis_lab.servers.choose import server
 from redis_lab.servers.guest import Guest
 from redis_lab.servers.native import binary_on_path
@@ -253,6 +256,11 @@ REFUSED = dict(
         ("redis:hunter2@127.0.0.1", "not a Redis URL"),
         (":hunter2@127.0.0.1:6379", "not a Redis URL"),
         ("redis://eve:a/hunter2@127.0.0.1:{port}/0", "not a Redis URL"),
+        ("redis://:a@hunter2/x@127.0.0.1:{port}/0", "not a Redis URL"),
+        ("redis://:#hunter2@nowhere.invalid:{port}/5", "not a Redis URL"),
+        ("redis://:?hunter2@127.0.0.1:{port}/0", "not a Redis URL"),
+        ("redis://eve:1/hunter2@127.0.0.1:{port}/0", "not a Redis URL"),
+        ("redis://:hunter2/x", "not a Redis URL"),
         ("redis://:hunter2#@127.0.0.1:{port}/0", "not a Redis URL"),
         ("redis://[::1:hunter2@127.0.0.1:{port}/0", "not a Redis URL"),
         ("redis://127.0.0.1:{port}/0?no_such_option=1&password=hunter2", "not a Redis URL"),
@@ -266,6 +274,24 @@ def test_no_password_in_a_refusal(guarded):
     for (url, words), said in zip(REFUSED.items(), told, strict=True):
         assert words in said, url
         assert SECRET not in said, url
+
+
+UNESCAPED = [url for url, words in REFUSED.items() if words == "not a Redis URL"]
+
+
+@pytest.mark.parametrize("url", [*UNESCAPED, "unix://:a/hunter2@/nowhere/s"])
+def test_no_password_in_the_errors_of_link_and_gateway(guarded, url):
+    """Which see that it is none before they connect to what they take for the host."""
+    for use in (lambda url: link(url, rtt_ms=1), gateway):
+        with pytest.raises(LabError, match="is not a Redis URL") as raised:
+            use(url.format(port=guarded.port))
+        assert SECRET not in "".join(traceback.format_exception(raised.value))
+
+
+def test_an_escaped_password_and_a_path_with_an_at_are_understood():
+    assert check_url("redis://:a%40b%2Fc@h:1/2").connection_kwargs["password"] == "a@b/c"
+    assert check_url("unix:///a@b/s?db=3").connection_kwargs["path"] == "/a@b/s"
+    assert check_url("redis://h:1/0?password=a%40b").connection_kwargs["password"] == "a@b"
 
 
 @pytest.mark.parametrize(

@@ -571,6 +571,10 @@ def test_a_server_that_is_not_native_says_which_are(lab, asked):
         "unix://:secret@/tmp/s?db=0",
         "rediss://host:1/0?password=secret&db=0",
         "rediss://host:1/0?ssl_password=secret",
+        "rediss://host:1/0?password=a&secret&db=0",
+        "redis://:secret",
+        "redis://user:1secret/0",
+        "redis://:secret?db=0",
     ],
 )
 def test_redact(url):
@@ -578,7 +582,13 @@ def test_redact(url):
     assert "***" in redact(url)
 
 
-@pytest.mark.parametrize("url", ["redis://host:1/0?ssl_ca_certs=/a", "unix:///s?db=1", "host:1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://host:1/0?ssl_ca_certs=/a", "unix:///s?db=1", "host:1", "redis://:6379/0"),
+        *("redis://[::1]:6379/0", "redis://host:6379", "redis://host/0"),
+    ],
+)
 def test_redact_leaves_what_is_no_secret(url):
     assert redact(url) == url
 
