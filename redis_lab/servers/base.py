@@ -144,6 +144,10 @@ class Server:
             return bool(client.ping())
         return False
 
+    def listens(self) -> bool:
+        """Whether there is still a server to connect to, even if it stands still just now."""
+        return self.alive()
+
     def log(self) -> str:
         """What the server has logged so far, where the lab can read that; else ""."""
         return ""

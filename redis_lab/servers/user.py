@@ -93,6 +93,23 @@ class UserServer(Server):
             return cast(redis.Redis, restrict_cluster(self._cluster_client(**options), self.guest))
         return restrict(super().client(**options), self.guest)
 
+    def listens(self) -> bool:
+        """Whether it answers, and is the one that REDIS_URL names.
+
+        Raises: LabError where it is named still and does not answer.
+        """
+        client = self.guest.client if self.guest else super().client(**fail_fast())
+        try:
+            client.info("server")
+            return True
+        except (redis.RedisError, OSError) as error:
+            if os.environ.get("REDIS_URL") != self.url:
+                return False
+            raise LabError(
+                f"{self.shown} does not answer any more ({str(error).rstrip('.')}). Start it "
+                "again, or unset REDIS_URL to let the lab bring its own server; then connect again."
+            ) from error
+
     def transport(self) -> str:
         return super().transport() + (", cluster" if self.clustered else "")
 

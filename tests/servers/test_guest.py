@@ -217,6 +217,52 @@ def test_no_empty_database_left():
         assert "use another server" in refusal(host.url)
 
 
+@pytest.mark.parametrize("then", ["restart", "unset"])
+def test_connect_notices_that_the_users_server_has_ended(then):
+    body = """
+import os
+r.set("a", 1)
+print("written", flush=True)
+for line in sys.stdin:
+    if line == "unset\\n":
+        del os.environ["REDIS_URL"]
+    try:
+        print(connect(quiet=True).set("b", 1), flush=True)
+    except LabError as error:
+        print("LabError:", error, flush=True)
+"""
+    with server(password=SECRET, appendonly=True, appendfsync="always") as host:
+        process = subprocess.Popen(
+            script(VISIT + body),
+            env=environment(REDIS_URL=host.url),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            while process.stdout.readline() != "written\n":
+                assert process.poll() is None
+            host.kill()
+            answer(process)
+            said = process.stdout.readline()
+            assert said.startswith("LabError: redis://:***@127.0.0.1") and SECRET not in said
+            assert "does not answer any more" in said
+            if then == "restart":
+                host.restart()
+            process.stdin.write(f"{then}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "True\n"
+            if then == "restart":  # and it is still the same visit
+                assert sorted(host.client().keys()) == ["a", "b"]
+                assert "Another notebook" in refusal(host.url)
+            process.communicate(timeout=20)
+            if then == "restart":
+                assert host.client().keys() == []
+        finally:
+            process.kill()
+            process.communicate()
+
+
 def test_second_visit_is_refused_while_the_first_lives(user, host):
     body = VISIT + "sys.stdout.flush(); sys.stdin.readline(); r.set('a', 1)"
     first = subprocess.Popen(

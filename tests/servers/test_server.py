@@ -490,6 +490,31 @@ def test_has_for_a_user_with_limited_rights(lab):
             has("SET", client)
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_connect_notices_that_its_server_has_ended(kind, quiet):
+    body = f"""
+    import redis_lab as lab
+    from redis_lab.servers.choose import announced, running
+    r = lab.connect()
+    first = running()
+    r.set("a", 1)
+    with first.stalled():
+        assert running() is first and lab.connect(quiet=True) and running() is first
+    first.kill()
+    r = lab.connect(quiet={quiet})
+    assert running() is not first and not first.directory.exists()
+    print(r.set("b", 1), r.keys(), announced().keys())
+    assert lab.connect() and running() is running()
+    """
+    done = run(body, REDIS_LAB_SERVER=kind)
+    assert done.stderr == ""
+    first, *second, answer, last = done.stdout.splitlines()
+    assert answer == "True ['b'] ['b']"
+    assert [line.endswith(f"the server before it has ended, REDIS_LAB_SERVER={kind}")
+            for line in second] == [True] * (not quiet)  # fmt: skip
+    assert "has ended" not in first + last or quiet
+
+
 def test_has_asks_the_server_of_connect():
     body = """
     import redis_lab as lab
