@@ -145,9 +145,10 @@ class NativeServer(Server):
 
     def kill(self) -> None:
         """Kill the server as a power cut would: SIGKILL, no chance to save anything."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, 9)
-        while self.alive():
+        # The keeper knows which it is, also after an interrupted restart
+        while (answer := self.keeper.ask("alive")).startswith("pid"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(answer.split()[1]), 9)
             time.sleep(0.002)
 
     def restart(self) -> None:

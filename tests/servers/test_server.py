@@ -362,6 +362,66 @@ def test_four_processes_at_once_get_four_servers():
     assert [keys for _, *keys in answers] == [[f"mine:{n}"] for n in range(4)]
 
 
+# As IPython does, it keeps the exceptions, and with their frames what was about to be made.
+INTERRUPTED = """
+import signal, sys, time
+import psutil
+import redis_lab as lab
+from processes import within
+from redis_lab.servers.topology import cluster, replicated
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+def start(context):
+    with context:
+        time.sleep(1)
+
+def interrupted(call, *moments):
+    hits = []
+    for moment_s in moments:
+        signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, moment_s)
+            call()
+            time.sleep(1)
+        except KeyboardInterrupt as error:
+            hits.append(error)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return hits
+
+def alive():
+    return [c for c in psutil.Process().children(recursive=True)
+            if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+"""
+
+
+@pytest.mark.parametrize(
+    "what", ["lab.server()", "cluster(3)", "replicated(1, sentinels=1)"], ids=lambda w: w[:7]
+)
+def test_an_interrupted_start_leaves_no_process(kind, what):
+    body = f"""
+hits = interrupted(lambda: start({what}), *(0.002 + 0.013 * n for n in range(12)))
+print(len(hits), within(5, lambda: not alive()), alive())
+"""
+    done = run(INTERRUPTED + body, REDIS_LAB_SERVER=kind, PYTHONPATH=str(Path(__file__).parents[1]))
+    assert done.stderr == "" and done.stdout == "12 True []\n"
+
+
+def test_a_server_whose_restart_was_interrupted_can_be_restarted(kind):
+    body = """
+s = lab.server()
+moments = [0.0003 * 1.5**n for n in range(12)]
+print(len(interrupted(s.restart, *moments)))
+s.restart()
+print(s.client().info("server")["process_id"] == s.pid, len(alive()))
+s.stop()
+print(within(5, lambda: not alive()))
+"""
+    done = run(INTERRUPTED + body, REDIS_LAB_SERVER=kind, PYTHONPATH=str(Path(__file__).parents[1]))
+    assert done.stderr == "" and done.stdout == "12\nTrue 2\nTrue\n"
+
+
 # ---------------------------------------------------------------- which server
 
 CONNECT = """
