@@ -17,6 +17,7 @@ from .guest import Guest
 
 OLDEST = (7, 0)
 START_TIMEOUT_S = 10.0
+CONTACT_TIMEOUT_S = 4.0  # for the first answers of a server that somebody else started
 
 # A lesson's server keeps nothing on disk unless the lesson is about that.
 DEFAULTS: dict[str, object] = {"save": "", "appendonly": "no", "bind": "127.0.0.1"}
@@ -55,8 +56,12 @@ def check_url(url: str) -> redis.ConnectionPool:
 
 
 def fail_fast() -> dict[str, Any]:
-    """Client options for a first contact: an error at once rather than after ten retries."""
-    return {"retry": Retry(NoBackoff(), 0), "socket_connect_timeout": 5, "socket_timeout": 5}
+    """Client options for a first contact: an error at once rather than after ten retries.
+
+    RESP2, since a server that is too old does not know HELLO, and should say its version.
+    """
+    limits = {"socket_connect_timeout": CONTACT_TIMEOUT_S, "socket_timeout": CONTACT_TIMEOUT_S}
+    return {"retry": Retry(NoBackoff(), 0), "protocol": 2, **limits}
 
 
 def free_port() -> int:

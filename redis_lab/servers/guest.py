@@ -286,7 +286,8 @@ def claim_database(
     On a cluster `client` is one node's, and `everywhere` the cluster's.
 
     Raises: LabError if it holds keys, or if another notebook is working in it;
-    redis.NoPermissionError where the user may not run INFO, COMMAND or DBSIZE.
+    redis.NoPermissionError where the user may not run INFO, COMMAND or DBSIZE, or not write or
+    remove any key; redis.OutOfMemoryError where the server is full.
     """
     pool = client.connection_pool
     database = int(pool.connection_kwargs.get("db") or 0)
@@ -307,7 +308,21 @@ def claim_database(
             "an empty one, so that it can never touch yours. "
             f"Instead, {suggest()}."
         )
+    _try_a_write(everywhere or client)
     return Guest(client)
+
+
+def _try_a_write(client: redis.Redis | redis.RedisCluster) -> None:
+    """Write a key of the lab's own and remove it, so that a lesson does not fail at its first.
+
+    Removing comes first: a user who may not is turned away before there is anything to remove.
+
+    Raises: redis.NoPermissionError, redis.OutOfMemoryError.
+    """
+    key = f"{NAME}:probe:{secrets.token_hex(4)}"
+    client.unlink(key)
+    client.set(key, "", px=1000)
+    client.unlink(key)
 
 
 def guard(client: redis.Redis, args: tuple) -> None:

@@ -11,6 +11,7 @@ import re
 import socket
 import subprocess
 import threading
+import time
 import traceback
 from ast import literal_eval
 from urllib.parse import quote
@@ -359,7 +360,7 @@ def guarded():
 
 
 @contextlib.contextmanager
-def stand_in(info: str):
+def stand_in(info: str, hello: bool = True):
     """A server that answers every command with +OK, and INFO with what it is told.
 
     It stands in for a Redis too old for the lab, which cannot be installed on a current system:
@@ -374,7 +375,9 @@ def stand_in(info: str):
                 for _ in range(int(line[1:])):
                     stream.readline()
                     words.append(stream.readline().strip().upper())
-                if words[0] == b"HELLO":
+                if words[0] == b"HELLO" and not hello:  # nor did Redis 5
+                    connection.sendall(b"-ERR unknown command `HELLO`, with args\r\n")
+                elif words[0] == b"HELLO":
                     connection.sendall(b"%1\r\n$5\r\nproto\r\n:3\r\n")
                 elif words[0] == b"INFO":
                     connection.sendall(b"$%d\r\n%b\r\n" % (len(info), info.encode()))
@@ -398,6 +401,87 @@ def test_too_old():
         said = refusal(url)
     assert "runs Redis 6.0.16; the lab needs 7.0 or newer" in said
     assert SECRET not in said
+
+
+def in_five_seconds(url: str) -> str:
+    """The refusal, within five seconds of asking; importing the lab is not part of that."""
+    body = VISIT.replace("try:", "import time; start = time.monotonic()\ntry:", 1)
+    done = run(body.replace("sys.exit", "print(time.monotonic() - start < 5); sys.exit"),
+               REDIS_URL=url)  # fmt: skip
+    assert done.stderr == "" and done.returncode == 1
+    said, in_time = done.stdout.splitlines()
+    assert said.startswith("LabError: ") and in_time == "True" and SECRET not in said
+    return said
+
+
+def test_so_old_that_it_does_not_know_hello():
+    with stand_in("redis_version:5.0.14\r\nprocess_id:1\r\nrole:master\r\n", hello=False) as url:
+        assert "runs Redis 5.0.14; the lab needs 7.0 or newer" in in_five_seconds(url)
+
+
+@pytest.mark.parametrize("info", ["", "role:master\r\n", "redis_version:new\r\n", "\r\n:\r\n#"])
+def test_odd_info(info):
+    with stand_in(info) as url:
+        assert "does not answer INFO or COMMAND as Redis does" in in_five_seconds(url)
+
+
+@pytest.mark.parametrize("byte", [b"$", b"+", b"x"])
+def test_one_that_dribbles(byte):
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def dribble() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = listener.accept()[0]
+                threading.Thread(target=send, args=(connection,), daemon=True).start()
+
+    def send(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while True:
+                connection.sendall(byte)
+                time.sleep(0.2)
+
+    threading.Thread(target=dribble, daemon=True).start()
+    with listener:
+        port = listener.getsockname()[1]
+        assert "No Redis answers" in in_five_seconds(f"redis://:{SECRET}@127.0.0.1:{port}/0")
+
+
+def test_tls_to_a_plain_port(host):
+    said = in_five_seconds(f"rediss://:{SECRET}@127.0.0.1:{host.port}/0")
+    assert "No Redis answers" in said and "redis:// if it speaks no TLS" in said
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"sentinel": []}, "is a Sentinel"),
+        ({"cluster_enabled": True}, "all its slots are served"),
+        ({"rename_command": ("CLIENT", "")}, "refuses what the lab needs: unknown command"),
+        ({"maxmemory": "1kb"}, "is full and refuses to write"),
+    ],
+    ids=["Sentinel", "no slots", "no CLIENT", "full"],
+)
+def test_servers_that_cannot_be_used(config, words, host):
+    if "sentinel" in config:
+        config = {"sentinel": [("monitor", "no", "127.0.0.1", host.port, 1)]}
+    with server(**config) as unfit:
+        assert words in in_five_seconds(unfit.url)
+
+
+def test_a_database_that_is_not_there(host):
+    said = in_five_seconds(host.url[:-1] + "99")
+    assert "has no database of that number" in said and "No Redis answers" not in said
+
+
+@pytest.mark.parametrize(
+    "rights", [("resetkeys", "~lab:*"), ("-unlink",), ("-@write",), ("-set",)], ids=" ".join
+)
+def test_a_user_who_may_not_write_or_remove_is_told_before_anything_is_written(user, host, rights):
+    url = acl_user(user, host, "eve", "+@all", *rights)
+    said = in_five_seconds(url)
+    assert "does not let this user do what the lab needs" in said and "ACL SETUSER" in said
+    assert user.keys() == []
 
 
 def test_read_only_replica(user, host):
