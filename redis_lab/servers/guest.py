@@ -245,6 +245,7 @@ def restrict(client: redis.Redis, guest: Guest) -> redis.Redis:
 
     Restricted.__name__ = f"Restricted{kind.__name__}"
     pool.disconnect()
+    pool.reset()  # or it would open those again that it has made, of the other class
     pool.connection_class = Restricted
     pool.connection_kwargs.setdefault("client_name", guest.name)
     pool.guest = guest

@@ -741,6 +741,24 @@ for command in ("FLUSHALL", "FLUSHDB"):
     assert keys_of(three) == 0
 
 
+def test_every_node_of_a_cluster_keeps_the_rules(three):
+    """Also the one with which the client has spoken before it was restricted."""
+    body = """
+for n in range(30):
+    r.set(f"key:{n}", n)
+for node in r.get_primaries():
+    try:
+        print(r.execute_command("FLUSHALL", target_nodes=node))
+    except LabError as error:
+        print("refused")
+print(r.execute_command("DBSIZE", target_nodes="primaries"))
+"""
+    for node in three.nodes:
+        done = visit(node.url, body)
+        assert done.stderr == "" and done.stdout.endswith("refused\n" * 3 + "30\n"), done
+        assert keys_of(three) == 0
+
+
 def test_a_lesson_that_needs_one_server_gets_one_of_its_own(three):
     body = """
 r.mset({"a": 1, "b": 2, "c": 3})
