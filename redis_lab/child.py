@@ -19,9 +19,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO
 
 from .errors import LabError
@@ -51,6 +53,7 @@ class Child:
         Raises: LabError when no process can be started.
         """
         self.name = name
+        self._exchanging = threading.Lock()
         options = ["-I", "-S"] if isolated else []
         errors: IO[bytes] | None = None
         try:
@@ -95,8 +98,18 @@ class Child:
         return True
 
     def ask(self, line: str) -> str:
-        """Send one line and return the line that answers it, "" if the process has ended."""
-        return self._read_line() if self.tell(line) else ""
+        """Send one line and return the line that answers it, "" if the process has ended.
+
+        Ctrl-C interrupts the waiting only: the answer does not wait for the next question.
+        """
+        answers: SimpleQueue[str] = SimpleQueue()
+
+        def exchange() -> None:
+            with self._exchanging:
+                answers.put(self._read_line() if self.tell(line) else "")
+
+        threading.Thread(target=exchange, daemon=True).start()
+        return answers.get()
 
     def read_rest(self) -> bytes:
         """Everything that the program prints from now on to its end."""
@@ -121,7 +134,10 @@ class Child:
 
     def _read_line(self) -> str:
         assert self.process.stdout  # a pipe
-        return self.process.stdout.readline().decode().strip()
+        try:
+            return self.process.stdout.readline().decode().strip()
+        except ValueError:  # it was stopped from here
+            return ""
 
 
 def _end(process: subprocess.Popen, errors: IO[bytes], owner: int) -> None:

@@ -28,7 +28,7 @@ from redis.connection import SSLConnection
 from . import internals
 from .child import Child
 from .errors import LabError
-from .servers.base import Server, redact
+from .servers.base import Server, check_url
 from .servers.guest import guest_of, restrict
 from .servers.topology import Cluster
 
@@ -270,11 +270,8 @@ def link(target: redis.Redis | Server | str, rtt_ms: float) -> Link:
     if rtt_ms and sys.platform == "win32":
         raise LabError("A link needs Linux or macOS. On Windows, run the workbook in WSL.")
     if isinstance(target, str):
-        url = target
-        try:
-            target = redis.Redis.from_url(url, decode_responses=True)
-        except ValueError as error:
-            raise LabError(f"{redact(url)} is not a Redis URL: {error}") from error
+        check_url(target)
+        target = redis.Redis.from_url(target, decode_responses=True)
     elif isinstance(target, Server):
         target = target.client()
     if not isinstance(target, redis.Redis):

@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -328,7 +328,7 @@ class Shop:
         """The rows of a query of your own. Raises: LabError for anything that would write."""
         self.database.execute("PRAGMA query_only = on")
         try:
-            return self.database.execute(query, values).fetchall()
+            return self.rows(query, values)
         except sqlite3.OperationalError as error:
             if "readonly" in str(error):
                 raise LabError("sql() only reads; prices change with set_price().") from error
@@ -337,10 +337,26 @@ class Shop:
             self.database.execute("PRAGMA query_only = off")
 
     def rows(self, query: str, values: Sequence | dict = ()) -> list[dict]:
-        return self.database.execute(query, values).fetchall()
+        with self._undamaged():
+            return self.database.execute(query, values).fetchall()
 
     def one(self, query: str, values: Sequence | dict = ()) -> dict | None:
-        return self.database.execute(query, values).fetchone()
+        with self._undamaged():
+            return self.database.execute(query, values).fetchone()
+
+    @contextlib.contextmanager
+    def _undamaged(self) -> Iterator[None]:
+        """Raises: LabError where a page inside the file turns out to be damaged."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the details
+            if code not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise
+            raise LabError(
+                f"The shop's file {self.file.name} is damaged ({error}). Remove it from the data "
+                "folder, open the shop again, and it is made again."
+            ) from error
 
     def count(self, table: str) -> int:
         """How many rows a table has. Raises: LabError for a table that is not there."""
@@ -445,7 +461,7 @@ class Shop:
     def change(self, statement: str, values: Sequence, trouble: str) -> int:
         if not self.writable:
             raise LabError("This shop is read-only. Open a copy of your own: shop(writable=True).")
-        changed = self.database.execute(statement, values).fetchall()
+        changed = self.rows(statement, values)
         if not changed:
             raise LabError(trouble)
         return changed[0]["version"]
@@ -455,7 +471,8 @@ class Shop:
         total = hashlib.sha256()
         plain = self.database.cursor()
         plain.row_factory = None
-        for table in TABLES:
-            for row in plain.execute(f"SELECT * FROM {table} ORDER BY 1"):
-                total.update(repr(row).encode())
+        with self._undamaged():
+            for table in TABLES:
+                for row in plain.execute(f"SELECT * FROM {table} ORDER BY 1"):
+                    total.update(repr(row).encode())
         return total.hexdigest()[:16]

@@ -12,7 +12,7 @@ import time
 
 import psutil
 import pytest
-from processes import environment, gone, script, within
+from processes import environment, gone, script, soon, within
 
 from redis_lab import LabError, child
 from redis_lab.child import Child
@@ -134,6 +134,36 @@ def test_one_that_nobody_holds_any_more_ends(program, trace):
 
 def test_ctrl_c_in_the_terminal_does_not_reach_it(obedient):
     assert os.getsid(obedient.pid) != os.getsid(0)
+
+
+def test_an_interrupted_question_leaves_no_answer_to_the_next(program, tmp_path):
+    body = """
+        import os, sys, time
+        os.chdir(sys.argv[2])
+        print("ready", flush=True)
+        for line in sys.stdin:
+            if line == "slow\\n":
+                open("heard", "w").close()
+                while not os.path.exists("go on"):
+                    time.sleep(0.01)
+            print(line.strip().upper(), flush=True)
+    """
+    heard = tmp_path / "heard"
+    started = Child("The helper", program(body), str(tmp_path))
+    try:
+        started.wait_ready()
+
+        def interrupt() -> None:
+            within(30, heard.exists)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        with soon(interrupt), pytest.raises(KeyboardInterrupt):
+            started.ask("slow")
+            time.sleep(30)
+        (tmp_path / "go on").touch()
+        assert started.ask("quick") == "QUICK"
+    finally:
+        started.kill()
 
 
 def test_a_fork_of_its_owner_cannot_end_it(obedient, trace):

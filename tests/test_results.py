@@ -104,6 +104,29 @@ def test_a_damaged_file_is_called_damaged(elsewhere, content):
         results.load(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("experiment", 3), ("title", None), ("rows", 3), ("rows", {"a": 1}), ("rows", [1])),
+        *(("environment", []), ("notes", "one"), ("notes", [1]), ("histograms", [])),
+        *(("histograms", {"a": 1}), ("rows", [{"block_medians_us": "fast"}])),
+        ("rows", [{"block_medians_us": [1, "2"]}]),
+    ],
+)
+def test_a_field_of_another_type_is_called_damaged(elsewhere, name, value):
+    path = results.save(small())
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(LabError, match=r"small\.json is not a result"):
+        results.load(path)
+
+
+def test_a_file_of_nothing_but_brackets_is_called_damaged(elsewhere):
+    path = elsewhere / "bad.json"
+    path.write_text("[" * 200_000 + "]" * 200_000)
+    with pytest.raises(LabError, match=r"bad\.json is not a result"):
+        results.load(path)
+
+
 def test_an_older_result_that_says_how_it_is_drawn_is_read(elsewhere):
     path = results.save(small())
     assert '"figure"' not in path.read_text()

@@ -386,6 +386,27 @@ def test_a_damaged_foreign_or_outdated_file_is_made_again(fresh, content):
     assert source.path("small").read_bytes() == good
 
 
+@pytest.mark.parametrize("rubbish", [b"\xff", b"\x00", b"\x0d\x00\x31"])
+def test_a_damaged_page_inside_is_one_clear_line(fresh, rubbish):
+    file = source.path("small")
+    size = file.stat().st_size
+    with file.open("r+b") as opened:
+        opened.seek(4 * 4096)  # behind the schema and what says which file it is
+        opened.write((rubbish * size)[: size - 4 * 4096])
+    asked = {
+        "a digest": lambda shop: shop.digest(),
+        "the dashboard": lambda shop: shop.dashboard(),
+        "a page": lambda shop: shop.product_page(1),
+        "the best sellers": lambda shop: shop.best_sellers(1, f"{source.YEAR}-11"),
+        "sql": lambda shop: shop.sql("SELECT sum(stars) FROM reviews"),
+        "a price": lambda shop: shop.set_price(1, 100),
+    }
+    with source.shop("small", writable=True) as shop:
+        for ask in asked.values():
+            with pytest.raises(LabError, match=r"shop-small-.*is damaged.*made again"):
+                ask(shop)
+
+
 def test_a_killed_making_leaves_no_half_file(fresh):
     child = subprocess.Popen([sys.executable, "-c", "from redis_lab import source; source.path()"])
     try:

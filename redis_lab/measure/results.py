@@ -232,13 +232,31 @@ def load(path: Path | str) -> Result:
                 f"{FORMAT}. Measure it again: make plots."
             )
         content.pop("figure", None)
-        return Result(**content)
+        return _checked(Result(**content))
     except FileNotFoundError as error:
         raise LabError(f"There is no result {path}. Make it with: make plots.") from error
     except OSError as error:
         raise LabError(f"{path} could not be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise LabError(f"{path.name} is not a result of the lab ({error}).") from error
+
+
+def _checked(result: Result) -> Result:
+    """The same. Raises: TypeError where a field or a row's medians are of another type."""
+    kinds: dict[str, type] = {"experiment": str, "title": str, "rows": list, "environment": dict}
+    for name, kind in {**kinds, "notes": list, "histograms": dict}.items():
+        if not isinstance(getattr(result, name), kind):
+            raise TypeError(f"{name} is no {kind.__name__}")
+    for row in result.rows:
+        if not isinstance(row, dict):
+            raise TypeError("a row is no dict")
+        medians = row.get("block_medians_us") or []
+        if not isinstance(medians, list) or not all(isinstance(m, int | float) for m in medians):
+            raise TypeError("a row's block_medians_us are no list of numbers")
+    texts = [*result.notes, *result.histograms.values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a note or a histogram is no str")
+    return result
 
 
 def _key_of(row: Mapping) -> tuple:

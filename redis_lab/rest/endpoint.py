@@ -21,7 +21,7 @@ from ..child import Child
 from ..distance import Link, Relay
 from ..errors import LabError
 from ..extras import require
-from ..servers.base import Server
+from ..servers.base import Server, check_url
 
 __all__ = ["TOKEN", "URL", "Endpoint", "Gateway", "gateway", "service"]
 
@@ -157,7 +157,7 @@ def gateway(
     that names one of these. `allow_dangerous` allows it. A script can hide what it calls: if that
     matters, give the URL of a user whom an ACL restricts.
 
-    Raises: LabError when it cannot start.
+    Raises: LabError for what is no URL of a Redis, or when it cannot start.
     """
     if not isinstance(target, Server | str):
         raise LabError(
@@ -165,6 +165,7 @@ def gateway(
             "rest.gateway(lab.server())."
         )
     url = target.url if isinstance(target, Server) else target
+    check_url(url)
     if token is not None and not re.fullmatch(r"[!-~]+", token):
         raise LabError("A token is sent in a header: visible ASCII, no spaces, not empty.")
     return Gateway(url, token, prefix, port, body_limit, allow_dangerous, reply_limit)

@@ -40,6 +40,8 @@ class Native:
         self.directory, self.command, self.process = directory, command, None
 
     def start(self):
+        if self.process and self.process.poll() is None:  # asked twice, after an interruption
+            return self.alive()
         with open(os.path.join(self.directory, "log"), "ab") as log:
             self.process = subprocess.Popen(
                 self.command,

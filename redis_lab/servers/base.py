@@ -17,6 +17,7 @@ from .guest import Guest
 
 OLDEST = (7, 0)
 START_TIMEOUT_S = 10.0
+CONTACT_TIMEOUT_S = 4.0  # for the first answers of a server that somebody else started
 
 # A lesson's server keeps nothing on disk unless the lesson is about that.
 DEFAULTS: dict[str, object] = {"save": "", "appendonly": "no", "bind": "127.0.0.1"}
@@ -26,12 +27,41 @@ def redact(url: str) -> str:
     """The URL without its passwords, safe to print even where it is malformed."""
     # Up to the last @, because a password may contain a / or # that its owner did not escape
     shown = re.sub(r"(?s)^(\w+://)?(?:([^:@]*:).*|[^:@]*)@", r"\1\2***@", url)
-    return re.sub(r"(password=)[^&]*", r"\1***", shown)
+    # Nor is it a port, what has other characters than digits and stands where a port would
+    shown = re.sub(r"(?s)^(\w+://[^][:@/?#]*:)(?!\d*([/?#]|$))[^@]+$", r"\1***", shown)
+    return re.sub(r"(?s)(password=).*?(?=&\w+=|$)", r"\1***", shown)
+
+
+def check_url(url: str) -> redis.ConnectionPool:
+    """A pool, not yet connected, for a URL that redis-py understands as its owner does.
+
+    Raises: LabError for any other, and so before a piece of a password that its owner did not
+    escape is taken for the name of a host, and connected to or printed.
+    """
+    login, at, _ = url.partition("://")[2].rpartition("@")
+    a_path = login.startswith("/") and url.startswith("unix:")  # may hold an @
+    try:
+        if at and not a_path and re.search(r"[][/#?@\s]", login):
+            raise ValueError
+        pool = redis.ConnectionPool.from_url(url)
+        pool.make_connection()  # which knows all options
+    except (ValueError, TypeError):
+        # Without the cause, whose words may hold a piece of the password
+        raise LabError(
+            f"{redact(url)} is not a Redis URL. Write redis://user:password@host:port/0, "
+            "rediss:// for TLS, or unix:///path/to/socket?db=0, with a / # ? or @ in the "
+            "password as %2F %23 %3F or %40."
+        ) from None
+    return pool
 
 
 def fail_fast() -> dict[str, Any]:
-    """Client options for a first contact: an error at once rather than after ten retries."""
-    return {"retry": Retry(NoBackoff(), 0), "socket_connect_timeout": 5, "socket_timeout": 5}
+    """Client options for a first contact: an error at once rather than after ten retries.
+
+    RESP2, since a server that is too old does not know HELLO, and should say its version.
+    """
+    limits = {"socket_connect_timeout": CONTACT_TIMEOUT_S, "socket_timeout": CONTACT_TIMEOUT_S}
+    return {"retry": Retry(NoBackoff(), 0), "protocol": 2, **limits}
 
 
 def free_port() -> int:
@@ -118,6 +148,10 @@ class Server:
         with contextlib.suppress(redis.RedisError), self.client(**fail_fast()) as client:
             return bool(client.ping())
         return False
+
+    def listens(self) -> bool:
+        """Whether there is still a server to connect to, even if it stands still just now."""
+        return self.alive()
 
     def log(self) -> str:
         """What the server has logged so far, where the lab can read that; else ""."""

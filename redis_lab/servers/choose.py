@@ -101,9 +101,22 @@ _announced: redis.Redis | None = None
 def default(one_server: bool = False) -> tuple[Server, str]:
     """The server of this process, the user's or one that the lab starts, and why it was taken.
 
-    With `one_server`, if the user's server is a cluster's node: a private one.
+    With `one_server`, if the user's server is a cluster's node: a private one. A server that has
+    ended is replaced.
+
+    Raises: LabError if the user's own server has ended.
     """
-    global _default, _single
+    global _default, _single, _announced
+    before = _single if one_server and _single else _default
+    if before and not before[0].listens():
+        before[0].stop()
+        if before is _single:
+            _single = None
+        else:
+            _default = None
+        _announced = None  # the next client is announced in its place
+        chosen, why = default(one_server)
+        return chosen, f"the server before it has ended{', ' if why else ''}{why}"
     if one_server and _single:
         return _single
     if _default:
@@ -129,7 +142,9 @@ def connect(
     Where REDIS_URL is of a cluster, it is the cluster's client; with `one_server`, for what a
     cluster cannot do (commands over keys in several slots, say), a private server's instead.
 
-    Raises: LabError when there is no server, or the user's own one is not fit to work in.
+    A server that has ended is replaced by a new one, which is empty; the line says so.
+
+    Raises: LabError when there is no server, or the user's own one is not fit to work in or gone.
     """
     global _announced
     chosen, why = default(one_server)

@@ -135,11 +135,20 @@ class NativeServer(Server):
     def alive(self) -> bool:
         return self.keeper.ask("alive").startswith("pid")
 
+    def listens(self) -> bool:
+        # Not by the keeper: a forked child or another thread may ask at the same time
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1)
+            probe.connect(str(self.socket))
+            return True
+        return False
+
     def kill(self) -> None:
         """Kill the server as a power cut would: SIGKILL, no chance to save anything."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, 9)
-        while self.alive():
+        # The keeper knows which it is, also after an interrupted restart
+        while (answer := self.keeper.ask("alive")).startswith("pid"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(answer.split()[1]), 9)
             time.sleep(0.002)
 
     def restart(self) -> None:

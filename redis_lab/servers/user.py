@@ -5,13 +5,18 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-from typing import Any, cast
+import threading
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar, cast
 
 import redis
 
 from ..errors import LabError
-from .base import Kind, Server, fail_fast, is_too_old, redact
+from .base import CONTACT_TIMEOUT_S, Kind, Server, check_url, fail_fast, is_too_old, redact
 from .guest import Guest, claim_database, restrict, restrict_cluster
+
+Answer = TypeVar("Answer")
 
 
 class UserServer(Server):
@@ -22,23 +27,44 @@ class UserServer(Server):
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.shown = shown = redact(url)
-        try:
-            pool = redis.ConnectionPool.from_url(url)
-            self.host = pool.connection_kwargs.get("host", "127.0.0.1")
-            self.port = pool.connection_kwargs.get("port", 0)
-            self.socket = pool.connection_kwargs.get("path")
-            self.identify()
-            with self.client(**fail_fast()) as client:
-                role = client.info("replication")
-                self.clustered = bool(client.info("cluster").get("cluster_enabled"))
-        except (ValueError, TypeError):
-            # Without the cause, whose text may contain a part of the password
+        self.shown = redact(url)
+        pool = check_url(url)
+        self.host = pool.connection_kwargs.get("host", "127.0.0.1")
+        self.port = pool.connection_kwargs.get("port", 0)
+        self.socket = pool.connection_kwargs.get("path")
+        with self._explained():
+            _in_time(self._examine)
+
+    def _examine(self) -> None:
+        """Find out what it is. Raises: LabError for one that the lab cannot work on."""
+        mode = self.identify().get("redis_mode")
+        if mode == "sentinel":
             raise LabError(
-                f"{shown} is not a Redis URL. Write redis://user:password@host:port/0, "
-                "rediss:// for TLS, or unix:///path/to/socket?db=0, with a / # ? or @ in the "
-                "password as %2F %23 %3F or %40."
-            ) from None
+                f"{self.shown} is a Sentinel, which holds no data. Name the server that it watches "
+                "in REDIS_URL, or unset it to let the lab bring its own server."
+            )
+        if is_too_old(self.compatible):
+            raise LabError(
+                f"{self.shown} runs Redis {self.version}; the lab needs 7.0 or newer. "
+                "Upgrade it, or unset REDIS_URL to let the lab bring its own server."
+            )
+        with self.client(**fail_fast()) as client:
+            role = client.info("replication")
+            self.clustered = bool(client.info("cluster").get("cluster_enabled"))
+        a_replica = role.get("role") == "slave" and role.get("slave_read_only")
+        if a_replica and not self.clustered:  # a cluster's client finds the primaries by itself
+            raise LabError(
+                f"{self.shown} is a read-only replica of "
+                f"{role.get('master_host')}:{role.get('master_port')}. "
+                "Name that server in REDIS_URL instead, or unset it to let the lab bring its own."
+            )
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raises: LabError for what a server does that is not one to work on."""
+        shown, own = self.shown, "or unset REDIS_URL to let the lab bring its own server."
+        try:
+            yield
         except redis.AuthenticationError as error:
             raise LabError(
                 f"{shown} refused the user name or password ({error}). "
@@ -46,28 +72,40 @@ class UserServer(Server):
             ) from error
         except redis.exceptions.NoPermissionError as error:
             raise self._forbidden(error) from error
+        except redis.exceptions.OutOfMemoryError as error:
+            raise LabError(
+                f"{shown} is full and refuses to write ({error}). Raise its maxmemory, {own}"
+            ) from error
+        except redis.exceptions.RedisClusterException as error:
+            raise LabError(
+                f"{shown} is a node of a cluster that cannot be used ({str(error).rstrip('.')}). "
+                f"Check with CLUSTER INFO that all its slots are served, {own}"
+            ) from error
+        except redis.ResponseError as error:
+            if "DB index" in str(error):
+                raise LabError(
+                    f"{shown} has no database of that number ({error}). Name a lower one, {own}"
+                ) from error
+            raise LabError(
+                f"{shown} refuses what the lab needs: {str(error).rstrip('.')}. Allow it, {own}"
+            ) from error
         except (redis.RedisError, OSError) as error:
+            tls = shown.startswith("rediss:")
             raise LabError(
                 f"No Redis answers at {shown} ({str(error).rstrip('.')}). Start it, fix "
-                "REDIS_URL, or unset REDIS_URL to let the lab bring its own server."
+                f"REDIS_URL{' (redis:// if it speaks no TLS)' * tls}, {own}"
             ) from error
-        if is_too_old(self.compatible):
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
             raise LabError(
-                f"{shown} runs Redis {self.version}; the lab needs 7.0 or newer. "
-                "Upgrade it, or unset REDIS_URL to let the lab bring its own server."
-            )
-        a_replica = role.get("role") == "slave" and role.get("slave_read_only")
-        if a_replica and not self.clustered:  # a cluster's client finds the primaries by itself
-            raise LabError(
-                f"{shown} is a read-only replica of {role['master_host']}:{role['master_port']}. "
-                "Name that server in REDIS_URL instead, or unset it to let the lab bring its own."
-            )
+                f"What answers at {shown} does not answer INFO or COMMAND as Redis does. "
+                f"Name a Redis, {own}"
+            ) from error
 
     def _forbidden(self, error: Exception) -> LabError:
         return LabError(
             f"{self.shown} does not let this user do what the lab needs: {error}. Allow it with "
-            "ACL SETUSER name +info +command +dbsize, or unset REDIS_URL to let the lab bring "
-            "its own server."
+            "ACL SETUSER name ~* +@read +@write +info +command +dbsize, or unset REDIS_URL to let "
+            "the lab bring its own server."
         )
 
     def origin(self) -> str:
@@ -79,14 +117,20 @@ class UserServer(Server):
         Raises: LabError where there is none to take.
         """
         if self.guest is None:
-            try:
-                one = super().client(**fail_fast())
-                everywhere = self._cluster_client() if self.clustered else None
-                self.guest = claim_database(one, self.shown, everywhere)
-            except redis.exceptions.NoPermissionError as error:
-                raise self._forbidden(error) from error
+            with self._explained():
+                self.guest = _in_time(self._claim)
+            if self.guest.removed:
+                print(
+                    f"Removed {self.guest.removed:,} keys that a run of the lab had left in "
+                    f"database {self.guest.database} when it was killed."
+                )
             atexit.register(self.leave, self.guest)
         return self.guest
+
+    def _claim(self) -> Guest:
+        one = super().client(**fail_fast())
+        everywhere = self._cluster_client(**fail_fast()) if self.clustered else None
+        return claim_database(one, self.shown, everywhere)
 
     def _cluster_client(self, **options: Any) -> redis.RedisCluster:
         return redis.RedisCluster.from_url(self.url, **{"decode_responses": True, **options})
@@ -99,6 +143,23 @@ class UserServer(Server):
             # It has the commands of a Redis; code that must know the difference asks isinstance
             return cast(redis.Redis, restrict_cluster(self._cluster_client(**options), self.guest))
         return restrict(super().client(**options), self.guest)
+
+    def listens(self) -> bool:
+        """Whether it answers, and is the one that REDIS_URL names.
+
+        Raises: LabError where it is named still and does not answer.
+        """
+        client = self.guest.client if self.guest else super().client(**fail_fast())
+        try:
+            client.info("server")
+            return True
+        except (redis.RedisError, OSError) as error:
+            if os.environ.get("REDIS_URL") != self.url:
+                return False
+            raise LabError(
+                f"{self.shown} does not answer any more ({str(error).rstrip('.')}). Start it "
+                "again, or unset REDIS_URL to let the lab bring its own server; then connect again."
+            ) from error
 
     def transport(self) -> str:
         return super().transport() + (", cluster" if self.clustered else "")
@@ -113,6 +174,29 @@ class UserServer(Server):
         ):
             return guest.remove_written(client)
         return 0
+
+
+def _in_time(call: Callable[[], Answer]) -> Answer:
+    """What a call of a few round trips returns. Raises: what it raises; redis.TimeoutError.
+
+    A timeout of the socket's begins again with every byte that a server sends.
+    """
+    answers: SimpleQueue[tuple[Answer | None, BaseException | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put((call(), None))
+        except BaseException as error:
+            answers.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=CONTACT_TIMEOUT_S)
+    except Empty:
+        raise redis.TimeoutError(f"it took longer than {CONTACT_TIMEOUT_S:g} s") from None
+    if error:
+        raise error
+    return cast(Answer, answer)
 
 
 class Url(Kind):

@@ -11,6 +11,8 @@ import re
 import socket
 import subprocess
 import threading
+import time
+import traceback
 from ast import literal_eval
 from urllib.parse import quote
 
@@ -19,8 +21,10 @@ import redis
 import trustme
 from processes import environment, run, script
 
+from redis_lab.distance import link
 from redis_lab.errors import LabError
-from redis_lab.servers.base import Server, free_port
+from redis_lab.rest import gateway
+from redis_lab.servers.base import Server, check_url, free_port
 from redis_lab.servers.choose import server
 from redis_lab.servers.guest import Guest
 from redis_lab.servers.native import binary_on_path
@@ -214,6 +218,52 @@ def test_no_empty_database_left():
         assert "use another server" in refusal(host.url)
 
 
+@pytest.mark.parametrize("then", ["restart", "unset"])
+def test_connect_notices_that_the_users_server_has_ended(then):
+    body = """
+import os
+r.set("a", 1)
+print("written", flush=True)
+for line in sys.stdin:
+    if line == "unset\\n":
+        del os.environ["REDIS_URL"]
+    try:
+        print(connect(quiet=True).set("b", 1), flush=True)
+    except LabError as error:
+        print("LabError:", error, flush=True)
+"""
+    with server(password=SECRET, appendonly=True, appendfsync="always") as host:
+        process = subprocess.Popen(
+            script(VISIT + body),
+            env=environment(REDIS_URL=host.url),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            while process.stdout.readline() != "written\n":
+                assert process.poll() is None
+            host.kill()
+            answer(process)
+            said = process.stdout.readline()
+            assert said.startswith("LabError: redis://:***@127.0.0.1") and SECRET not in said
+            assert "does not answer any more" in said
+            if then == "restart":
+                host.restart()
+            process.stdin.write(f"{then}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "True\n"
+            if then == "restart":  # and it is still the same visit
+                assert sorted(host.client().keys()) == ["a", "b"]
+                assert "Another notebook" in refusal(host.url)
+            process.communicate(timeout=20)
+            if then == "restart":
+                assert host.client().keys() == []
+        finally:
+            process.kill()
+            process.communicate()
+
+
 def test_second_visit_is_refused_while_the_first_lives(user, host):
     body = VISIT + "sys.stdout.flush(); sys.stdin.readline(); r.set('a', 1)"
     first = subprocess.Popen(
@@ -253,6 +303,11 @@ REFUSED = dict(
         ("redis:hunter2@127.0.0.1", "not a Redis URL"),
         (":hunter2@127.0.0.1:6379", "not a Redis URL"),
         ("redis://eve:a/hunter2@127.0.0.1:{port}/0", "not a Redis URL"),
+        ("redis://:a@hunter2/x@127.0.0.1:{port}/0", "not a Redis URL"),
+        ("redis://:#hunter2@nowhere.invalid:{port}/5", "not a Redis URL"),
+        ("redis://:?hunter2@127.0.0.1:{port}/0", "not a Redis URL"),
+        ("redis://eve:1/hunter2@127.0.0.1:{port}/0", "not a Redis URL"),
+        ("redis://:hunter2/x", "not a Redis URL"),
         ("redis://:hunter2#@127.0.0.1:{port}/0", "not a Redis URL"),
         ("redis://[::1:hunter2@127.0.0.1:{port}/0", "not a Redis URL"),
         ("redis://127.0.0.1:{port}/0?no_such_option=1&password=hunter2", "not a Redis URL"),
@@ -266,6 +321,24 @@ def test_no_password_in_a_refusal(guarded):
     for (url, words), said in zip(REFUSED.items(), told, strict=True):
         assert words in said, url
         assert SECRET not in said, url
+
+
+UNESCAPED = [url for url, words in REFUSED.items() if words == "not a Redis URL"]
+
+
+@pytest.mark.parametrize("url", [*UNESCAPED, "unix://:a/hunter2@/nowhere/s"])
+def test_no_password_in_the_errors_of_link_and_gateway(guarded, url):
+    """Which see that it is none before they connect to what they take for the host."""
+    for use in (lambda url: link(url, rtt_ms=1), gateway):
+        with pytest.raises(LabError, match="is not a Redis URL") as raised:
+            use(url.format(port=guarded.port))
+        assert SECRET not in "".join(traceback.format_exception(raised.value))
+
+
+def test_an_escaped_password_and_a_path_with_an_at_are_understood():
+    assert check_url("redis://:a%40b%2Fc@h:1/2").connection_kwargs["password"] == "a@b/c"
+    assert check_url("unix:///a@b/s?db=3").connection_kwargs["path"] == "/a@b/s"
+    assert check_url("redis://h:1/0?password=a%40b").connection_kwargs["password"] == "a@b"
 
 
 @pytest.mark.parametrize(
@@ -287,7 +360,7 @@ def guarded():
 
 
 @contextlib.contextmanager
-def stand_in(info: str):
+def stand_in(info: str, hello: bool = True):
     """A server that answers every command with +OK, and INFO with what it is told.
 
     It stands in for a Redis too old for the lab, which cannot be installed on a current system:
@@ -302,7 +375,9 @@ def stand_in(info: str):
                 for _ in range(int(line[1:])):
                     stream.readline()
                     words.append(stream.readline().strip().upper())
-                if words[0] == b"HELLO":
+                if words[0] == b"HELLO" and not hello:  # nor did Redis 5
+                    connection.sendall(b"-ERR unknown command `HELLO`, with args\r\n")
+                elif words[0] == b"HELLO":
                     connection.sendall(b"%1\r\n$5\r\nproto\r\n:3\r\n")
                 elif words[0] == b"INFO":
                     connection.sendall(b"$%d\r\n%b\r\n" % (len(info), info.encode()))
@@ -326,6 +401,87 @@ def test_too_old():
         said = refusal(url)
     assert "runs Redis 6.0.16; the lab needs 7.0 or newer" in said
     assert SECRET not in said
+
+
+def in_five_seconds(url: str) -> str:
+    """The refusal, within five seconds of asking; importing the lab is not part of that."""
+    body = VISIT.replace("try:", "import time; start = time.monotonic()\ntry:", 1)
+    done = run(body.replace("sys.exit", "print(time.monotonic() - start < 5); sys.exit"),
+               REDIS_URL=url)  # fmt: skip
+    assert done.stderr == "" and done.returncode == 1
+    said, in_time = done.stdout.splitlines()
+    assert said.startswith("LabError: ") and in_time == "True" and SECRET not in said
+    return said
+
+
+def test_so_old_that_it_does_not_know_hello():
+    with stand_in("redis_version:5.0.14\r\nprocess_id:1\r\nrole:master\r\n", hello=False) as url:
+        assert "runs Redis 5.0.14; the lab needs 7.0 or newer" in in_five_seconds(url)
+
+
+@pytest.mark.parametrize("info", ["", "role:master\r\n", "redis_version:new\r\n", "\r\n:\r\n#"])
+def test_odd_info(info):
+    with stand_in(info) as url:
+        assert "does not answer INFO or COMMAND as Redis does" in in_five_seconds(url)
+
+
+@pytest.mark.parametrize("byte", [b"$", b"+", b"x"])
+def test_one_that_dribbles(byte):
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def dribble() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection = listener.accept()[0]
+                threading.Thread(target=send, args=(connection,), daemon=True).start()
+
+    def send(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while True:
+                connection.sendall(byte)
+                time.sleep(0.2)
+
+    threading.Thread(target=dribble, daemon=True).start()
+    with listener:
+        port = listener.getsockname()[1]
+        assert "No Redis answers" in in_five_seconds(f"redis://:{SECRET}@127.0.0.1:{port}/0")
+
+
+def test_tls_to_a_plain_port(host):
+    said = in_five_seconds(f"rediss://:{SECRET}@127.0.0.1:{host.port}/0")
+    assert "No Redis answers" in said and "redis:// if it speaks no TLS" in said
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"sentinel": []}, "is a Sentinel"),
+        ({"cluster_enabled": True}, "all its slots are served"),
+        ({"rename_command": ("CLIENT", "")}, "refuses what the lab needs: unknown command"),
+        ({"maxmemory": "1kb"}, "is full and refuses to write"),
+    ],
+    ids=["Sentinel", "no slots", "no CLIENT", "full"],
+)
+def test_servers_that_cannot_be_used(config, words, host):
+    if "sentinel" in config:
+        config = {"sentinel": [("monitor", "no", "127.0.0.1", host.port, 1)]}
+    with server(**config) as unfit:
+        assert words in in_five_seconds(unfit.url)
+
+
+def test_a_database_that_is_not_there(host):
+    said = in_five_seconds(host.url[:-1] + "99")
+    assert "has no database of that number" in said and "No Redis answers" not in said
+
+
+@pytest.mark.parametrize(
+    "rights", [("resetkeys", "~lab:*"), ("-unlink",), ("-@write",), ("-set",)], ids=" ".join
+)
+def test_a_user_who_may_not_write_or_remove_is_told_before_anything_is_written(user, host, rights):
+    url = acl_user(user, host, "eve", "+@all", *rights)
+    said = in_five_seconds(url)
+    assert "does not let this user do what the lab needs" in said and "ACL SETUSER" in said
+    assert user.keys() == []
 
 
 def test_read_only_replica(user, host):
@@ -524,6 +680,76 @@ def answer(process: subprocess.Popen) -> None:
     process.stdin.flush()
 
 
+ENDINGS = ("os._exit(0)", *(f"os.kill(os.getpid(), {n})" for n in (1, 9, 15)))
+
+
+@pytest.fixture
+def journals(tmp_path, monkeypatch):
+    monkeypatch.setenv("REDIS_LAB_DATA", str(tmp_path / "data"))
+    return tmp_path / "data" / "local" / "visits"
+
+
+@pytest.mark.parametrize("ending", ENDINGS, ids=["_exit", "HUP", "KILL", "TERM"])
+def test_what_a_killed_run_left_is_removed_by_the_next(user, host, journals, ending):
+    body = "import os; [r.set(f'w:{n}', n) for n in range(5)]; r.set(b'w:\\xff', 1); " + ending
+    assert visit(host.url, MEANWHILE.partition(";")[0] + "\n" + body).stdout.endswith("ready\n")
+    assert user.dbsize() == 6
+    with redis.Redis(port=host.port, db=1) as second:
+        second.set("w:1", "yours, in another database")
+        done = visit(host.url, "r.set('w:new', r.dbsize())")
+        assert "Removed 6 keys that a run of the lab had left in database 0" in done.stdout
+        assert done.stdout.endswith("connected\n") and done.stderr == ""
+        assert user.keys() == [] and second.dbsize() == 1
+    assert list(journals.iterdir()) == []
+    assert "Removed" not in visit(host.url).stdout
+
+
+def test_of_what_is_there_only_what_the_killed_run_wrote_is_removed(user, host, journals):
+    visit(host.url, "import os; r.mset({'w:a': 1, 'w:b': 1}); os._exit(0)")
+    user.set("w:yours", 1)
+    said = refusal(host.url)
+    assert "already holds 1 keys" in said and "2 keys that a killed run of the lab had left" in said
+    assert user.keys() == ["w:yours"]
+
+
+def test_a_restarted_server_may_hold_others_keys_of_the_same_name(journals):
+    with server() as host:
+        visit(host.url, "import os; r.set('w:a', 1); os._exit(0)")
+        host.restart()
+        host.client().set("w:a", "yours")
+        assert "already holds 1 keys" in refusal(host.url)
+        assert host.client().get("w:a") == "yours"
+
+
+def test_a_living_runs_keys_are_not_taken_for_left_ones(user, host, journals):
+    """Even where the user may not list who is there."""
+    url = acl_user(user, host, "ada", "+@all", "-client|list")
+    with subprocess.Popen(
+        script(VISIT + "r.set('w:a', 1)\n" + MEANWHILE),
+        env=environment(REDIS_URL=url),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as first:
+        try:
+            while first.stdout.readline() != "ready\n":
+                assert first.poll() is None
+            assert "already holds 1 keys" in refusal(url)
+            assert user.keys() == ["w:a"]
+        finally:
+            first.communicate("\n", timeout=20)
+    assert user.keys() == [] and list(journals.iterdir()) == []
+
+
+def test_what_a_killed_run_left_in_a_cluster_is_removed(three, journals):
+    writes = "import os; [r.set(f'w:{n}', n) for n in range(30)]; os._exit(0)"
+    visit(three.nodes[0].url, writes)
+    assert keys_of(three) == 30
+    said = visit(three.nodes[1].url).stdout
+    assert "Removed 30 keys" in said, said
+    assert keys_of(three) == 0
+
+
 def test_a_forked_child_does_not_clean_up(user, host):
     body = """
 import os
@@ -583,6 +809,24 @@ for command in ("FLUSHALL", "FLUSHDB"):
     assert answer == "RedisCluster 435"
     assert flushall.startswith("FLUSHALL is never run on") and flushdb.startswith("FLUSHDB is")
     assert keys_of(three) == 0
+
+
+def test_every_node_of_a_cluster_keeps_the_rules(three):
+    """Also the one with which the client has spoken before it was restricted."""
+    body = """
+for n in range(30):
+    r.set(f"key:{n}", n)
+for node in r.get_primaries():
+    try:
+        print(r.execute_command("FLUSHALL", target_nodes=node))
+    except LabError as error:
+        print("refused")
+print(r.execute_command("DBSIZE", target_nodes="primaries"))
+"""
+    for node in three.nodes:
+        done = visit(node.url, body)
+        assert done.stderr == "" and done.stdout.endswith("refused\n" * 3 + "30\n"), done
+        assert keys_of(three) == 0
 
 
 def test_a_lesson_that_needs_one_server_gets_one_of_its_own(three):

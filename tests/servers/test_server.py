@@ -362,6 +362,66 @@ def test_four_processes_at_once_get_four_servers():
     assert [keys for _, *keys in answers] == [[f"mine:{n}"] for n in range(4)]
 
 
+# As IPython does, it keeps the exceptions, and with their frames what was about to be made.
+INTERRUPTED = """
+import signal, sys, time
+import psutil
+import redis_lab as lab
+from processes import within
+from redis_lab.servers.topology import cluster, replicated
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+def start(context):
+    with context:
+        time.sleep(1)
+
+def interrupted(call, *moments):
+    hits = []
+    for moment_s in moments:
+        signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, moment_s)
+            call()
+            time.sleep(1)
+        except KeyboardInterrupt as error:
+            hits.append(error)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return hits
+
+def alive():
+    return [c for c in psutil.Process().children(recursive=True)
+            if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+"""
+
+
+@pytest.mark.parametrize(
+    "what", ["lab.server()", "cluster(3)", "replicated(1, sentinels=1)"], ids=lambda w: w[:7]
+)
+def test_an_interrupted_start_leaves_no_process(kind, what):
+    body = f"""
+hits = interrupted(lambda: start({what}), *(0.002 + 0.013 * n for n in range(12)))
+print(len(hits), within(5, lambda: not alive()), alive())
+"""
+    done = run(INTERRUPTED + body, REDIS_LAB_SERVER=kind, PYTHONPATH=str(Path(__file__).parents[1]))
+    assert done.stderr == "" and done.stdout == "12 True []\n"
+
+
+def test_a_server_whose_restart_was_interrupted_can_be_restarted(kind):
+    body = """
+s = lab.server()
+moments = [0.0003 * 1.5**n for n in range(12)]
+print(len(interrupted(s.restart, *moments)))
+s.restart()
+print(s.client().info("server")["process_id"] == s.pid, len(alive()))
+s.stop()
+print(within(5, lambda: not alive()))
+"""
+    done = run(INTERRUPTED + body, REDIS_LAB_SERVER=kind, PYTHONPATH=str(Path(__file__).parents[1]))
+    assert done.stderr == "" and done.stdout == "12\nTrue 2\nTrue\n"
+
+
 # ---------------------------------------------------------------- which server
 
 CONNECT = """
@@ -490,6 +550,31 @@ def test_has_for_a_user_with_limited_rights(lab):
             has("SET", client)
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_connect_notices_that_its_server_has_ended(kind, quiet):
+    body = f"""
+    import redis_lab as lab
+    from redis_lab.servers.choose import announced, running
+    r = lab.connect()
+    first = running()
+    r.set("a", 1)
+    with first.stalled():
+        assert running() is first and lab.connect(quiet=True) and running() is first
+    first.kill()
+    r = lab.connect(quiet={quiet})
+    assert running() is not first and not first.directory.exists()
+    print(r.set("b", 1), r.keys(), announced().keys())
+    assert lab.connect() and running() is running()
+    """
+    done = run(body, REDIS_LAB_SERVER=kind)
+    assert done.stderr == ""
+    first, *second, answer, last = done.stdout.splitlines()
+    assert answer == "True ['b'] ['b']"
+    assert [line.endswith(f"the server before it has ended, REDIS_LAB_SERVER={kind}")
+            for line in second] == [True] * (not quiet)  # fmt: skip
+    assert "has ended" not in first + last or quiet
+
+
 def test_has_asks_the_server_of_connect():
     body = """
     import redis_lab as lab
@@ -571,6 +656,10 @@ def test_a_server_that_is_not_native_says_which_are(lab, asked):
         "unix://:secret@/tmp/s?db=0",
         "rediss://host:1/0?password=secret&db=0",
         "rediss://host:1/0?ssl_password=secret",
+        "rediss://host:1/0?password=a&secret&db=0",
+        "redis://:secret",
+        "redis://user:1secret/0",
+        "redis://:secret?db=0",
     ],
 )
 def test_redact(url):
@@ -578,7 +667,13 @@ def test_redact(url):
     assert "***" in redact(url)
 
 
-@pytest.mark.parametrize("url", ["redis://host:1/0?ssl_ca_certs=/a", "unix:///s?db=1", "host:1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://host:1/0?ssl_ca_certs=/a", "unix:///s?db=1", "host:1", "redis://:6379/0"),
+        *("redis://[::1]:6379/0", "redis://host:6379", "redis://host/0"),
+    ],
+)
 def test_redact_leaves_what_is_no_secret(url):
     assert redact(url) == url
 
