@@ -73,7 +73,7 @@ def test_delete_prefix():
         deleting(command="delete"): "DEL of a big key",
         all_at_once: "1 UNLINK",
         one_by_one: "many names at once",
-        deleting(count=1): "it says 1",
+        deleting(count=1): "your answer is 1",
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):

@@ -54,10 +54,10 @@ def test_read_all():
     wrong = {
         reading(): "remembers 1005 keys",
         reading("BCAST"): "BCAST reports every write",
-        reading("OPTIN"): "told 0 times",
+        reading("OPTIN"): "0 changes were reported",
         reading("OPTIN", caching="first"): "next command only",
         reading(caching="each"): "the server says",
-        lambda ask, hot, cold: [ask("GET", name) for name in hot]: "it made 5 GETs",
+        lambda ask, hot, cold: [ask("GET", name) for name in hot]: "your code made 5 GETs",
     }
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
