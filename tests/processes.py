@@ -44,8 +44,8 @@ def gone(pid: int) -> bool:
 
 def environment(**changes: str | None) -> dict[str, str]:
     """This process's environment without what would choose a server, and with these changes."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("REDIS_")}
-    return {k: v for k, v in {**env, **changes}.items() if v is not None}
+    kept = {k: v for k, v in os.environ.items() if k == "REDIS_LAB_DATA" or k[:6] != "REDIS_"}
+    return {k: v for k, v in {**kept, **changes}.items() if v is not None}
 
 
 def script(body: str) -> list[str]:

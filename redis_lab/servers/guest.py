@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 import redis
 
 from ..errors import LabError
+from .journal import Journal, left_behind
 from .nodes import first, primaries
 
 REFUSED = {
@@ -65,6 +66,11 @@ def _batches(keys: list[bytes], size: int = 1000) -> Iterator[list[bytes]]:
 
 def _as_bytes(key: object) -> bytes:
     return bytes(key) if isinstance(key, bytes | bytearray | memoryview) else str(key).encode()
+
+
+def _remove(client: redis.Redis | redis.RedisCluster, keys: Iterable[bytes]) -> int:
+    """Remove these keys; return how many there were."""
+    return sum(client.unlink(*some) for some in _batches(sorted(keys)))
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,9 @@ class Guest:
     of its commands or keys is beyond this.
     """
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, journal: Journal | None = None) -> None:
+        self.journal = journal
+        self.removed = 0  # keys that an earlier visit had left
         kwargs = client.connection_pool.connection_kwargs
         self.database = int(kwargs.get("db") or 0)
         self.name = kwargs.get("client_name")
@@ -170,7 +178,12 @@ class Guest:
             script = _as_bytes(parts[1 if first in SCRIPTS else 2]) if len(parts) > 2 else b""
             self._read_script(script.decode(errors="replace"))
         for place in self.table.get(f"{first} {sub}") or self.table.get(first) or ():
-            self.written.update(map(_as_bytes, place.keys(parts)))
+            self._note(set(map(_as_bytes, place.keys(parts))) - self.written)
+
+    def _note(self, keys: set[bytes]) -> None:
+        if self.journal and keys:
+            self.journal.add(keys)
+        self.written |= keys
 
     def _read_script(self, script: str) -> None:
         for _, name, _, second in CALLED.findall(script):
@@ -202,10 +215,10 @@ class Guest:
 
     def remove_written(self, client: redis.Redis) -> int:
         """Remove the keys that this visit wrote, and no other; return how many there were."""
-        removed = 0
-        for keys in _batches(sorted(self.written)):
-            removed += client.unlink(*keys)
+        removed = _remove(client, self.written)
         self.written.clear()
+        if self.journal:
+            self.journal.clear()
         return removed
 
 
@@ -284,6 +297,8 @@ def claim_database(
 ) -> Guest:
     """Take an empty database of the user's server for this process.
 
+    What a run of the lab that was killed has left there is removed first, and no other key.
+
     On a cluster `client` is one node's, and `everywhere` the cluster's.
 
     Raises: LabError if it holds keys, or if another notebook is working in it;
@@ -303,14 +318,25 @@ def claim_database(
             f"Another notebook of the lab is working in database {database} of {where}. "
             f"Shut its kernel down, or {suggest()}."
         )
+    server = min(str(node.info("server").get("run_id")) for node in nodes)
+    known = re.fullmatch(r"\w{20,100}", server)  # a stand-in for Redis may not have one
+    removed = 0
+    if keys and known:
+        for path, left in left_behind(server, database):
+            removed += _remove(everywhere or client, left)
+            path.unlink(missing_ok=True)
+        keys = sum(node.dbsize() for node in nodes)
     if keys:
+        also = f"{removed:,} keys that a killed run of the lab had left are removed. "
         raise LabError(
             f"Database {database} of {where} already holds {keys:,} keys; the lab only works in "
-            "an empty one, so that it can never touch yours. "
+            f"an empty one, so that it can never touch yours. {also if removed else ''}"
             f"Instead, {suggest()}."
         )
     _try_a_write(everywhere or client)
-    return Guest(client)
+    guest = Guest(client, Journal(server, database) if known else None)
+    guest.removed = removed
+    return guest
 
 
 def _try_a_write(client: redis.Redis | redis.RedisCluster) -> None:

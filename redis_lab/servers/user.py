@@ -119,6 +119,11 @@ class UserServer(Server):
         if self.guest is None:
             with self._explained():
                 self.guest = _in_time(self._claim)
+            if self.guest.removed:
+                print(
+                    f"Removed {self.guest.removed:,} keys that a run of the lab had left in "
+                    f"database {self.guest.database} when it was killed."
+                )
             atexit.register(self.leave, self.guest)
         return self.guest
 

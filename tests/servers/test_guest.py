@@ -680,6 +680,76 @@ def answer(process: subprocess.Popen) -> None:
     process.stdin.flush()
 
 
+ENDINGS = ("os._exit(0)", *(f"os.kill(os.getpid(), {n})" for n in (1, 9, 15)))
+
+
+@pytest.fixture
+def journals(tmp_path, monkeypatch):
+    monkeypatch.setenv("REDIS_LAB_DATA", str(tmp_path / "data"))
+    return tmp_path / "data" / "local" / "visits"
+
+
+@pytest.mark.parametrize("ending", ENDINGS, ids=["_exit", "HUP", "KILL", "TERM"])
+def test_what_a_killed_run_left_is_removed_by_the_next(user, host, journals, ending):
+    body = "import os; [r.set(f'w:{n}', n) for n in range(5)]; r.set(b'w:\\xff', 1); " + ending
+    assert visit(host.url, MEANWHILE.partition(";")[0] + "\n" + body).stdout.endswith("ready\n")
+    assert user.dbsize() == 6
+    with redis.Redis(port=host.port, db=1) as second:
+        second.set("w:1", "yours, in another database")
+        done = visit(host.url, "r.set('w:new', r.dbsize())")
+        assert "Removed 6 keys that a run of the lab had left in database 0" in done.stdout
+        assert done.stdout.endswith("connected\n") and done.stderr == ""
+        assert user.keys() == [] and second.dbsize() == 1
+    assert list(journals.iterdir()) == []
+    assert "Removed" not in visit(host.url).stdout
+
+
+def test_of_what_is_there_only_what_the_killed_run_wrote_is_removed(user, host, journals):
+    visit(host.url, "import os; r.mset({'w:a': 1, 'w:b': 1}); os._exit(0)")
+    user.set("w:yours", 1)
+    said = refusal(host.url)
+    assert "already holds 1 keys" in said and "2 keys that a killed run of the lab had left" in said
+    assert user.keys() == ["w:yours"]
+
+
+def test_a_restarted_server_may_hold_others_keys_of_the_same_name(journals):
+    with server() as host:
+        visit(host.url, "import os; r.set('w:a', 1); os._exit(0)")
+        host.restart()
+        host.client().set("w:a", "yours")
+        assert "already holds 1 keys" in refusal(host.url)
+        assert host.client().get("w:a") == "yours"
+
+
+def test_a_living_runs_keys_are_not_taken_for_left_ones(user, host, journals):
+    """Even where the user may not list who is there."""
+    url = acl_user(user, host, "ada", "+@all", "-client|list")
+    with subprocess.Popen(
+        script(VISIT + "r.set('w:a', 1)\n" + MEANWHILE),
+        env=environment(REDIS_URL=url),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as first:
+        try:
+            while first.stdout.readline() != "ready\n":
+                assert first.poll() is None
+            assert "already holds 1 keys" in refusal(url)
+            assert user.keys() == ["w:a"]
+        finally:
+            first.communicate("\n", timeout=20)
+    assert user.keys() == [] and list(journals.iterdir()) == []
+
+
+def test_what_a_killed_run_left_in_a_cluster_is_removed(three, journals):
+    writes = "import os; [r.set(f'w:{n}', n) for n in range(30)]; os._exit(0)"
+    visit(three.nodes[0].url, writes)
+    assert keys_of(three) == 30
+    said = visit(three.nodes[1].url).stdout
+    assert "Removed 30 keys" in said, said
+    assert keys_of(three) == 0
+
+
 def test_a_forked_child_does_not_clean_up(user, host):
     body = """
 import os
