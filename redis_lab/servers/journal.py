@@ -13,8 +13,6 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import psutil
-
 from ..errors import LabError
 from ..files import data_folder
 
@@ -29,6 +27,8 @@ class Journal:
     """The file of one visit; there is none before the first key."""
 
     def __init__(self, server: str, database: int) -> None:
+        import psutil  # on a user's server only: importing it takes a while
+
         pid = os.getpid()
         began = int(psutil.Process(pid).create_time())
         self.path = _folder() / f"{server}-{database}-{pid}-{began}.keys"
@@ -57,6 +57,8 @@ class Journal:
 
 
 def _is_alive(pid: int, began: int) -> bool:
+    import psutil
+
     try:
         # The system computes the time from the clock, which may have been set in the meantime
         return abs(psutil.Process(pid).create_time() - began) < 5

@@ -37,7 +37,8 @@ class UserServer(Server):
 
     def _examine(self) -> None:
         """Find out what it is. Raises: LabError for one that the lab cannot work on."""
-        mode = self.identify().get("redis_mode")
+        info = self.identify()
+        mode = info.get("server_mode") or info.get("redis_mode")  # of Valkey, of Redis
         if mode == "sentinel":
             raise LabError(
                 f"{self.shown} is a Sentinel, which holds no data. Name the server that it watches "
