@@ -34,14 +34,14 @@ plots: setup
 
 test: setup
 ifndef NOTEBOOKS
-	"$(VENV)/bin/python" -m pytest -n $(JOBS) $(if $(filter servers,$(UNIT)),--ignore tests/unit)
+	"$(VENV)/bin/python" -m pytest -n $(JOBS) --dist worksteal $(if $(filter servers,$(UNIT)),--ignore tests/unit)
 endif
 ifndef UNIT
 	"$(VENV)/bin/redis-lab" validate $(if $(filter-out undefined file,$(origin JOBS)),--jobs $(JOBS))
 endif
 
 drills: setup
-	"$(VENV)/bin/python" -m pytest -m drill -n $(JOBS) --budget-s $(BUDGET)
+	"$(VENV)/bin/python" -m pytest -m drill -n $(JOBS) --dist worksteal --budget-s $(BUDGET)
 
 lint: setup
 	"$(VENV)/bin/ruff" check redis_lab tests notebooks docs $(wildcard benchmarks) bootstrap.py

@@ -54,6 +54,7 @@ def _documents(root: Path) -> list[Path]:
         path
         for place in (top, root, top / "docs", top / "data")
         for path in sorted(place.glob("*.md"))
+        if path.name != "CHANGELOG.md"  # which tells what a lesson was called before
     ]
 
 

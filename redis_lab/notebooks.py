@@ -211,6 +211,8 @@ def validate(
         verdict = "passed" if each.passed else "FAILED"
         count = f"{len(done):{len(str(len(paths)))}} of {len(paths)}"
         print(f"{count}  {verdict}  {each.seconds:6.1f} s  {each.name}", flush=True)
+    order = [path.stem for path in paths]  # which of them ends first is chance
+    done.sort(key=lambda each: order.index(Path(each.name).name))
     for each in done:
         if not each.passed:
             print(f"\n{f' {each.name} ':=^80}\n{each.report}")

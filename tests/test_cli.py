@@ -607,7 +607,7 @@ def test_the_longest_notebook_begins_first(tmp_path, monkeypatch):
         book.write_text("x" * size)
     order = lambda: [path.stem for path in notebooks.longest_first(books)]  # noqa: E731
     assert order() == ["new", "long", "short"], "by size"
-    told = {"report": "", "told": [], "left": [], "code": 0}
+    told = {"report": "", "reports": [], "left": [], "code": 0}
     notebooks.note_seconds([notebooks.Validated("a/short", seconds=1, **told)])
     notebooks.note_seconds([notebooks.Validated("a/long", seconds=9, **told)])
     assert order() == ["new", "long", "short"], "300 bytes of a thirtieth of a second"
