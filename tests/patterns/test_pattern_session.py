@@ -61,9 +61,9 @@ def test_the_id_never_crosses_the_wire(lab):
         sessions = Sessions(client, "s", idle_s=60, absolute_s=600)
         id = sessions.start("ada", {"a": 1})
         sessions.load(id), sessions.save(id, {"a": 2}), sessions.end(id)
-        client.echo("over")
+        client.echo("that was all")  # what no script contains, should one be sent
         seen = []
-        while "over" not in (line := monitor.next_command()["command"]):
+        while "that was all" not in (line := monitor.next_command()["command"]):
             seen.append(line)
     assert len(seen) > 4 and not [line for line in seen if id.split(".")[1] in line]
 
