@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 4
 BUDGET ?= 600
+# pytest's exit code for "no tests" is 5: none failed last time
+failed_last_time = --last-failed --last-failed-no-failures none || [ $$? = 5 ]
 
 .PHONY: help setup lab plots test drills lint docs lock clean
 
@@ -13,8 +15,10 @@ help:
 	@echo "                UNIT=1            unit tests only     JOBS=1     one at a time"
 	@echo "                UNIT=servers      of these, what touches a server"
 	@echo "                NOTEBOOKS=1       notebooks only"
+	@echo "                AGAIN=1           the tests that failed last time, then the notebooks"
 	@echo "make drills   long races and hundreds of kills, which make test leaves out"
 	@echo "                BUDGET=600        start no further one after so many seconds"
+	@echo "                AGAIN=1           those that failed last time"
 	@echo "make lint     ruff over package, tests and notebooks; mypy over the package"
 	@echo "make docs     the API reference, from the docstrings: build/docs/index.html"
 	@echo "make lock     write requirements.lock from what pyproject.toml declares"
@@ -34,14 +38,16 @@ plots: setup
 
 test: setup
 ifndef NOTEBOOKS
-	"$(VENV)/bin/python" -m pytest -n $(JOBS) --dist worksteal $(if $(filter servers,$(UNIT)),--ignore tests/unit)
+	"$(VENV)/bin/python" -m pytest -n $(if $(AGAIN),0,$(JOBS)) --dist worksteal \
+		$(if $(filter servers,$(UNIT)),--ignore tests/unit) $(if $(AGAIN),$(failed_last_time))
 endif
 ifndef UNIT
 	"$(VENV)/bin/redis-lab" validate $(if $(filter-out undefined file,$(origin JOBS)),--jobs $(JOBS))
 endif
 
 drills: setup
-	"$(VENV)/bin/python" -m pytest -m drill -n $(JOBS) --dist worksteal --budget-s $(BUDGET)
+	"$(VENV)/bin/python" -m pytest -m drill -n $(if $(AGAIN),0,$(JOBS)) --dist worksteal \
+		--budget-s $(BUDGET) $(if $(AGAIN),$(failed_last_time))
 
 lint: setup
 	"$(VENV)/bin/ruff" check redis_lab tests notebooks docs $(wildcard benchmarks) bootstrap.py

@@ -373,6 +373,15 @@ from redis_lab.servers.topology import cluster, replicated
 def interrupt(*_):
     raise KeyboardInterrupt
 
+def swallowed(what):
+    # Python goes on after an exception in a callback (of a weak reference, of __del__): again
+    if what.exc_type is KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+    else:
+        sys.__unraisablehook__(what)
+
+sys.unraisablehook = swallowed
+
 def start(context):
     with context:
         time.sleep(1)
