@@ -13,10 +13,12 @@ from redis_lab.measure.validity import TooBusy
 from redis_lab.servers.choose import server
 from redis_lab.servers.topology import cluster
 
-# In the background of a script (`make test &`) a shell lets Ctrl-C be ignored, and every process
-# started from there inherits that; the tests that interrupt one need it heard.
+# In the background of a script (`make test &`) a shell lets Ctrl-C be ignored, `nohup` does so with
+# SIGHUP, and every process started from there inherits that; tests that send one need it heard.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 BEGAN = time.monotonic()
 

@@ -55,7 +55,7 @@ def script(body: str) -> list[str]:
 def run(body: str, **env: str | None) -> subprocess.CompletedProcess:
     """Run a script to its end; what it printed is in `stdout` and `stderr`."""
     return subprocess.run(
-        script(body), env=environment(**env), capture_output=True, text=True, timeout=100
+        script(body), env=environment(**env), capture_output=True, text=True, timeout=240
     )
 
 

@@ -96,7 +96,9 @@ def test_every_sample_is_one_call_and_blocks_have_one_shape():
     work = bench.effort()
     assert found["one"].dtype == np.int64
     assert len(found["one"]) == len(found["two"]) == work.blocks
-    assert found["one"].size <= calls <= found["one"].size + 10  # and a few to find its pace
+    # A busy machine has it measured again; each time, a few calls come first, to find its pace
+    times, few = divmod(calls, found["one"].size)
+    assert 1 <= times <= validity.TRIES and few <= 10 * times
     assert [row["calls"] for row in found.rows] == [found["one"].size, found["two"].size]
     assert all(len(row["block_medians_us"]) == work.blocks for row in found.rows)
 
@@ -292,7 +294,7 @@ def test_a_healthy_run_counts_what_a_call_does(r):
     assert (get["round_trips"], get["commands"]) == (1, 1)
     assert (mget["round_trips"], mget["commands"]) == (1, 1)
     assert floor["arm"] == FLOOR and floor["round_trips"] is None
-    assert found.median_us(FLOOR) < found.median_us("GET"), "no client goes below the bare socket"
+    assert found[FLOOR].min() / 1000 < found.median_us("GET"), "no client goes below the bare socket"
 
 
 @pytest.mark.parametrize(
