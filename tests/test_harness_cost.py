@@ -22,6 +22,7 @@ def medians(result: results.Result, what: str) -> dict[str, float]:
     return {row["harness"]: row["p50_us"] for row in result.rows if row["what"] == what}
 
 
+@pytest.mark.drill
 def test_ours_is_near_a_bare_loop_and_below_the_others(tmp_path) -> None:
     environment = os.environ | {"REDIS_LAB_EFFORT": "quick", "REDIS_LAB_DATA": str(tmp_path)}
     said = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True)
