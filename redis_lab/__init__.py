@@ -11,51 +11,63 @@ Everything public is an attribute of this package; `dir(redis_lab)` lists it.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
-from . import magic
-from .distance import link
 from .errors import LabError
 from .extras import describe_missing
-from .servers import (
-    Cluster,
-    Replicated,
-    Server,
-    clean_up,
-    cluster,
-    connect,
-    has,
-    replicated,
-    server,
-)
-from .wiretap import wire
 
 if TYPE_CHECKING:  # what __getattr__ provides, for editors and type checkers
-    from . import figures, patterns, rest, source, teach
+    from . import figures, magic, patterns, rest, source, teach
     from . import teach as lesson
+    from .distance import link
     from .measure import bench, load, results, theory, workload
+    from .servers import (
+        Cluster,
+        Replicated,
+        Server,
+        clean_up,
+        cluster,
+        connect,
+        has,
+        replicated,
+        server,
+    )
     from .teach import check, claim, figure, predict, show_source
+    from .wiretap import wire
 
     __version__: str
 
-# Imported when first used, as numpy, pandas and matplotlib take seconds. A module, or a module and
-# the name in it.
+# Imported when first used: redis-py takes a third of a second, numpy, pandas and matplotlib take
+# more. A module, or a module and the name in it.
 _LAZY: dict[str, tuple[str, str | None]] = {
+    "Cluster": (".servers", "Cluster"),
+    "Replicated": (".servers", "Replicated"),
+    "Server": (".servers", "Server"),
     "bench": (".measure.bench", None),
     "check": (".teach", "check"),
     "claim": (".teach", "claim"),
+    "clean_up": (".servers", "clean_up"),
+    "cluster": (".servers", "cluster"),
+    "connect": (".servers", "connect"),
     "figure": (".teach", "figure"),
     "figures": (".figures", None),
+    "has": (".servers", "has"),
     "lesson": (".teach", None),  # as the notebooks call it
+    "link": (".distance", "link"),
     "load": (".measure.load", None),
+    "magic": (".magic", None),
     "patterns": (".patterns", None),
     "predict": (".teach", "predict"),
+    "replicated": (".servers", "replicated"),
     "rest": (".rest", None),
     "results": (".measure.results", None),
+    "server": (".servers", "server"),
     "show_source": (".teach", "show_source"),
     "source": (".source", None),
     "teach": (".teach", None),
     "theory": (".measure.theory", None),
+    "wire": (".wiretap", "wire"),
     "workload": (".measure.workload", None),
 }
 
@@ -124,7 +136,15 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: Any) -> None:
     """`%load_ext redis_lab` gives a notebook its `%%redis`; so does importing the package."""
-    magic.register()
+
+    def run_redis(line: str, cell: str) -> None:
+        from .magic import run_cell
+
+        run_cell(shell, line, cell)
+
+    shell.register_magic_function(run_redis, magic_kind="cell", magic_name="redis")
 
 
-magic.register()
+_ipython = sys.modules.get("IPython")  # importing it would take time
+if _shell := _ipython and _ipython.get_ipython():
+    load_ipython_extension(_shell)

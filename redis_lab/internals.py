@@ -73,6 +73,23 @@ def tls_connection_for(name: str) -> type[SSLConnection]:
     return NamedSSLConnection
 
 
+def with_reader(connection_class: type, wrap: Callable[[Any], Any]) -> type:
+    """An asyncio connection class whose bytes are read through `wrap(stream)`.
+
+    A connection that is open has what `wrap` returned in its attribute `reader`.
+    """
+
+    class WrappedReader(connection_class):
+        _reader: Any
+
+        async def _connect(self) -> None:
+            await super()._connect()
+            self._reader = self.reader = wrap(self._reader)
+
+    WrappedReader.__name__ = connection_class.__name__  # redis-py shows it
+    return WrappedReader
+
+
 def stream_places(connection: Any) -> Iterator[tuple[Any, str]]:
     """Each object and attribute in which a connection holds its socket or its streams."""
     parser = connection._parser

@@ -13,7 +13,6 @@ cell. `%%redis name` uses the client in the variable `name` instead of the one t
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -58,7 +57,7 @@ class Failure(bytes):
     """An error reply."""
 
 
-def split(line: bytes) -> list[bytes]:
+def split_arguments(line: bytes) -> list[bytes]:
     """The arguments of a command line, by redis-cli's rules (sdssplitargs).
 
     Raises: LabError when quotes do not balance or text follows a closing quote.
@@ -106,13 +105,13 @@ def split(line: bytes) -> list[bytes]:
 HEX = b"0123456789abcdefABCDEF"
 
 
-def quote(data: bytes) -> str:
+def quote_string(data: bytes) -> str:
     """A string as redis-cli shows it, which is also a way to type it."""
     shown = (QUOTE.get(b) or (chr(b) if 32 <= b < 127 else f"\\x{b:02x}") for b in data)
     return f'"{"".join(shown)}"'
 
 
-def show(reply: Any, prefix: str = "") -> str:
+def render_reply(reply: Any, prefix: str = "") -> str:
     """A reply as redis-cli prints it on a terminal; `prefix` indents what is nested."""
     match reply:
         case None:
@@ -122,7 +121,7 @@ def show(reply: Any, prefix: str = "") -> str:
         case Failure():
             return f"(error) {reply.decode(errors='replace')}\n"
         case bytes():
-            return quote(reply) + "\n"
+            return quote_string(reply) + "\n"
         case int():
             return f"(integer) {reply}\n"
         case []:
@@ -130,19 +129,19 @@ def show(reply: Any, prefix: str = "") -> str:
     width = len(str(len(reply)))
     inner = prefix + " " * (width + 2)
     return "".join(
-        f"{prefix if i > 1 else ''}{i:>{width}}) {show(item, inner)}"
+        f"{prefix if i > 1 else ''}{i:>{width}}) {render_reply(item, inner)}"
         for i, item in enumerate(reply, 1)
     )
 
 
-def plain(reply: Any) -> str:
+def render_text(reply: Any) -> str:
     """A reply to one of the commands whose text is meant to be read as it is."""
     if isinstance(reply, Failure):
         return reply.decode(errors="replace") + "\n"
-    return reply.decode(errors="replace") if type(reply) is bytes else show(reply)
+    return reply.decode(errors="replace") if type(reply) is bytes else render_reply(reply)
 
 
-def read(stream: BinaryIO) -> Any:
+def read_reply(stream: BinaryIO) -> Any:
     """One RESP2 reply: bytes, int, None, list, Status or Failure.
 
     Raises: redis.ConnectionError when the server has hung up.
@@ -162,10 +161,10 @@ def read(stream: BinaryIO) -> Any:
         return None
     if kind == b"$":
         return stream.read(size + 2)[:-2]
-    return [read(stream) for _ in range(size)]
+    return [read_reply(stream) for _ in range(size)]
 
 
-class Session:
+class CellSession:
     """One connection outside the client's pool, made as the pool makes them but speaking RESP2.
 
     On a cluster it goes where a MOVED reply sends it, as `redis-cli -c` does, and stays there.
@@ -192,7 +191,7 @@ class Session:
     def ask(self, args: list[bytes]) -> Any:
         words: Any = tuple(args)  # hiredis's annotation allows only one
         self.socket.sendall(hiredis.pack_command(words))
-        reply = read(self.stream)
+        reply = read_reply(self.stream)
         if self.follows and isinstance(reply, Failure) and reply.startswith(b"MOVED "):
             host, _, port = reply.split()[2].decode().rpartition(":")
             self.close()
@@ -205,7 +204,7 @@ class Session:
         self.connection.disconnect()
 
 
-def run(client: redis.Redis, text: str) -> str:
+def run_commands(client: redis.Redis, text: str) -> str:
     """Run each line of `text` on `client`'s server; return what redis-cli would have printed.
 
     Raises: LabError when `client` is no redis.Redis; redis exceptions when nothing answers.
@@ -213,7 +212,7 @@ def run(client: redis.Redis, text: str) -> str:
     if not isinstance(client, redis.Redis | redis.RedisCluster):
         raise LabError(f"%%redis needs a redis.Redis, not {type(client).__name__}.")
     out: list[str] = []
-    session: Session | None = None
+    session: CellSession | None = None
     try:
         for line in text.split("\n"):  # splitlines() would also split inside values
             line = line.strip(" \t\r\v\f")
@@ -221,7 +220,7 @@ def run(client: redis.Redis, text: str) -> str:
                 continue
             out.append(f"> {line}\n")
             try:
-                args = split(line.encode())
+                args = split_arguments(line.encode())
                 name, full = (b" ".join(args[:n]).decode(errors="replace").upper() for n in (1, 2))
                 unfit = UNFIT.get(name) or UNFIT.get(full)
                 if unfit:
@@ -232,7 +231,7 @@ def run(client: redis.Redis, text: str) -> str:
                 refused = "" if message.startswith("Invalid argument") else "(refused) "
                 out.append(f"{refused}{message}\n")
                 continue
-            session = session or Session(client)
+            session = session or CellSession(client)
             try:
                 reply = session.ask(args)
             except (OSError, redis.ConnectionError) as error:
@@ -242,31 +241,24 @@ def run(client: redis.Redis, text: str) -> str:
                 session.close()
                 session = None
             else:
-                out.append(plain(reply) if PLAIN & {name, full} else show(reply))
+                out.append(render_text(reply) if PLAIN & {name, full} else render_reply(reply))
     finally:
         if session:
             session.close()
     return "".join(out)
 
 
-def register() -> None:
-    """Give the running IPython its `%%redis`; does nothing where there is none."""
-    running = sys.modules.get("IPython")  # importing it would take time
-    shell = running and running.get_ipython()
-    if shell is None:
-        return
+def run_cell(shell: Any, line: str, cell: str) -> None:
+    """Run a `%%redis` cell of an IPython shell and print the replies."""
     from IPython.core.error import UsageError  # shown as one line, without a traceback
 
-    def cell_magic(line: str, cell: str) -> None:
-        name = line.strip()
-        if name and name not in shell.user_ns:
-            raise UsageError(f"%%redis {name}: there is no variable of that name.")
-        client = shell.user_ns[name] if name else announced()
-        if client is None:
-            raise UsageError("%%redis needs a server: call lab.connect() first.")
-        try:
-            print(run(client, cell), end="")
-        except LabError as error:
-            raise UsageError(str(error)) from None
-
-    shell.register_magic_function(cell_magic, magic_kind="cell", magic_name="redis")
+    name = line.strip()
+    if name and name not in shell.user_ns:
+        raise UsageError(f"%%redis {name}: there is no variable of that name.")
+    client = shell.user_ns[name] if name else announced()
+    if client is None:
+        raise UsageError("%%redis needs a server: call lab.connect() first.")
+    try:
+        print(run_commands(client, cell), end="")
+    except LabError as error:
+        raise UsageError(str(error)) from None

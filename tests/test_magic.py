@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
-from redis_lab import LabError, connect, magic, server
-from redis_lab.magic import quote, run, split
+from redis_lab import LabError, connect, load_ipython_extension, magic, server
+from redis_lab.magic import quote_string, run_commands, split_arguments
 
 CLI = shutil.which("redis-cli")
 needs_cli = pytest.mark.skipif(not CLI, reason="redis-cli is not on PATH")
@@ -33,7 +33,7 @@ def cli(lab, text: str) -> str:
 
 def replies(client, text: str) -> str:
     """What the cell prints, less the echo of the commands."""
-    out = run(client, text)
+    out = run_commands(client, text)
     return "".join(line for line in out.splitlines(True) if not line.startswith("> "))
 
 
@@ -125,10 +125,10 @@ def test_as_redis_cli(lab, client, line):
     """Both sides run all lines up to this one's state, so that each reply has something in it."""
     seed = COMMANDS.strip().split("\n")
     before = "\n".join(seed[: seed.index(line)])
-    run(client, before)
+    run_commands(client, before)
     ours = replies(client, line)
     client.flushall()
-    run(client, before)
+    run_commands(client, before)
     theirs = cli(lab, line + "\n")
     if theirs.startswith("Invalid argument"):
         assert ours.startswith("Invalid argument(s)")
@@ -148,24 +148,23 @@ def test_a_whole_cell_as_redis_cli(lab, client):
 
 
 def test_cell_looks(client):
-    assert run(client, '\n# greet\nSET greeting "hello"  \n\n  # again\n  GET greeting\r\n') == (
-        '> SET greeting "hello"\nOK\n> GET greeting\n"hello"\n'
-    )
-    assert run(client, "# nothing\n\n") == ""
+    text = '\n# greet\nSET greeting "hello"  \n\n  # again\n  GET greeting\r\n'
+    assert run_commands(client, text) == '> SET greeting "hello"\nOK\n> GET greeting\n"hello"\n'
+    assert run_commands(client, "# nothing\n\n") == ""
 
 
 def test_an_error_does_not_end_the_cell(client):
-    out = run(client, "SET a x\nINCR a\nGET 'a\nGET a")
+    out = run_commands(client, "SET a x\nINCR a\nGET 'a\nGET a")
     assert out.splitlines()[3].startswith("(error) ERR value is not an integer")
     assert out.splitlines()[5] == "Invalid argument(s): a quote ' is not closed"
     assert out.endswith('> GET a\n"x"\n')
 
 
 def test_state_holds_within_a_cell_and_not_beyond(client):
-    out = run(client, "SELECT 3\nSET k in-three\nMULTI\nSET k never")
+    out = run_commands(client, "SELECT 3\nSET k in-three\nMULTI\nSET k never")
     assert out.endswith("QUEUED\n")
-    assert run(client, "GET k") == "> GET k\n(nil)\n"
-    assert run(client, "SELECT 3\nGET k").endswith('"in-three"\n')
+    assert run_commands(client, "GET k") == "> GET k\n(nil)\n"
+    assert run_commands(client, "SELECT 3\nGET k").endswith('"in-three"\n')
     assert client.get("k") is None  # nor does it reach the client's own connections
 
 
@@ -173,19 +172,19 @@ def test_no_connection_is_left_open(client):
     client.ping()
     before = client.info("clients")["connected_clients"]
     for _ in range(20):
-        run(client, "PING\nFOO\nQUIT\nPING\nPING")
+        run_commands(client, "PING\nFOO\nQUIT\nPING\nPING")
     assert client.info("clients")["connected_clients"] < before + 5  # the last may be closing
 
 
 def test_after_quit_the_next_line_gets_a_new_connection(client):
-    out = run(client, "QUIT\nPING\nPING")
+    out = run_commands(client, "QUIT\nPING\nPING")
     assert "(connection lost" in out
     assert out.endswith("> PING\nPONG\n")
 
 
 def test_a_blocking_command_does_not_hang_the_cell(client, monkeypatch):
     monkeypatch.setattr(magic, "TIMEOUT_S", 0.2)
-    out = run(client, "BLPOP none 0\nPING")
+    out = run_commands(client, "BLPOP none 0\nPING")
     assert "(no reply within 0.2 s" in out
     assert out.endswith("> PING\nPONG\n")
 
@@ -203,7 +202,7 @@ def test_a_blocking_command_does_not_hang_the_cell(client, monkeypatch):
     ],
 )
 def test_what_a_cell_cannot_do(client, line, hint):
-    out = run(client, f"{line}\nPING")
+    out = run_commands(client, f"{line}\nPING")
     refused = out.splitlines()[1]
     assert refused.startswith("(refused) ") and hint in refused
     assert out.endswith("> PING\nPONG\n")
@@ -218,7 +217,7 @@ def test_asks_the_guard(client, monkeypatch):
             raise LabError("FLUSHALL is not for here.")
 
     monkeypatch.setattr(magic, "guard", guard)
-    out = run(client, 'SET k "v w"\nFLUSHALL\nGET k')
+    out = run_commands(client, 'SET k "v w"\nFLUSHALL\nGET k')
     assert seen == [(b"SET", b"k", b"v w"), (b"FLUSHALL",), (b"GET", b"k")]
     assert "> FLUSHALL\n(refused) FLUSHALL is not for here.\n" in out
     assert out.endswith('"v w"\n')
@@ -226,19 +225,19 @@ def test_asks_the_guard(client, monkeypatch):
 
 def test_other_ways_to_connect(lab):
     with server(password="s3 cret") as locked, locked.client() as client:
-        assert run(client, "PING") == "> PING\nPONG\n"
+        assert run_commands(client, "PING") == "> PING\nPONG\n"
     if lab.socket:
         with redis.Redis(unix_socket_path=lab.socket, protocol=3, db=2) as client:
-            assert "db=2" in run(client, "CLIENT INFO")
+            assert "db=2" in run_commands(client, "CLIENT INFO")
     pool = redis.BlockingConnectionPool.from_url(lab.url)
     with redis.Redis(connection_pool=pool) as client:
-        assert run(client, "PING") == "> PING\nPONG\n"
+        assert run_commands(client, "PING") == "> PING\nPONG\n"
 
 
 @pytest.mark.parametrize("wrong", [None, "redis://localhost", redis.asyncio.Redis()])
 def test_needs_a_client(wrong):
     with pytest.raises(LabError, match=r"redis\.Redis"):
-        run(wrong, "PING")
+        run_commands(wrong, "PING")
 
 
 # quoting
@@ -246,18 +245,18 @@ def test_needs_a_client(wrong):
 
 @given(st.lists(st.binary(), min_size=1))
 def test_what_is_quoted_splits_into_the_same(args):
-    assert split(" ".join(map(quote, args)).encode()) == args
+    assert split_arguments(" ".join(map(quote_string, args)).encode()) == args
 
 
 @given(st.lists(st.from_regex(rb"[!#-&(-~\x80-\xff]+", fullmatch=True)))
 def test_bare_words(words):
-    assert split(b"  ".join(words) + b" ") == words
+    assert split_arguments(b"  ".join(words) + b" ") == words
 
 
 @given(st.binary())
 def test_any_line_splits_or_is_refused(line):
     try:
-        args = split(line.replace(b"\0", b""))
+        args = split_arguments(line.replace(b"\0", b""))
     except LabError as error:
         assert str(error).startswith("Invalid argument(s)")
     else:
@@ -270,7 +269,7 @@ def test_any_line_splits_or_is_refused(line):
 @pytest.fixture
 def shell():
     shell = InteractiveShell.instance()
-    magic.register()
+    load_ipython_extension(shell)
     yield shell
     shell.reset(new_session=False)
     InteractiveShell.clear_instance()
@@ -302,8 +301,3 @@ def test_magic_without_a_client(shell, capsys, monkeypatch):
         said = "".join(capsys.readouterr())
         assert hint in said and "Traceback" not in said
         assert result.success == (not hint)
-
-
-def test_register_outside_ipython():
-    InteractiveShell.clear_instance()
-    magic.register()

@@ -47,7 +47,7 @@ redis.call('SET', 'my page:1', 'x')
 """
 
 
-def sent(client: redis.Redis) -> dict[str, int]:
+def _count_calls(client: redis.Redis) -> dict[str, int]:
     """How often each command was carried out since CONFIG RESETSTAT, by its name."""
     stats = client.info("commandstats")
     return {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}
@@ -60,7 +60,7 @@ def biggest_key(_: redis.Redis, answer: Callable[[redis.Redis], str]) -> str:
         r.config_resetstat()
         with wire(r) as w:
             result = answer(r)
-        calls = sent(r)
+        calls = _count_calls(r)
         if "keys" in calls:
             raise NotYet(
                 "KEYS goes through all keys in one go, and all other clients wait. SCAN does it in "
@@ -86,7 +86,7 @@ def delete_prefix(_: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> 
         r.config_resetstat()
         with wire(r) as w:
             result = answer(r, "page:")
-        calls, left = sent(r), r.dbsize()
+        calls, left = _count_calls(r), r.dbsize()
         if "keys" in calls:
             raise NotYet("KEYS again: other clients wait. SCAN takes the same pattern, as `match`.")
         if calls.get("flushdb") or calls.get("flushall") or not r.exists("my page:1"):

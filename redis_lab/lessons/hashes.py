@@ -47,11 +47,11 @@ return tonumber(ARGV[1])
 Reserve = Callable[[redis.Redis, str, int], bool]
 
 
-def left_in(r: redis.Redis, key: str) -> int:
+def _read_stock(r: redis.Redis, key: str) -> int:
     return int(r.hget(key, "stock") or 0)
 
 
-def overtaken(r: redis.Redis, answer: Reserve, key: str, wanted: int, other: int) -> tuple:
+def _overtake(r: redis.Redis, answer: Reserve, key: str, wanted: int, other: int) -> tuple:
     """Let another buyer take `other` of 5 right after the answer's first command.
 
     Returns whether the answer reserved, what the other one was given (None if there was no moment
@@ -73,10 +73,10 @@ def overtaken(r: redis.Redis, answer: Reserve, key: str, wanted: int, other: int
         reserved = answer(r, key, wanted)
     finally:
         del client.execute_command
-    return bool(reserved), got[0] if got else None, left_in(r, key)
+    return bool(reserved), got[0] if got else None, _read_stock(r, key)
 
 
-def sold_to_a_crowd(r: redis.Redis, answer: Reserve, key: str) -> int:
+def _sell_to_crowd(r: redis.Redis, answer: Reserve, key: str) -> int:
     """How many of 100 are sold to threads that buy at the same time until they are refused."""
     r.hset(key, "stock", CROWDED)
 
@@ -95,8 +95,8 @@ def reserve(r: redis.Redis, answer: Reserve) -> str:
     key, absent = "check:product:1", "check:product:none"
     try:
         r.hset(key, mapping={"name": "lamp", "stock": 5})
-        yes, after_yes = answer(r, key, 3), left_in(r, key)
-        no, after_no = answer(r, key, 3), left_in(r, key)
+        yes, after_yes = answer(r, key, 3), _read_stock(r, key)
+        no, after_no = answer(r, key, 3), _read_stock(r, key)
         if not yes or after_yes != 2:
             raise NotYet(
                 f"3 of 5 are wanted: True, and 2 left. You say {yes}, and left {after_yes}."
@@ -105,13 +105,13 @@ def reserve(r: redis.Redis, answer: Reserve) -> str:
             raise NotYet(
                 f"3 of 2 are wanted: False, and 2 left. You say {no}, and left {after_no}."
             )
-        _, others, left = overtaken(r, answer, key, wanted=3, other=5)
+        _, others, left = _overtake(r, answer, key, wanted=3, other=5)
         if left < 0:
             raise NotYet(
                 f"there were 5. You looked, another buyer took {others}, and you took 3 all the "
                 f"same: {others + 3} sold, stock {left}. Looking and taking must be one step."
             )
-        reserved, others, left = overtaken(r, answer, key, wanted=8, other=1)
+        reserved, others, left = _overtake(r, answer, key, wanted=8, other=1)
         if reserved or left != 5 - (others or 0):
             raise NotYet(f"8 of 5 are wanted while another takes {others}: {left} were left.")
         if others == 0:
@@ -124,8 +124,8 @@ def reserve(r: redis.Redis, answer: Reserve) -> str:
             raise NotYet("a product that is not there was reserved.")
         if ghost:
             raise NotYet(f"asking for a product that is not there has made one: {ghost}.")
-        sold = sold_to_a_crowd(r, answer, key)
-        left, fields = left_in(r, key), r.hgetall(key)
+        sold = _sell_to_crowd(r, answer, key)
+        left, fields = _read_stock(r, key), r.hgetall(key)
     finally:
         r.delete(key, absent)
     if left < 0 or sold + left != CROWDED:

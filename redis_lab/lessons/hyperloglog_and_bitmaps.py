@@ -47,7 +47,7 @@ FIGURES: dict[str, Chart] = {
 
 
 @contextmanager
-def tidy(r: redis.Redis) -> Iterator[Callable[[], set[str]]]:
+def _remove_new_keys(r: redis.Redis) -> Iterator[Callable[[], set[str]]]:
     """Give a function that tells which keys are new, and remove those in the end."""
     before = set(r.scan_iter(count=1000))
 
@@ -61,12 +61,12 @@ def tidy(r: redis.Redis) -> Iterator[Callable[[], set[str]]]:
             r.delete(*keys)
 
 
-def without_ttl(r: redis.Redis, keys: Iterable[str]) -> str:
+def _find_without_ttl(r: redis.Redis, keys: Iterable[str]) -> str:
     """The names of those keys that have no time to live."""
     return ", ".join(sorted(key for key in keys if r.ttl(key) == -1))
 
 
-def fill(r: redis.Redis, key: str, users: Iterable[int]) -> None:
+def _set_bits(r: redis.Redis, key: str, users: Iterable[int]) -> None:
     pipe = r.pipeline(transaction=False)
     for user in users:
         pipe.setbit(key, user, 1)
@@ -79,7 +79,7 @@ def visitors(r: redis.Redis, answer: Callable[[redis.Redis, list[str]], int]) ->
     # 300 come each day, 200 of them the day before as well; on the last day nobody comes
     came = [range(100 * k, 100 * k + 300) for k in range(6)]
     keys = {f"check:visitors:{day}" for day in days[:6]}
-    with tidy(r) as new:
+    with _remove_new_keys(r) as new:
         for day, users in zip(days, came, strict=False):
             r.pfadd(f"check:visitors:{day}", *users)
         with wire(r) as counted:
@@ -113,14 +113,14 @@ def visitors(r: redis.Redis, answer: Callable[[redis.Redis, list[str]], int]) ->
 def retained(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> str:
     monday, tuesday, friday = (f"check:active:{day}" for day in ("mon", "tue", "fri"))
     days = {monday, tuesday, friday}
-    with tidy(r) as new:
-        fill(r, monday, range(1, 1000, 2))  # odd
-        fill(r, tuesday, range(0, 3000, 3))  # multiples of three, and further up
-        fill(r, friday, [1, 3, 2999])
+    with _remove_new_keys(r) as new:
+        _set_bits(r, monday, range(1, 1000, 2))  # odd
+        _set_bits(r, tuesday, range(0, 3000, 3))  # multiples of three, and further up
+        _set_bits(r, friday, [1, 3, 2999])
         before = {day: r.bitcount(day) for day in days}
         with wire(r) as counted:
             count = answer(r, monday, tuesday)
-        stays = without_ttl(r, new() - days)
+        stays = _find_without_ttl(r, new() - days)
         other = answer(r, tuesday, friday)
         after = {day: r.bitcount(day) for day in days}
     if before != after:
@@ -160,11 +160,11 @@ def lost(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> str:
     monday, tuesday = "check:active:mon", "check:active:tue"
     counts, stays = {}, ""
     for name, (first, second, _) in cases.items():
-        with tidy(r) as new:
-            fill(r, monday, first)
-            fill(r, tuesday, second)
+        with _remove_new_keys(r) as new:
+            _set_bits(r, monday, first)
+            _set_bits(r, tuesday, second)
             counts[name] = answer(r, monday, tuesday)
-            stays = stays or without_ttl(r, new() - {monday, tuesday})
+            stays = stays or _find_without_ttl(r, new() - {monday, tuesday})
     for name, (*_, right) in cases.items():
         if counts[name] == right:
             continue

@@ -48,18 +48,18 @@ SAFE = {
 }
 
 
-class Killed(BaseException):
+class _Killed(BaseException):
     """Stands for SIGKILL: no `except Exception` of the learner's survives it."""
 
 
-class Mortal(sqlite3.Connection):
+class _MortalConnection(sqlite3.Connection):
     """A connection whose owner is killed when it would send one statement more than `lives`."""
 
     lives = 10**9
 
     def live(self) -> None:
         if self.lives == 0:
-            raise Killed
+            raise _Killed
         self.lives -= 1
 
     def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
@@ -85,20 +85,20 @@ class Mortal(sqlite3.Connection):
 @exercise
 def handle_once(_: redis.Redis, answer: Callable[[sqlite3.Connection, str, int], object]) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        return in_a_file(answer, f"{folder}/shop.sqlite")
+        return _run_in_file(answer, f"{folder}/shop.sqlite")
 
 
-def in_a_file(answer: Callable[[sqlite3.Connection, str, int], object], file: str) -> str:
+def _run_in_file(answer: Callable[[sqlite3.Connection, str, int], object], file: str) -> str:
     def connected(kind: type[sqlite3.Connection] = sqlite3.Connection) -> Any:
         return sqlite3.connect(file, isolation_level=None, timeout=30, factory=kind)
 
     def arrive(event: str, cents: int, lives: int = 10**9) -> bool:
         """A worker of its own; whether it lived. What it had not committed dies with it."""
-        with contextlib.closing(connected(Mortal)) as database:
+        with contextlib.closing(connected(_MortalConnection)) as database:
             database.lives = lives
             try:
                 answer(database, event, cents)
-            except Killed:
+            except _Killed:
                 return False
         return True
 

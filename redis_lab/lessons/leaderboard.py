@@ -63,7 +63,8 @@ def weekly(r: redis.Redis, answer: Callable[[redis.Redis, list[str], int], Pairs
     def compare(when: str, chosen: list[str]) -> None:
         got = [(member, int(score)) for member, score in answer(r, list(chosen), 5)]
         if got != right(chosen):
-            raise NotYet(f"{when}, the best is {show(got)}; it should be {show(right(chosen))}.")
+            yours, best = _describe_leader(got), _describe_leader(right(chosen))
+            raise NotYet(f"{when}, the best is {yours}; it should be {best}.")
 
     first, second = days[:7], days[2:9]
     try:
@@ -97,7 +98,7 @@ def weekly(r: redis.Redis, answer: Callable[[redis.Redis, list[str], int], Pairs
     return "right: no day counted twice, nothing left for ever, one round trip"
 
 
-def show(board: Pairs) -> str:
+def _describe_leader(board: Pairs) -> str:
     return f"{board[0][0]} with {board[0][1]}" if board else "nobody"
 
 
@@ -124,17 +125,20 @@ def contest(r: redis.Redis, answer: Callable[[int, int], float]) -> str:
     rounds = [f"check:round:{k}" for k in range(ROUNDS)]
     try:
         for ahead, behind in better:
-            put(r, "check:one", {"a": float(answer(*ahead)), "b": float(answer(*behind))})
-            if not above(r, "check:one"):
+            _replace_scores(
+                r, "check:one", {"a": float(answer(*ahead)), "b": float(answer(*behind))}
+            )
+            if not _is_a_first(r, "check:one"):
                 raise NotYet(
-                    f"{in_words(ahead)} should stand above {in_words(behind)}, and the scores are "
-                    f"{answer(*ahead)!r} and {answer(*behind)!r}{same(answer, ahead, behind)}."
+                    f"{_describe_result(ahead)} should stand above {_describe_result(behind)}, and "
+                    f"the scores are {answer(*ahead)!r} and {answer(*behind)!r}"
+                    f"{_explain_tie(answer, ahead, behind)}."
                 )
         for better_name, many, worse_name, few in totals:
             for key, one, other in zip(rounds, many, few, strict=True):
-                put(r, key, {"a": float(answer(*one)), "b": float(answer(*other))})
+                _replace_scores(r, key, {"a": float(answer(*one)), "b": float(answer(*other))})
             r.zunionstore("check:sum", rounds)
-            if not above(r, "check:sum"):
+            if not _is_a_first(r, "check:sum"):
                 raise NotYet(
                     f"each round is right, and the sum of {ROUNDS} is not: {better_name} should "
                     f"stand above {worse_name}. How many minutes can there be in all, is there "
@@ -145,21 +149,21 @@ def contest(r: redis.Redis, answer: Callable[[int, int], float]) -> str:
     return f"right: in a round and in the sum of {ROUNDS}, from 0 to {MOST_SOLVED:,} solved"
 
 
-def put(r: redis.Redis, key: str, scores: dict[str, float]) -> None:
+def _replace_scores(r: redis.Redis, key: str, scores: dict[str, float]) -> None:
     r.delete(key)
     r.zadd(key, scores)
 
 
-def above(r: redis.Redis, key: str) -> bool:
+def _is_a_first(r: redis.Redis, key: str) -> bool:
     scores: Any = r.zrange(key, 0, -1, desc=True, withscores=True)
     first, second = scores
     return first[0] == "a" and first[1] > second[1]
 
 
-def in_words(result: tuple[int, int]) -> str:
+def _describe_result(result: tuple[int, int]) -> str:
     return f"{result[0]:,} solved in {result[1]:,} minutes"
 
 
-def same(answer: Callable[[int, int], float], *results: tuple[int, int]) -> str:
+def _explain_tie(answer: Callable[[int, int], float], *results: tuple[int, int]) -> str:
     one, other = (float(answer(*result)) for result in results)
     return ": the same, once they are doubles" if one == other else ""

@@ -83,13 +83,13 @@ def remember(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) 
         )
     if max(first_left, last_left) > DAYS_30:
         raise NotYet(f"the list should live for at most 30 days, not {first_left} seconds.")
-    return one_step(
+    return _require_one_trip(
         counted,
         "right: each product once, the newest in front, at most ten, a TTL, and all in one step",
     )
 
 
-def one_step(counted: Wire, praise: str) -> str:
+def _require_one_trip(counted: Wire, praise: str) -> str:
     if counted.round_trips > 1:
         raise NotYet(
             f"right when you are alone, in {counted.round_trips} round trips. Two tabs at once can "
@@ -114,7 +114,7 @@ def take(r: redis.Redis, answer: Callable[[redis.Redis, str, int], list]) -> str
         rest = answer(r, key, 100)
         nothing = answer(r, key, 4)
         r.delete(key)
-        one_by_one_is_right(four, left, rest, nothing, jobs)
+        _check_alone(four, left, rest, nothing, jobs)
         if counted.round_trips > 1 and counted.by_command["LPOP"] == counted.commands:
             raise NotYet(
                 f"right, and no job goes out twice; but it took {counted.round_trips} round trips "
@@ -131,7 +131,7 @@ def take(r: redis.Redis, answer: Callable[[redis.Redis, str, int], list]) -> str
                 "one round trip, but the commands are only sent together, not run together: "
                 "another worker may come between them. One command can take several."
             )
-        twice, nobody = race(r, key, answer)
+        twice, nobody = _race_workers(r, key, answer)
     finally:
         r.delete(key)
     if twice or nobody:
@@ -142,7 +142,7 @@ def take(r: redis.Redis, answer: Callable[[redis.Redis, str, int], list]) -> str
     return "right: one round trip, and with eight at once each of 400 jobs went to exactly one"
 
 
-def one_by_one_is_right(four: list, left: list, rest: list, nothing: list, jobs: list) -> None:
+def _check_alone(four: list, left: list, rest: list, nothing: list, jobs: list) -> None:
     """Raises: NotYet when `take` is wrong even with a single worker."""
     for got in (four, rest, nothing):
         if isinstance(got, list) and None in got:
@@ -166,7 +166,7 @@ def one_by_one_is_right(four: list, left: list, rest: list, nothing: list, jobs:
         raise NotYet("the four jobs are still in the list: the next worker gets them again.")
 
 
-def race(r: redis.Redis, key: str, answer: Callable) -> tuple[int, int]:
+def _race_workers(r: redis.Redis, key: str, answer: Callable) -> tuple[int, int]:
     """Eight workers share 400 jobs: how many were handed out again, and how many to nobody."""
     jobs = [f"job:{n}" for n in range(400)]
     r.delete(key)

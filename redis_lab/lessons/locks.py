@@ -39,7 +39,7 @@ FIGURES: dict[str, Chart] = {
 KEY = "check:lock"
 
 
-class Meddled(redis.Redis):
+class _MeddledClient(redis.Redis):
     """A client after whose GET the lease runs out and Bob takes the lock."""
 
     meddle = False
@@ -54,7 +54,7 @@ class Meddled(redis.Redis):
 
 @exercise
 def release(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
-    client = Meddled(connection_pool=r.connection_pool)
+    client = _MeddledClient(connection_pool=r.connection_pool)
 
     def after(holder: str | None) -> tuple[bool, object, int]:
         """What Ada's release returns, who holds the lock then, and how many round trips it took."""
@@ -96,7 +96,7 @@ def release(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -
     return "right: her own lock and no other, in one round trip"
 
 
-class Interrupted(sqlite3.Connection):
+class _InterruptedConnection(sqlite3.Connection):
     """A connection after whose first SELECT another process writes with fence 9."""
 
     armed = False
@@ -111,7 +111,7 @@ class Interrupted(sqlite3.Connection):
 
 @exercise
 def fenced(client: redis.Redis, answer: Callable[[sqlite3.Connection, int, str], object]) -> str:
-    database = sqlite3.connect(":memory:", isolation_level=None, factory=Interrupted)
+    database = sqlite3.connect(":memory:", isolation_level=None, factory=_InterruptedConnection)
     database.execute("CREATE TABLE report (id INTEGER PRIMARY KEY, text TEXT, fence INTEGER)")
     database.execute("INSERT INTO report VALUES (1, 'empty', 0)")
 

@@ -51,11 +51,11 @@ COUNT = 20_000
 COUNTERS = range(0, 60_000, 3)
 
 
-def used(client: redis.Redis) -> int:
+def _read_used_memory(client: redis.Redis) -> int:
     return client.info("memory")["used_memory"]
 
 
-def write(client: redis.Redis, *numbers: int) -> None:
+def _write_objects(client: redis.Redis, *numbers: int) -> None:
     """For each number an object of three keys, some larger than others."""
     with client.pipeline(transaction=False) as pipe:
         for n in numbers:
@@ -66,25 +66,25 @@ def write(client: redis.Redis, *numbers: int) -> None:
 
 
 @cache
-def size_of_objects(kind: str) -> int:
+def _measure_objects(kind: str) -> int:
     """What `COUNT` of them take on a server of that kind; measured once, since it is the same."""
     with server(kind=kind) as private, private.client() as r:
-        before = used(r)
+        before = _read_used_memory(r)
         for first in range(0, COUNT, 500):
-            write(r, *range(first, first + 500))
-        return used(r) - before
+            _write_objects(r, *range(first, first + 500))
+        return _read_used_memory(r) - before
 
 
 @cache
-def size_as_key(kind: str) -> float:
+def _measure_key(kind: str) -> float:
     """What each of many counters takes as a key of its own."""
     with server(kind=kind) as private, private.client() as r:
-        before = used(r)
+        before = _read_used_memory(r)
         with r.pipeline(transaction=False) as pipe:
             for n in COUNTERS:
                 pipe.incr(f"check:counter:{n}")
             pipe.execute()
-        return (used(r) - before) / len(COUNTERS)
+        return (_read_used_memory(r) - before) / len(COUNTERS)
 
 
 @exercise
@@ -93,7 +93,7 @@ def estimate(_: redis.Redis, answer: Callable[[redis.Redis, Write, int], float])
 
     def counted(client: redis.Redis, n: int) -> None:
         written.append(n)
-        write(client, n)
+        _write_objects(client, n)
 
     with server() as private, private.client() as r:
         result = answer(r, counted, COUNT)
@@ -101,7 +101,7 @@ def estimate(_: redis.Redis, answer: Callable[[redis.Redis, Write, int], float])
         raise NotYet(f"your answer is {result!r}; it should be the bytes of {COUNT:,} objects.")
     if len(written) > 2000:
         raise NotYet(f"your code wrote {len(written)} objects; 2000 are allowed.")
-    off = result / size_of_objects(private.kind) - 1
+    off = result / _measure_objects(private.kind) - 1
     if abs(off) > 0.2:
         raise NotYet(
             f"your answer for {COUNT:,} objects is too {'high' if off > 0 else 'low'} by more "
@@ -116,7 +116,7 @@ def estimate(_: redis.Redis, answer: Callable[[redis.Redis, Write, int], float])
 def counters(_: redis.Redis, answer: tuple[Callable, Callable]) -> str:
     add, total = answer
     with server() as private, private.client() as r:
-        before = used(r)
+        before = _read_used_memory(r)
         with wire(r) as w:
             add(r, 0)
         if w.commands != 1:
@@ -128,7 +128,7 @@ def counters(_: redis.Redis, answer: tuple[Callable, Callable]) -> str:
             for n in COUNTERS[1:]:
                 add(pipe, n)
             pipe.execute()
-        each = (used(r) - before) / len(COUNTERS)
+        each = (_read_used_memory(r) - before) / len(COUNTERS)
         add(r, COUNTERS[7])
         got = [total(r, n) for n in (COUNTERS[0], COUNTERS[7], COUNTERS[-1], 1)]
         if got != [1, 2, 1, 0]:
@@ -136,7 +136,7 @@ def counters(_: redis.Redis, answer: tuple[Callable, Callable]) -> str:
                 f"after adding once, twice, once and never, the totals are {got}. Do two counters "
                 "share a field?"
             )
-        if each > size_as_key(private.kind) / 2:
+        if each > _measure_key(private.kind) / 2:
             held = next(
                 (r.object("encoding", key) for key in r.scan_iter() if r.type(key) == "hash"), None
             )

@@ -37,7 +37,7 @@ FIGURES: dict[str, Chart] = {
 }
 
 
-def read(stream: io.BufferedReader) -> object:
+def _read_reply(stream: io.BufferedReader) -> object:
     """One RESP2 reply."""
     kind, rest = (head := stream.readline())[:1], head[1:-2]
     if kind == b"+":
@@ -52,7 +52,7 @@ def read(stream: io.BufferedReader) -> object:
         return None
     if kind == b"$":
         return stream.read(int(rest) + 2)[:-2]
-    return [read(stream) for _ in range(int(rest))]
+    return [_read_reply(stream) for _ in range(int(rest))]
 
 
 @exercise
@@ -82,7 +82,7 @@ def encode(_: redis.Redis, answer: Callable[..., bytes]) -> str:
                 line.sendall(sent)
                 line.settimeout(0.5)
                 try:
-                    reply = read(line.makefile("rb"))
+                    reply = _read_reply(line.makefile("rb"))
                 except TimeoutError:
                     raise NotYet(
                         f"the server still waits for the rest of {sent!r}. It was promised more "
@@ -116,7 +116,7 @@ def read3(_: redis.Redis, answer: Callable[[io.BufferedReader, Callable], object
     for raw, right in cases:
         stream: Any = io.BufferedReader(io.BytesIO(raw))
         try:
-            got = answer(stream, read)
+            got = answer(stream, _read_reply)
         except NotYet as hint:
             raise NotYet(
                 f"{raw!r}: {hint} What is inside a list or a map must be read by the "

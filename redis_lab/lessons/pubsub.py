@@ -47,7 +47,7 @@ ENOUGH_CALLS = 300
 WORDS, PATIENCE_S = ["lamp", "", "chair", "0", "table"], 0.5
 
 
-class Followed(redis.Redis):
+class _FollowedClient(redis.Redis):
     """A client on somebody's pool that calls `after(command)` when a single command is done."""
 
     def __init__(self, client: redis.Redis, after: Callable[[str], None]) -> None:
@@ -60,7 +60,7 @@ class Followed(redis.Redis):
         return reply
 
 
-def subscribed(r: redis.Redis, *channels: str) -> PubSub:
+def _subscribe(r: redis.Redis, *channels: str) -> PubSub:
     p = r.pubsub()
     p.subscribe(*channels)
     for _ in channels:
@@ -68,7 +68,7 @@ def subscribed(r: redis.Redis, *channels: str) -> PubSub:
     return p
 
 
-def heard(p: PubSub, quiet_s: float = 0.1) -> list[dict]:
+def _read_messages(p: PubSub, quiet_s: float = 0.1) -> list[dict]:
     """What `p` still has to say, until it is quiet."""
     messages = []
     while message := p.get_message(timeout=quiet_s):
@@ -84,13 +84,13 @@ def announce(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str], obje
         if command == "PUBLISH":  # a listener is quick, and looks
             at_once.append(r.get(KEY))
 
-    listener = subscribed(r, CHANNEL)
+    listener = _subscribe(r, CHANNEL)
     try:
         r.set(KEY, "old", ex=100)
-        client = Followed(r, after)
+        client = _FollowedClient(r, after)
         with wire(client) as counted:
             answer(client, KEY, CHANNEL, "new")
-        value, messages = r.get(KEY), heard(listener)
+        value, messages = r.get(KEY), _read_messages(listener)
     finally:
         listener.close()
         r.delete(KEY)
@@ -135,11 +135,11 @@ def join(r: redis.Redis, answer: Callable[[redis.Redis, PubSub, str, str], str |
     p = r.pubsub()
     try:
         r.set(KEY, "old", ex=100)
-        state = answer(Followed(r, change), p, KEY, CHANNEL)
+        state = answer(_FollowedClient(r, change), p, KEY, CHANNEL)
         if not p.subscribed:
             raise NotYet("afterwards nobody is subscribed, so the next change will not be heard.")
         change()
-        messages = heard(p)
+        messages = _read_messages(p)
     finally:
         p.close()
         r.delete(KEY)
@@ -162,7 +162,7 @@ def join(r: redis.Redis, answer: Callable[[redis.Redis, PubSub, str, str], str |
     return "right: listening first, then looking; what changed in between was heard"
 
 
-class Counting:
+class _CallCounter:
     """Counts how often `get_message` of one PubSub is called."""
 
     def __init__(self, p: PubSub) -> None:
@@ -175,7 +175,7 @@ class Counting:
         return self.original(*args, **options)
 
 
-def of_its_own(r: redis.Redis) -> redis.Redis:
+def _make_client(r: redis.Redis) -> redis.Redis:
     """A client of the same server with a pool of its own.
 
     An answer that waits for ever is left behind in its thread, and must not share a connection
@@ -188,7 +188,7 @@ def of_its_own(r: redis.Redis) -> redis.Redis:
     )
 
 
-def in_a_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+def _start_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
     """Start `call`; its result, or what it raised, is put into the list."""
     outcome: list[object] = []
 
@@ -203,7 +203,7 @@ def in_a_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[obje
     return thread, outcome
 
 
-def speak(r: redis.Redis, words: list[str], pause_s: float = 0.03) -> threading.Thread:
+def _publish_words(r: redis.Redis, words: list[str], pause_s: float = 0.03) -> threading.Thread:
     """Publish some words, one after the other, from a thread of its own."""
 
     def run() -> None:
@@ -218,12 +218,12 @@ def speak(r: redis.Redis, words: list[str], pause_s: float = 0.03) -> threading.
 
 @exercise
 def collect(r: redis.Redis, answer: Callable[[PubSub, int, float], list[str] | None]) -> str:
-    client = of_its_own(r)
+    client = _make_client(r)
     p = client.pubsub()
     try:
         p.subscribe(CHANNEL, "check:another")  # two confirmations are on their way
-        asked = collect_all(r, p, answer)
-        collect_few(r, p, answer)
+        asked = _check_collect_all(r, p, answer)
+        _check_collect_few(r, p, answer)
     finally:
         p.close()
         client.close()
@@ -235,10 +235,10 @@ def collect(r: redis.Redis, answer: Callable[[PubSub, int, float], list[str] | N
     return f"right: {len(WORDS)} messages, confirmations passed over, and no waiting for ever"
 
 
-def collect_all(r: redis.Redis, p: PubSub, answer: Callable) -> int:
+def _check_collect_all(r: redis.Redis, p: PubSub, answer: Callable) -> int:
     """One message more comes than was asked for. Returns how often `p` was asked."""
-    calls = Counting(p)
-    speaker = speak(r, [*WORDS, "one more"])
+    calls = _CallCounter(p)
+    speaker = _publish_words(r, [*WORDS, "one more"])
     try:
         got = answer(p, len(WORDS), PATIENCE_S)
     except TypeError as error:
@@ -263,19 +263,19 @@ def collect_all(r: redis.Redis, p: PubSub, answer: Callable) -> int:
             f"{len(got)} of {len(WORDS)} messages. A get_message without timeout looks once and "
             "does not wait; and a single None is not the end. How long may it take until the next?"
         )
-    rest = [message["data"] for message in heard(p)]
+    rest = [message["data"] for message in _read_messages(p)]
     if got != WORDS or rest != ["one more"]:
         raise NotYet(f"asked for {len(WORDS)}, you took {got} and left {rest}.")
     return asked
 
 
-def collect_few(r: redis.Redis, p: PubSub, answer: Callable) -> None:
+def _check_collect_few(r: redis.Redis, p: PubSub, answer: Callable) -> None:
     """Three messages are asked for, and two come."""
-    thread, outcome = in_a_thread(lambda: answer(p, 3, PATIENCE_S))
-    speak(r, WORDS[:2]).join()
+    thread, outcome = _start_thread(lambda: answer(p, 3, PATIENCE_S))
+    _publish_words(r, WORDS[:2]).join()
     thread.join(LONGEST_S)
     if thread.is_alive():
-        speak(r, WORDS).join()  # let it come to an end
+        _publish_words(r, WORDS).join()  # let it come to an end
         thread.join(LONGEST_S)
         raise NotYet(
             "two messages came, three were asked for, and your code still waits for the third. "

@@ -42,11 +42,11 @@ FIGURES: dict[str, Chart] = {
 LATER, READY, REVENUE = "check:later", "check:ready", "check:revenue"
 
 
-class Killed(BaseException):
+class _Killed(BaseException):
     """Stands for SIGKILL: no `except Exception` of the learner's survives it."""
 
 
-class Mortal:
+class _MortalClient:
     """A client whose owner is killed when it would send one command more than `lives`.
 
     What goes in one step (a script, MULTI/EXEC) counts as one.
@@ -57,7 +57,7 @@ class Mortal:
 
     def live(self) -> None:
         if self.lives == 0:
-            raise Killed
+            raise _Killed
         self.lives -= 1
 
     def register_script(self, script: str) -> Script:
@@ -87,7 +87,7 @@ class Mortal:
         return command
 
 
-def at_once(call: Callable[[], object], callers: int = 4) -> list:
+def _call_at_once(call: Callable[[], object], callers: int = 4) -> list:
     together = threading.Barrier(callers)
 
     def caller(_: int) -> object:
@@ -98,13 +98,13 @@ def at_once(call: Callable[[], object], callers: int = 4) -> list:
         return list(pool.map(caller, range(callers)))
 
 
-def clear(r: redis.Redis) -> None:
+def _delete_keys(r: redis.Redis) -> None:
     r.delete(REVENUE, *r.scan_iter("check:*", count=1000))
 
 
 @exercise
 def book(r: redis.Redis, answer: Callable[[Any, str, int], object]) -> str:
-    clear(r)
+    _delete_keys(r)
     try:
         for job, cents in (("a", 5), ("b", 7), ("a", 5)):
             answer(r, job, cents)
@@ -113,22 +113,22 @@ def book(r: redis.Redis, answer: Callable[[Any, str, int], object]) -> str:
         lasting = sum(r.ttl(key) == -1 for key in marks)
         r.delete(REVENUE)
         for k in range(40):
-            at_once(partial(answer, r, f"c{k}", 1))
+            _call_at_once(partial(answer, r, f"c{k}", 1))
         together = int(r.get(REVENUE) or 0)
         crashes = []
         for lives in range(50):
             r.delete(REVENUE)
             died = False
             try:
-                answer(Mortal(r, lives), f"d{lives}", 100)
-            except Killed:
+                answer(_MortalClient(r, lives), f"d{lives}", 100)
+            except _Killed:
                 died = True
             answer(r, f"d{lives}", 100)
             crashes.append(int(r.get(REVENUE) or 0))
             if not died:
                 break
     finally:
-        clear(r)
+        _delete_keys(r)
     if in_turn != 12:
         raise NotYet(
             f"jobs a, b and a again came, of 5, 7 and 5 cents: 12 should be booked, not {in_turn}."
@@ -173,8 +173,8 @@ def move_due(r: redis.Redis, answer: Callable[[Any, int], int]) -> str:
             fill()
             died = False
             try:
-                answer(Mortal(r, lives), 1000)
-            except Killed:
+                answer(_MortalClient(r, lives), 1000)
+            except _Killed:
                 died = True
             found = Counter(r.lrange(READY, 0, -1) + r.zrange(LATER, 0, -1))
             if len(found) < len(due) + len(waiting):
@@ -187,10 +187,10 @@ def move_due(r: redis.Redis, answer: Callable[[Any, int], int]) -> str:
         for _ in range(20):
             fill()
             with contextlib.suppress(redis.WatchError):
-                at_once(lambda: answer(r, 1000))
+                _call_at_once(lambda: answer(r, 1000))
             doubled += r.llen(READY) > len(wanted)
     finally:
-        clear(r)
+        _delete_keys(r)
     if sorted(ready) != sorted(wanted):
         missing, early = set(wanted) - set(ready), set(ready) - set(wanted)
         if missing == {"edge"}:

@@ -89,11 +89,11 @@ def log(r: redis.Redis, answer: Callable[..., bool]) -> str:
             answer(r, cost, NOON_MS)
         with ThreadPoolExecutor(CALLERS) as pool:
             crowd = sum(pool.map(caller, range(CALLERS)))
-        times = asked_the_time(r)
+        times = _count_time_calls(r)
         today = sum(bool(answer(r, live)) for _ in range(LIMIT))
         with mock.patch("time.time", lambda: NOON_MS / 1000):  # another web server's clock
             answer(r, live)
-        times = asked_the_time(r) - times
+        times = _count_time_calls(r) - times
         late = r.pttl(live)
     finally:
         r.delete(*keys)
@@ -140,7 +140,7 @@ def log(r: redis.Redis, answer: Callable[..., bool]) -> str:
     )
 
 
-def asked_the_time(r: redis.Redis) -> int:
+def _count_time_calls(r: redis.Redis) -> int:
     """How often TIME was called on this server, by whomever."""
     return r.info("commandstats").get("cmdstat_time", {"calls": 0})["calls"]
 

@@ -46,7 +46,7 @@ FIGURES: dict[str, Chart] = {
 PATIENCE_S = 4
 
 
-def taking_turns(made: Replicated) -> redis.Redis:
+def _make_alternating_client(made: Replicated) -> redis.Redis:
     """A client whose two connections take turns, both of them open."""
     pool = redis.BlockingConnectionPool.from_url(
         made.primary.url,
@@ -63,7 +63,7 @@ def taking_turns(made: Replicated) -> redis.Redis:
 @exercise
 def write_safely(_: redis.Redis, answer: Callable[[redis.Redis, str, str], bool]) -> str:
     with replicated(2) as made, made.primary.client() as own:
-        client = taking_turns(made)
+        client = _make_alternating_client(made)
 
         def up_to_date() -> None:
             client.ping(), client.ping()

@@ -65,15 +65,15 @@ CUT = (
 @exercise
 def encode(_: redis.Redis, answer: Callable[[list[str], str], tuple]) -> str:
     with server() as private, rest.gateway(private) as web, private.client() as r:
-        return encoded(answer, web, r)
+        return _check_encoding(answer, web, r)
 
 
-def encoded(answer: Callable, web: rest.Gateway, r: redis.Redis) -> str:
+def _check_encoding(answer: Callable, web: rest.Gateway, r: redis.Redis) -> str:
     for command in COMMANDS:
         request = answer(command, web.token)
         if not isinstance(request, tuple) or len(request) != 4:
             raise NotYet("the function should return four things: method, path, headers and body.")
-        status, reply = send(web.port, *request)
+        status, reply = _send_request(web.port, *request)
         if web.token in request[1]:
             raise NotYet(
                 "the token is in the address, and addresses are written to the logs of "
@@ -95,7 +95,9 @@ def encoded(answer: Callable, web: rest.Gateway, r: redis.Redis) -> str:
     return f"right: {len(COMMANDS)} commands arrived as they were, with their spaces and slashes"
 
 
-def send(port: int, method: str, path: str, headers: dict, body: str | bytes | None) -> tuple:
+def _send_request(
+    port: int, method: str, path: str, headers: dict, body: str | bytes | None
+) -> tuple:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         body = body.encode() if isinstance(body, str) else body
@@ -111,10 +113,10 @@ def send(port: int, method: str, path: str, headers: dict, body: str | bytes | N
 @exercise
 def place_order(_: redis.Redis, answer: Callable[[object, str, dict[str, str]], object]) -> str:
     with server() as private, rest.gateway(private) as web, private.client() as r:
-        return placed(answer, web, r)
+        return _check_order(answer, web, r)
 
 
-def placed(answer: Callable, web: rest.Gateway, r: redis.Redis) -> str:
+def _check_order(answer: Callable, web: rest.Gateway, r: redis.Redis) -> str:
     key, queue, fields = "check:order:7", "check:orders", {"user": "ada", "total": "4999"}
     with web.client(rest_retries=0) as client:
         client.ping()

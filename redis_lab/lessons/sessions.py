@@ -44,12 +44,12 @@ ENDS = 200  # how many sessions end while somebody writes to them
 @exercise
 def save(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str], bool]) -> str:
     try:
-        return judge_save(r, answer)
+        return _judge_save(r, answer)
     finally:
-        clear(r)
+        _delete_keys(r)
 
 
-def judge_save(r: redis.Redis, answer: Callable) -> str:
+def _judge_save(r: redis.Redis, answer: Callable) -> str:
     key = "check:live"
     r.hset(key, mapping={"user": '"ada"', "cart": "1"})
     r.expire(key, 60)
@@ -69,7 +69,7 @@ def judge_save(r: redis.Redis, answer: Callable) -> str:
         )
     if not saved or saved_ended:
         raise NotYet("say True when it was saved and False when the session was over.")
-    revived = revived_in_a_race(r, answer)
+    revived = _revive_in_race(r, answer)
     if revived:
         raise NotYet(
             f"{ENDS} sessions ended while they were written to, and some came back. Between the "
@@ -82,9 +82,9 @@ def judge_save(r: redis.Redis, answer: Callable) -> str:
     return f"right: {ENDS} sessions ended during a save, none came back, and one round trip"
 
 
-def revived_in_a_race(r: redis.Redis, answer: Callable) -> int:
+def _revive_in_race(r: redis.Redis, answer: Callable) -> int:
     """End a session exactly between two commands of the answer, and also from a thread."""
-    between = revived_between(r, answer)
+    between = _revive_between_trips(r, answer)
     key, over = "check:race", threading.Event()
     trouble: list[Exception] = []
 
@@ -110,7 +110,7 @@ def revived_in_a_race(r: redis.Redis, answer: Callable) -> int:
     return between + revived + r.exists(key)
 
 
-def revived_between(r: redis.Redis, answer: Callable) -> int:
+def _revive_between_trips(r: redis.Redis, answer: Callable) -> int:
     """Let the session end before each of the answer's round trips but the first, one at a time."""
     pool, key, revived = r.connection_pool, "check:between", 0
     for at in range(1, 4):
@@ -118,14 +118,14 @@ def revived_between(r: redis.Redis, answer: Callable) -> int:
         r.expire(key, 60)
         ended: list[bool] = []
         meddled: Any = redis.Redis(connection_pool=pool)
-        meddled.execute_command = meddler(r, key, at, ended, meddled.execute_command)
+        meddled.execute_command = _make_meddler(r, key, at, ended, meddled.execute_command)
         answer(meddled, key, "cart", "1")
         revived += bool(ended) and r.exists(key)
         r.delete(key)
     return revived
 
 
-def meddler(r: redis.Redis, key: str, at: int, ended: list, execute: Callable) -> Callable:
+def _make_meddler(r: redis.Redis, key: str, at: int, ended: list, execute: Callable) -> Callable:
     calls = 0
 
     def execute_command(*args: object, **options: object) -> object:
@@ -142,12 +142,12 @@ def meddler(r: redis.Redis, key: str, at: int, ended: list, execute: Callable) -
 @exercise
 def login(r: redis.Redis, answer: Callable[[redis.Redis, str, str], str]) -> str:
     try:
-        return judge_login(r, answer)
+        return _judge_login(r, answer)
     finally:
-        clear(r)
+        _delete_keys(r)
 
 
-def judge_login(r: redis.Redis, answer: Callable) -> str:
+def _judge_login(r: redis.Redis, answer: Callable) -> str:
     def begin(id: str, **data: object) -> None:
         r.set(f"check:{id}", json.dumps(data), ex=60)
 
@@ -188,5 +188,5 @@ def judge_login(r: redis.Redis, answer: Callable) -> str:
     return "right: a new id, the cart came along, the old id opens nothing"
 
 
-def clear(r: redis.Redis) -> None:
+def _delete_keys(r: redis.Redis) -> None:
     r.delete(*r.scan_iter("check:*", count=1000), "check:")

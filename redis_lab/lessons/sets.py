@@ -41,7 +41,7 @@ TILLS, CUSTOMERS, HOUR = 8, 25, 3600
 
 
 @contextmanager
-def overheard(r: redis.Redis) -> Iterator[list[tuple]]:
+def _record_commands(r: redis.Redis) -> Iterator[list[tuple]]:
     """The commands that are sent through this client's own methods; not those of pipelines."""
     sent: list[tuple] = []
     client: Any = r  # whose method is replaced meanwhile
@@ -58,7 +58,7 @@ def overheard(r: redis.Redis) -> Iterator[list[tuple]]:
         del client.execute_command
 
 
-def limits(args: tuple) -> bool:
+def _has_limit(args: tuple) -> bool:
     """Whether a command has a LIMIT; redis-py says LIMIT 0, none, when it is given no limit."""
     words = [str(word) for word in args]
     return "LIMIT" in words and words[words.index("LIMIT") + 1] != "0"
@@ -71,7 +71,7 @@ def bought_both(r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], i
         r.sadd(a, *range(3000))
         r.sadd(b, *range(1000, 4000))
         r.sadd(rare, 1, 2, 3, 5000)
-        with wire(r) as counted, overheard(r) as sent:
+        with wire(r) as counted, _record_commands(r) as sent:
             many = answer(r, a, b, 100)
         few = answer(r, a, rare, 100)
         none = answer(r, a, absent, 100)
@@ -90,7 +90,7 @@ def bought_both(r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], i
             f"the answer is right, and {counted.bytes_in:,} bytes came back for one number. "
             "Which command counts on the server?"
         )
-    if sent and not any(limits(args) for args in sent):
+    if sent and not any(_has_limit(args) for args in sent):
         raise NotYet(
             f"right, in {counted.bytes_in} bytes. But the server counted all 2000 where 100 would "
             "have been enough. It can be told when to stop."

@@ -61,7 +61,7 @@ def around(
                 got = answer(r, board, names[place - 1], k)
             first = max(1, place - k)
             right = list(enumerate(names[first - 1 : place + k], first))
-            compare_places(where, place, got, right)
+            _compare_places(where, place, got, right)
             if counted.round_trips > 2:
                 raise NotYet(f"right, in {counted.round_trips} round trips. Two are enough.")
             if counted.bytes_in > 1000:
@@ -83,7 +83,7 @@ def around(
     return "right: at the top, in the middle, at the bottom and off the board, in two round trips"
 
 
-def compare_places(where: str, place: int, got: Any, right: list[tuple[int, str]]) -> None:
+def _compare_places(where: str, place: int, got: Any, right: list[tuple[int, str]]) -> None:
     try:
         got = [tuple(pair) for pair in got]
         names = [name for _, name in got]

@@ -40,11 +40,11 @@ STREAM, GROUP = "check:stream", "check:group"
 START, END = 1_764_360_000, 1_764_363_600  # an hour, in seconds
 
 
-class Mishap(Exception):
+class _Mishap(Exception):
     """What a handler raises in the middle of a batch."""
 
 
-def fill(r: redis.Redis, ids: list[str]) -> None:
+def _fill_stream(r: redis.Redis, ids: list[str]) -> None:
     """A stream with these ids and a group that has seen none of them."""
     r.delete(STREAM)
     pipe = r.pipeline(transaction=False)
@@ -54,7 +54,7 @@ def fill(r: redis.Redis, ids: list[str]) -> None:
     pipe.execute()
 
 
-def pending(r: redis.Redis) -> set[str]:
+def _read_pending(r: redis.Redis) -> set[str]:
     notes = r.xpending_range(STREAM, GROUP, "-", "+", 10_000)
     return {str(note["message_id"]) for note in notes}
 
@@ -69,19 +69,19 @@ def work(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, Callable]
 
     def stumble(entry: str, fields: dict[str, str]) -> None:
         if entry == ids[3]:
-            raise Mishap
+            raise _Mishap
         handled.append(entry)
 
     try:
-        fill(r, ids)
+        _fill_stream(r, ids)
         with wire(r) as counted:
             answer(r, STREAM, GROUP, "ada", handle)
-        smooth, left = list(handled), pending(r)
+        smooth, left = list(handled), _read_pending(r)
         handled.clear()
-        fill(r, ids)
-        with contextlib.suppress(Mishap):
+        _fill_stream(r, ids)
+        with contextlib.suppress(_Mishap):
             answer(r, STREAM, GROUP, "ada", stumble)
-        stumbled, kept = set(handled), pending(r)
+        stumbled, kept = set(handled), _read_pending(r)
     finally:
         r.delete(STREAM)
     if not smooth:
@@ -116,7 +116,7 @@ def recover(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, int], 
     idle = ids[:150] + ids[-150:]
     fresh = set(ids) - set(idle)
     try:
-        fill(r, ids)
+        _fill_stream(r, ids)
         r.xreadgroup(GROUP, "alive", {STREAM: ">"}, count=len(ids))
         r.xclaim(STREAM, GROUP, "dead", 0, [*idle], idle=60_000, justid=True)
         found = answer(r, STREAM, GROUP, "ada", 30_000)
@@ -152,7 +152,9 @@ def views_between(r: redis.Redis, answer: Callable[[redis.Redis, str, int, int],
     inside += [f"{END * 1000 - 1}-{k}" for k in (0, 7, 9)]
     outside = [f"{START * 1000 - 1}-9", f"{END * 1000}-0", f"{END * 1000}-3", f"{END * 1000 + 1}-0"]
     try:
-        fill(r, sorted(inside + outside, key=lambda entry: tuple(map(int, entry.split("-")))))
+        _fill_stream(
+            r, sorted(inside + outside, key=lambda entry: tuple(map(int, entry.split("-"))))
+        )
         with wire(r) as counted:
             found = answer(r, STREAM, START, END)
     finally:

@@ -39,7 +39,7 @@ FIGURES: dict[str, Chart] = {
 THREADS, EACH, IN_STOCK = 8, 40, 200
 
 
-def interrupted(r: redis.Redis, at: int, act: Callable[[], object]) -> redis.Redis:
+def _interrupt_after(r: redis.Redis, at: int, act: Callable[[], object]) -> redis.Redis:
     """A client to whom something happens: once its reply number `at` is read, `act` is called."""
     replies = -1_000_000  # those that belong to connecting do not count
 
@@ -79,14 +79,14 @@ Buy = Callable[[redis.Redis, str, str, int], bool]
 def buy(r: redis.Redis, answer: Buy) -> str:
     stock, cart = "check:stock", "check:cart"
     try:
-        alone(r, answer, stock, cart)
+        _check_alone(r, answer, stock, cart)
         for at in range(1, 9):
-            with_a_rival(r, answer, stock, cart, at)
-            watched(r, answer, stock, cart, at)
+            _check_rival(r, answer, stock, cart, at)
+            _check_observer(r, answer, stock, cart, at)
         r.mset({stock: 5, cart: 0})
         with wire(r) as counted:
             answer(r, stock, cart, 1)
-        together(r, answer, stock, cart)
+        _check_crowd(r, answer, stock, cart)
     finally:
         r.delete(stock, cart)
     if counted.round_trips > 1:
@@ -100,16 +100,16 @@ def buy(r: redis.Redis, answer: Buy) -> str:
     )
 
 
-def numbers_in(r: redis.Redis, *keys: str) -> tuple[int, ...]:
+def _read_numbers(r: redis.Redis, *keys: str) -> tuple[int, ...]:
     """The numbers under keys; a key that is gone counts as 0."""
     return tuple(int(found or 0) for found in r.mget(*keys))
 
 
-def alone(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
+def _check_alone(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
     for left, quantity, sold in ((5, 3, True), (3, 3, True), (2, 3, False), (0, 1, False)):
         r.mset({stock: left, cart: 0})
         result = answer(r, stock, cart, quantity)
-        now = numbers_in(r, stock, cart)
+        now = _read_numbers(r, stock, cart)
         right = (left - quantity, quantity) if sold else (left, 0)
         if now != right:
             raise NotYet(
@@ -123,16 +123,16 @@ def alone(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
             )
 
 
-def with_a_rival(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) -> None:
+def _check_rival(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) -> None:
     """Five in stock, two want three each; the rival buys after the answer's reply number `at`."""
     r.mset({stock: 5, cart: 0})
     rival = []
-    client = interrupted(r, at, lambda: rival.append(r.eval(TAKE, 1, stock)))
+    client = _interrupt_after(r, at, lambda: rival.append(r.eval(TAKE, 1, stock)))
     try:
         result = answer(client, stock, cart, 3)
     finally:
         client.close()
-    left, bought = numbers_in(r, stock, cart)
+    left, bought = _read_numbers(r, stock, cart)
     others = sum(rival)
     if left < 0:
         raise NotYet(
@@ -148,11 +148,11 @@ def with_a_rival(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) ->
         )
 
 
-def watched(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) -> None:
+def _check_observer(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) -> None:
     """Two in stock, three wanted; somebody looks at the stock after reply number `at`."""
     r.mset({stock: 2, cart: 0})
     seen: list[int] = []
-    client = interrupted(r, at, lambda: seen.extend(numbers_in(r, stock)))
+    client = _interrupt_after(r, at, lambda: seen.extend(_read_numbers(r, stock)))
     try:
         answer(client, stock, cart, 3)
     finally:
@@ -165,7 +165,7 @@ def watched(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) -> None
         )
 
 
-def together(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
+def _check_crowd(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
     r.mset({stock: IN_STOCK, cart: 0})
 
     def visitor(_: int) -> int:
@@ -173,7 +173,7 @@ def together(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
 
     with ThreadPoolExecutor(THREADS) as pool:
         sold = sum(pool.map(visitor, range(THREADS)))
-    left, carts = numbers_in(r, stock, cart)
+    left, carts = _read_numbers(r, stock, cart)
     if (left, carts, sold) != (0, IN_STOCK, IN_STOCK):
         raise NotYet(
             f"{THREADS} threads wanted more than the {IN_STOCK} pieces there were: {left} are "
@@ -187,12 +187,12 @@ def set_if_higher(shared: redis.Redis, answer: Callable[[redis.Redis, str, int],
     key = "check:best"
     try:
         with server() as private, private.client() as r:
-            return judge_higher(r, answer, key)
+            return _judge_higher(r, answer, key)
     finally:
         shared.delete(key)  # where an answer went that took no notice of `r`
 
 
-def judge_higher(r: redis.Redis, answer: Callable, key: str) -> str:
+def _judge_higher(r: redis.Redis, answer: Callable, key: str) -> str:
     def best() -> int:
         return int(r.get(key) or 0)
 
@@ -217,7 +217,7 @@ def judge_higher(r: redis.Redis, answer: Callable, key: str) -> str:
                 "(As text, '9' is higher than '10'; tonumber makes numbers of both.)"
             )
     for at in range(1, 6):
-        with_a_higher_one(r, answer, key, at)
+        _check_higher(r, answer, key, at)
     r.script_flush()
     try:
         answer(r, key, 200)
@@ -243,11 +243,11 @@ def judge_higher(r: redis.Redis, answer: Callable, key: str) -> str:
     return "right: one round trip, 40 characters instead of the text, and a restart does no harm"
 
 
-def with_a_higher_one(r: redis.Redis, answer: Callable, key: str, at: int) -> None:
+def _check_higher(r: redis.Redis, answer: Callable, key: str, at: int) -> None:
     """Somebody stores 100 after the answer's reply number `at`; an answer of 50 must not win."""
     r.set(key, 10)
     came = []
-    client = interrupted(r, at, lambda: came.append(r.set(key, 100)))
+    client = _interrupt_after(r, at, lambda: came.append(r.set(key, 100)))
     try:
         answer(client, key, 50)
     finally:

@@ -38,7 +38,7 @@ FIGURES: dict[str, Chart] = {
 T = TypeVar("T")
 
 
-def run(work: Awaitable[T]) -> T:
+def _run_in_new_loop(work: Awaitable[T]) -> T:
     """Wait for it in a loop of its own; a notebook's is running already."""
 
     async def wait() -> T:
@@ -56,7 +56,7 @@ def fetch(_: redis.Redis, answer: Callable[[str, list[str]], Awaitable[list]]) -
         before = r.info("stats")["total_connections_received"]
         start = time.perf_counter()
         try:
-            got = run(answer(far.url, list(wanted)))
+            got = _run_in_new_loop(answer(far.url, list(wanted)))
         except redis.ConnectionError as error:
             raise NotYet(
                 f"{type(error).__name__}: {error}. A pool that is full raises; a "
@@ -122,5 +122,5 @@ def page(_: redis.Redis, answer: Callable[[redis.asyncio.Redis, str, Load], Awai
                 raise NotYet("Redis is back, and the cached page is not used.")
 
     with server() as private:
-        run(play())
+        _run_in_new_loop(play())
     return "right: from the cache, without Redis, and it ends when it is cancelled"

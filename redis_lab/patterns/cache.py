@@ -139,19 +139,19 @@ class _Away(Exception):
 UNABLE = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN")
 
 
-def unreachable(error: BaseException | None) -> bool:
+def _is_unreachable(error: BaseException | None) -> bool:
     """Whether the server did not answer. A wrong password is not that, nor a full pool."""
     if isinstance(error, redis.AuthenticationError | AuthorizationError | MaxConnectionsError):
         return False
     return isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError)
 
 
-def unable(error: BaseException) -> bool:
+def _is_unable(error: BaseException) -> bool:
     """Whether Redis cannot serve at the moment, so that a read goes on without it."""
     if isinstance(error, RedisClusterException):
-        return isinstance(error, SlotNotCoveredError) or unreachable(error.__cause__)
+        return isinstance(error, SlotNotCoveredError) or _is_unreachable(error.__cause__)
     states = redis.OutOfMemoryError | redis.ReadOnlyError | ClusterDownError | TryAgainError
-    if isinstance(error, states | MaxConnectionsError) or unreachable(error):
+    if isinstance(error, states | MaxConnectionsError) or _is_unreachable(error):
         return True
     return isinstance(error, redis.ResponseError) and str(error).split(" ")[0] in UNABLE
 
@@ -185,9 +185,9 @@ class _Gate:
             yield
             until = 0.0
         except Exception as error:
-            if unreachable(error):
+            if _is_unreachable(error):
                 until = time.monotonic() + self.pause_s
-            if not unable(error):
+            if not _is_unable(error):
                 raise
             raise _Away from error
         finally:

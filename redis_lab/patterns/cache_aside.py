@@ -35,7 +35,7 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
 
 
-def away(error: Exception) -> bool:
+def _is_away(error: Exception) -> bool:
     """Whether Redis is gone, full or read-only, so that a read goes on without it."""
     if isinstance(error, redis.AuthenticationError | AuthorizationError):
         return False
@@ -130,7 +130,7 @@ class CacheAside:
 
     def _goes_on(self, error: Exception) -> bool:
         """Without Redis, for a while, if it is away. Any other error is raised."""
-        if not away(error):
+        if not _is_away(error):
             raise error
         self._away_until = time.monotonic() + self.pause_s
         return False

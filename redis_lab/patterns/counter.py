@@ -36,8 +36,8 @@ class ExpiringCounter:
     """
 
     def __init__(self, client: redis.Redis | redis.RedisCluster, prefix: str, ttl_s: float) -> None:
-        refuse(client, ASYNC, "AsyncExpiringCounter")
-        self.client, self.prefix, self.ttl_ms = client, prefix, milliseconds(prefix, ttl_s)
+        _refuse_client(client, ASYNC, "AsyncExpiringCounter")
+        self.client, self.prefix, self.ttl_ms = client, prefix, _to_ms(prefix, ttl_s)
 
     def hit(self, name: str) -> int:
         """Count one event and return how many there were in this window, this one included."""
@@ -61,8 +61,8 @@ class AsyncExpiringCounter:
         prefix: str,
         ttl_s: float,
     ) -> None:
-        refuse(client, SYNC, "ExpiringCounter")
-        self.client, self.prefix, self.ttl_ms = client, prefix, milliseconds(prefix, ttl_s)
+        _refuse_client(client, SYNC, "ExpiringCounter")
+        self.client, self.prefix, self.ttl_ms = client, prefix, _to_ms(prefix, ttl_s)
 
     async def hit(self, name: str) -> int:
         """As `ExpiringCounter.hit`."""
@@ -74,7 +74,7 @@ class AsyncExpiringCounter:
         return count
 
 
-def milliseconds(prefix: str, ttl_s: float) -> int:
+def _to_ms(prefix: str, ttl_s: float) -> int:
     """The TTL, checked before a key is touched."""
     is_number = isinstance(ttl_s, int | float) and not isinstance(ttl_s, bool)
     if not prefix or not is_number or not 1 <= ttl_s <= LONGEST_S:
@@ -85,6 +85,6 @@ def milliseconds(prefix: str, ttl_s: float) -> int:
     return round(ttl_s * 1000)
 
 
-def refuse(client: object, wrong: tuple[type, ...], instead: str) -> None:
+def _refuse_client(client: object, wrong: tuple[type, ...], instead: str) -> None:
     if isinstance(client, wrong) or type(client).__name__.endswith("Pipeline"):
         raise TypeError(f"Not with a {type(client).__module__}.{type(client).__name__}: {instead}.")

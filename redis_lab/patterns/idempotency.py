@@ -144,7 +144,7 @@ class _Rules:
     """What both kinds of client have in common."""
 
     def __init__(self, prefix: str, ttl_s: float, lease_s: float) -> None:
-        numbers = number(lease_s, 0.001, LONGEST_S) and number(ttl_s, lease_s, LONGEST_S)
+        numbers = _is_number(lease_s, 0.001, LONGEST_S) and _is_number(ttl_s, lease_s, LONGEST_S)
         if not isinstance(prefix, str) or not prefix or not numbers:
             raise ValueError("Idempotency needs a prefix, and 1 ms <= lease_s <= ttl_s.")
         self.prefix, self.ttl_ms, self.lease_ms = prefix, round(ttl_s * 1000), round(lease_s * 1000)
@@ -196,7 +196,7 @@ class Idempotency(_Rules):
         ttl_s: float,
         lease_s: float,
     ) -> None:
-        refuse(client, ASYNC, "AsyncIdempotency")
+        _refuse_client(client, ASYNC, "AsyncIdempotency")
         super().__init__(prefix, ttl_s, lease_s)
         self._begin = client.register_script(BEGIN)
         self._finish = client.register_script(FINISH)
@@ -206,16 +206,16 @@ class Idempotency(_Rules):
     def begin(self, key: str, fingerprint: str) -> State:
         """Ask for the work. `fingerprint` tells one request from another under the same key."""
         args = self._begin_with(fingerprint, secrets.token_hex(8))
-        return answer(self._begin(keys=[self.key(key)], args=args))
+        return _parse_reply(self._begin(keys=[self.key(key)], args=args))
 
     def finish(self, key: str, token: str, result: Any) -> bool:
         """Store the result. False if the claim was lost meanwhile: then another's result counts.
 
         Raises: Failed if it is not JSON; that it is done, and its result lost, is stored.
         """
-        field, text, found = outcome(result)
+        field, text, found = _make_outcome(result)
         stored = self._store(key, token, field, text)
-        value(found)
+        _get_result(found)
         return stored
 
     def fail(self, key: str, token: str, why: str) -> bool:
@@ -249,16 +249,16 @@ class Idempotency(_Rules):
                 if isinstance(error, NotDone):
                     self.give_back(key, state.token)
                 else:
-                    self.fail(key, state.token, raised(error))
+                    self.fail(key, state.token, _describe_error(error))
             raise
-        field, text, found = outcome(result)
+        field, text, found = _make_outcome(result)
         try:
             stored = self._store(key, state.token, field, text)
         except ERRORS as error:
             raise NotStored(result) from error
         if not stored:
             raise LeaseLost(f"{key} took longer than its lease, and another is at it. Ask again.")
-        return value(found)
+        return _get_result(found)
 
     def _store(self, key: str, token: str, field: str, text: str) -> bool:
         args: list[str | int] = [token, field, text, self.ttl_ms]
@@ -280,7 +280,7 @@ class AsyncIdempotency(_Rules):
         ttl_s: float,
         lease_s: float,
     ) -> None:
-        refuse(client, SYNC, "Idempotency")
+        _refuse_client(client, SYNC, "Idempotency")
         super().__init__(prefix, ttl_s, lease_s)
         self._begin = client.register_script(BEGIN)
         self._finish = client.register_script(FINISH)
@@ -292,17 +292,17 @@ class AsyncIdempotency(_Rules):
         token = secrets.token_hex(8)
         args = self._begin_with(fingerprint, token)
         try:
-            return answer(await surely(self._begin(keys=[self.key(key)], args=args)))
+            return _parse_reply(await _finish_anyway(self._begin(keys=[self.key(key)], args=args)))
         except asyncio.CancelledError:
             with contextlib.suppress(*ERRORS):
-                await surely(self.give_back(key, token))
+                await _finish_anyway(self.give_back(key, token))
             raise
 
     async def finish(self, key: str, token: str, result: Any) -> bool:
         """As `Idempotency.finish`."""
-        field, text, found = outcome(result)
+        field, text, found = _make_outcome(result)
         stored = await self._store(key, token, field, text)
-        value(found)
+        _get_result(found)
         return stored
 
     async def fail(self, key: str, token: str, why: str) -> bool:
@@ -329,25 +329,25 @@ class AsyncIdempotency(_Rules):
         except BaseException as error:
             with contextlib.suppress(*ERRORS):
                 if isinstance(error, NotDone):
-                    await surely(self.give_back(key, state.token))
+                    await _finish_anyway(self.give_back(key, state.token))
                 else:
-                    await surely(self.fail(key, state.token, raised(error)))
+                    await _finish_anyway(self.fail(key, state.token, _describe_error(error)))
             raise
-        field, text, found = outcome(result)
+        field, text, found = _make_outcome(result)
         try:
-            stored = await surely(self._store(key, state.token, field, text))
+            stored = await _finish_anyway(self._store(key, state.token, field, text))
         except ERRORS as error:
             raise NotStored(result) from error
         if not stored:
             raise LeaseLost(f"{key} took longer than its lease, and another is at it. Ask again.")
-        return value(found)
+        return _get_result(found)
 
     async def _store(self, key: str, token: str, field: str, text: str) -> bool:
         args: list[str | int] = [token, field, text, self.ttl_ms]
         return int(await self._finish(keys=[self.key(key)], args=args)) == 1
 
 
-def answer(reply: list[Any]) -> State:
+def _parse_reply(reply: list[Any]) -> State:
     word, *rest = (part.decode() if isinstance(part, bytes) else part for part in reply)
     if word == "other":
         raise Mismatch("This key was used for another request; use a new one.")
@@ -358,7 +358,7 @@ def answer(reply: list[Any]) -> State:
     return Busy(int(rest[0]) / 1000) if word == "busy" else Yours(rest[0])
 
 
-def outcome(result: Any) -> tuple[str, str, Done | Failed]:
+def _make_outcome(result: Any) -> tuple[str, str, Done | Failed]:
     """What to store after the work, and what the first caller gets of it, as the later ones do."""
     try:
         text = json.dumps(result)
@@ -368,17 +368,17 @@ def outcome(result: Any) -> tuple[str, str, Done | Failed]:
         return "failure", why, Failed(why)
 
 
-def value(found: Done | Failed) -> Any:
+def _get_result(found: Done | Failed) -> Any:
     if isinstance(found, Failed):
         raise found
     return found.result
 
 
-def raised(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     return f"the work raised {type(error).__name__}, and its effect is not known"
 
 
-async def surely(request: Coroutine[Any, Any, T]) -> T:
+async def _finish_anyway(request: Coroutine[Any, Any, T]) -> T:
     """Cancelled or not: the request is carried to its end."""
     task = asyncio.ensure_future(request)
     try:
@@ -388,10 +388,10 @@ async def surely(request: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def number(value: object, low: float, high: float) -> bool:
+def _is_number(value: object, low: float, high: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
-def refuse(client: object, wrong: tuple[type, ...], instead: str) -> None:
+def _refuse_client(client: object, wrong: tuple[type, ...], instead: str) -> None:
     if isinstance(client, wrong) or type(client).__name__.endswith("Pipeline"):
         raise TypeError(f"Not with a {type(client).__module__}.{type(client).__name__}: {instead}.")

@@ -270,7 +270,7 @@ class Leaderboard(BaseLeaderboard[SyncClient]):
         while True:
             total, server_s = self._change(**self._to_change(how, member, points, at, event))
             if total != OTHER_DAY:
-                return in_range(total)
+                return _check_total(total)
             self._now_s(server_s)
 
     def remove(self, member: str) -> int:
@@ -288,11 +288,11 @@ class Leaderboard(BaseLeaderboard[SyncClient]):
         self, number: int, size: int, day: date | None = None, days: int = 1
     ) -> list[Standing]:
         """A page of the board; the first is number 1."""
-        return self._rows("", *lines_of(number, size), day, days)
+        return self._rows("", *_find_range(number, size), day, days)
 
     def around(self, member: str, k: int, day: date | None = None, days: int = 1) -> list[Standing]:
         """The member with up to k neighbours on each side; [] for one who is not on the board."""
-        return self._rows(*neighbours(member, k), day, days)
+        return self._rows(*_check_neighbours(member, k), day, days)
 
     def rank(self, member: str, day: date | None = None, days: int = 1) -> int | None:
         """The member's place, or None."""
@@ -303,7 +303,7 @@ class Leaderboard(BaseLeaderboard[SyncClient]):
         self, member: str, first: int, last: int, day: date | None, days: int
     ) -> list[Standing]:
         """Lines counted from the member, or for '' from the first of all."""
-        return standings(self._read(**self._to_read(member, first, last, day, days)), day)
+        return _parse_standings(self._read(**self._to_read(member, first, last, day, days)), day)
 
 
 class AsyncLeaderboard(BaseLeaderboard[AsyncClient]):
@@ -332,7 +332,7 @@ class AsyncLeaderboard(BaseLeaderboard[AsyncClient]):
         while True:
             total, server_s = await self._change(**self._to_change(how, member, points, at, event))
             if total != OTHER_DAY:
-                return in_range(total)
+                return _check_total(total)
             self._now_s(server_s)
 
     async def remove(self, member: str) -> int:
@@ -347,13 +347,13 @@ class AsyncLeaderboard(BaseLeaderboard[AsyncClient]):
         self, number: int, size: int, day: date | None = None, days: int = 1
     ) -> list[Standing]:
         """As `Leaderboard.page`."""
-        return await self._rows("", *lines_of(number, size), day, days)
+        return await self._rows("", *_find_range(number, size), day, days)
 
     async def around(
         self, member: str, k: int, day: date | None = None, days: int = 1
     ) -> list[Standing]:
         """As `Leaderboard.around`."""
-        return await self._rows(*neighbours(member, k), day, days)
+        return await self._rows(*_check_neighbours(member, k), day, days)
 
     async def rank(self, member: str, day: date | None = None, days: int = 1) -> int | None:
         """As `Leaderboard.rank`."""
@@ -364,16 +364,16 @@ class AsyncLeaderboard(BaseLeaderboard[AsyncClient]):
         self, member: str, first: int, last: int, day: date | None, days: int
     ) -> list[Standing]:
         reply = await self._read(**self._to_read(member, first, last, day, days))
-        return standings(reply, day)
+        return _parse_standings(reply, day)
 
 
-def lines_of(number: int, size: int) -> tuple[int, int]:
+def _find_range(number: int, size: int) -> tuple[int, int]:
     if number < 1 or size < 1:
         raise ValueError("Pages are counted from 1, and have at least one line.")
     return (number - 1) * size, number * size - 1
 
 
-def neighbours(member: str, k: int) -> tuple[str, int, int]:
+def _check_neighbours(member: str, k: int) -> tuple[str, int, int]:
     if k < 0 or not member:
         raise ValueError("around() needs a member, and 0 or more neighbours.")
     return member, -k, k
@@ -387,28 +387,28 @@ REFUSALS = {
 }
 
 
-def in_range(total: int) -> int:
+def _check_total(total: int) -> int:
     if total < 0:
         raise OutOfRange(REFUSALS[total])
     return total
 
 
-def standings(reply: list[Any], day: date | None) -> list[Standing]:
+def _parse_standings(reply: list[Any], day: date | None) -> list[Standing]:
     if not reply:
         return []
     first, flat = reply
     pairs = zip(flat[::2], flat[1::2], strict=True)
-    bits = bits_of(day)
+    bits = _count_bits(day)
     return [
-        Standing(first + k, text(m), int(float(s)) >> bits) for k, (m, s) in enumerate(pairs, 1)
+        Standing(first + k, _to_text(m), int(float(s)) >> bits) for k, (m, s) in enumerate(pairs, 1)
     ]
 
 
-def bits_of(day: date | None) -> int:
+def _count_bits(day: date | None) -> int:
     return DAY_BITS if day else ALL_BITS
 
 
-def text(member: str | bytes) -> str:
+def _to_text(member: str | bytes) -> str:
     return member.decode() if isinstance(member, bytes) else member
 
 
@@ -445,7 +445,9 @@ class ShardedLeaderboard:
     ) -> None:
         self.client = client
         options = {"keep_days": keep_days, "idle_days": idle_days, "remember_s": remember_s}
-        self.shards = [Leaderboard(client, name, **options) for name in names(prefix, shards)]
+        self.shards = [
+            Leaderboard(client, name, **options) for name in _name_shards(prefix, shards)
+        ]
 
     def of(self, member: str) -> Leaderboard:
         """The shard that a member belongs to."""
@@ -472,8 +474,8 @@ class ShardedLeaderboard:
     def top(self, n: int, day: date | None = None) -> list[Standing]:
         """The n best of all shards: of all time, or of a day."""
         pipe = self.client.pipeline(transaction=False)
-        ask_tops(pipe, self.shards, n, day)
-        return merged(pipe.execute(), n, day)
+        _ask_tops(pipe, self.shards, n, day)
+        return _merge_tops(pipe.execute(), n, day)
 
     def rank(self, member: str, day: date | None = None) -> int | None:
         """The member's place among all shards, or None."""
@@ -481,7 +483,7 @@ class ShardedLeaderboard:
         if score is None:
             return None
         pipe = self.client.pipeline(transaction=False)
-        ask_above(pipe, self.shards, score, day)
+        _ask_above(pipe, self.shards, score, day)
         return 1 + int(sum(pipe.execute()))
 
 
@@ -500,7 +502,9 @@ class AsyncShardedLeaderboard:
     ) -> None:
         self.client = client
         options = {"keep_days": keep_days, "idle_days": idle_days, "remember_s": remember_s}
-        self.shards = [AsyncLeaderboard(client, name, **options) for name in names(prefix, shards)]
+        self.shards = [
+            AsyncLeaderboard(client, name, **options) for name in _name_shards(prefix, shards)
+        ]
 
     def of(self, member: str) -> AsyncLeaderboard:
         """As `ShardedLeaderboard.of`."""
@@ -529,8 +533,8 @@ class AsyncShardedLeaderboard:
     async def top(self, n: int, day: date | None = None) -> list[Standing]:
         """As `ShardedLeaderboard.top`."""
         pipe = self.client.pipeline(transaction=False)
-        ask_tops(pipe, self.shards, n, day)
-        return merged(await pipe.execute(), n, day)
+        _ask_tops(pipe, self.shards, n, day)
+        return _merge_tops(await pipe.execute(), n, day)
 
     async def rank(self, member: str, day: date | None = None) -> int | None:
         """As `ShardedLeaderboard.rank`."""
@@ -538,30 +542,30 @@ class AsyncShardedLeaderboard:
         if score is None:
             return None
         pipe = self.client.pipeline(transaction=False)
-        ask_above(pipe, self.shards, score, day)
+        _ask_above(pipe, self.shards, score, day)
         return 1 + int(sum(await pipe.execute()))
 
 
-def names(prefix: str, shards: int) -> list[str]:
+def _name_shards(prefix: str, shards: int) -> list[str]:
     if not prefix or not isinstance(shards, int) or shards < 1:
         raise ValueError("A sharded leaderboard has a prefix and at least one shard.")
     return [f"{prefix}:{k}" for k in range(shards)]
 
 
-def ask_tops(pipe: Any, shards: Iterable[BaseLeaderboard[Any]], n: int, day: date | None) -> None:
+def _ask_tops(pipe: Any, shards: Iterable[BaseLeaderboard[Any]], n: int, day: date | None) -> None:
     if n < 1:
         raise ValueError("top() needs at least one line.")
     for shard in shards:
         pipe.zrange(shard.keys(day)[0], 0, n - 1, desc=True, withscores=True)
 
 
-def merged(tops: list[Any], n: int, day: date | None) -> list[Standing]:
-    lines = [(int(score), text(m).encode()) for top in tops for m, score in top]
+def _merge_tops(tops: list[Any], n: int, day: date | None) -> list[Standing]:
+    lines = [(int(score), _to_text(m).encode()) for top in tops for m, score in top]
     best = enumerate(sorted(lines, reverse=True)[:n], 1)
-    return [Standing(place, m.decode(), score >> bits_of(day)) for place, (score, m) in best]
+    return [Standing(place, m.decode(), score >> _count_bits(day)) for place, (score, m) in best]
 
 
-def ask_above(
+def _ask_above(
     pipe: Any, shards: Iterable[BaseLeaderboard[Any]], score: float, day: date | None
 ) -> None:
     for shard in shards:

@@ -87,7 +87,7 @@ class _Rules:
     """What both kinds of client have in common."""
 
     def __init__(self, prefix: str, lease_s: float, poll_s: float) -> None:
-        times = number(lease_s, 0.001, LONGEST_S) and number(poll_s, 0.0001, LONGEST_S)
+        times = _is_number(lease_s, 0.001, LONGEST_S) and _is_number(poll_s, 0.0001, LONGEST_S)
         if not isinstance(prefix, str) or not prefix or not times:
             raise ValueError("Lock needs a prefix, a lease of at least 1 ms, and poll_s above 0.")
         self.prefix, self.lease_ms, self.poll_s = prefix, round(lease_s * 1000), poll_s
@@ -152,7 +152,7 @@ class Lock(_Rules):
         lease_s: float,
         poll_s: float = 0.01,
     ) -> None:
-        refuse(client, ASYNC, "AsyncLock")
+        _refuse_client(client, ASYNC, "AsyncLock")
         super().__init__(prefix, lease_s, poll_s)
         self._acquire = client.register_script(ACQUIRE)
         self._renew = client.register_script(RENEW)
@@ -167,7 +167,7 @@ class Lock(_Rules):
 
     def acquire(self, name: str, wait_s: float) -> Lease | None:
         """Try for so long."""
-        deadline = time.monotonic() + seconds(wait_s)
+        deadline = time.monotonic() + _check_wait(wait_s)
         while (lease := self.try_acquire(name)) is None and time.monotonic() < deadline:
             time.sleep(self._pause_s(deadline))
         return lease
@@ -236,7 +236,7 @@ class AsyncLock(_Rules):
         lease_s: float,
         poll_s: float = 0.01,
     ) -> None:
-        refuse(client, SYNC, "Lock")
+        _refuse_client(client, SYNC, "Lock")
         super().__init__(prefix, lease_s, poll_s)
         self._acquire = client.register_script(ACQUIRE)
         self._renew = client.register_script(RENEW)
@@ -257,7 +257,7 @@ class AsyncLock(_Rules):
 
     async def acquire(self, name: str, wait_s: float) -> Lease | None:
         """As `Lock.acquire`."""
-        deadline = time.monotonic() + seconds(wait_s)
+        deadline = time.monotonic() + _check_wait(wait_s)
         while (lease := await self.try_acquire(name)) is None and time.monotonic() < deadline:
             await asyncio.sleep(self._pause_s(deadline))
         return lease
@@ -305,16 +305,16 @@ class AsyncLock(_Rules):
                 await self.renew(lease)
 
 
-def number(value: object, low: float, high: float) -> bool:
+def _is_number(value: object, low: float, high: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
-def seconds(wait_s: float) -> float:
-    if not number(wait_s, 0, LONGEST_S):
+def _check_wait(wait_s: float) -> float:
+    if not _is_number(wait_s, 0, LONGEST_S):
         raise ValueError(f"A wait is a number of seconds, 0 or more, and not {wait_s!r}.")
     return wait_s
 
 
-def refuse(client: object, wrong: tuple[type, ...], instead: str) -> None:
+def _refuse_client(client: object, wrong: tuple[type, ...], instead: str) -> None:
     if isinstance(client, wrong) or type(client).__name__.endswith("Pipeline"):
         raise TypeError(f"Not with a {type(client).__module__}.{type(client).__name__}: {instead}.")

@@ -325,9 +325,9 @@ class Queue(Generic[Client]):
         if not isinstance(max_tries, int) or max_tries < 1 or keep_s <= lease_s:
             raise ValueError("There is at least one try, and keep_s is longer than lease_s.")
         self.client, self.max_tries = client, max_tries
-        self.lease_ms, self.keep_ms = ms(lease_s), ms(keep_s)
-        self.remember_ms = ms(remember_s)
-        self.backoff = [max_tries, ms(backoff_s), ms(longest_backoff_s)]
+        self.lease_ms, self.keep_ms = _to_ms(lease_s), _to_ms(keep_s)
+        self.remember_ms = _to_ms(remember_s)
+        self.backoff = [max_tries, _to_ms(backoff_s), _to_ms(longest_backoff_s)]
         self.keys = {name: f"{{{prefix}}}:{name}" for name in (*self.KEYS, *self.LINE_KEYS)}
         register: Any = getattr(client, "register_script")  # noqa: B009
         self.scripts = {k: register(BEGIN + self.LINE + lua) for k, lua in self.CALLS.items()}
@@ -341,7 +341,7 @@ class Queue(Generic[Client]):
     def _to_put(self, jobs: Iterable[tuple[str, Any]], delay_s: float) -> list[Any]:
         if not 0 <= delay_s <= MOST_S:
             raise ValueError("A job is due from now to 100 years from now.")
-        args: list[Any] = [ms(delay_s)]
+        args: list[Any] = [_to_ms(delay_s)]
         for job_id, payload in jobs:
             if not isinstance(job_id, str) or not job_id:
                 raise ValueError("The id of a job is a string that is not empty.")
@@ -349,7 +349,7 @@ class Queue(Generic[Client]):
         return args
 
     def _check_wait(self, block_s: float) -> None:
-        limit = socket_timeout(self.client)
+        limit = _get_socket_timeout(self.client)
         if limit is not None and min(block_s, TURN_S) >= limit:
             raise ValueError(
                 f"take() waits up to {TURN_S:g} s for a reply, but the client's socket_timeout is "
@@ -374,7 +374,7 @@ class SyncQueue(Queue[SyncClient]):
 
     def put_many(self, payloads: dict[str, Any] | Sequence[Any], delay_s: float = 0) -> list[str]:
         """Add many jobs atomically, in one round trip; returns their ids. A dict has ids."""
-        jobs = with_ids(payloads)
+        jobs = _add_ids(payloads)
         if jobs:
             self._call("put", *self._to_put(jobs, delay_s))
         return [job_id for job_id, _ in jobs]
@@ -388,9 +388,9 @@ class SyncQueue(Queue[SyncClient]):
         token, deadline = uuid.uuid4().hex, time.monotonic() + block_s
         reply = self._call("take", self.lease_ms, token)
         while len(reply) == 2 and (left := deadline - time.monotonic()) > 0:
-            moved = self._wait(pause(reply, left), reply[1])
+            moved = self._wait(_find_pause(reply, left), reply[1])
             reply = self._call("take", self.lease_ms, token, *moved)
-        return as_job(token, reply)
+        return _parse_job(token, reply)
 
     def _wait(self, seconds: float, ends: int) -> list[Any]:
         raise NotImplementedError
@@ -413,11 +413,11 @@ class SyncQueue(Queue[SyncClient]):
 
     def counts(self) -> dict[str, int]:
         """How many jobs are `ready`, `taken`, for `later` and `dead`."""
-        return as_counts(self._call("counts"))
+        return _parse_counts(self._call("counts"))
 
     def dead(self, most: int = 100) -> list[Job]:
         """The jobs that have had their tries, the last one first."""
-        return [as_dead(entry) for entry in self._call("dead", most)]
+        return [_parse_dead(entry) for entry in self._call("dead", most)]
 
     def requeue(self, job_id: str) -> bool:
         """Give a dead job all its tries again. False if it is not among the dead."""
@@ -435,7 +435,7 @@ class SyncQueue(Queue[SyncClient]):
         than the main one signals are not heard: set `stop`.
         """
         stop, reap_at = stop or threading.Event(), 0.0
-        with stopped_by_signals(stop):
+        with _stop_on_signals(stop):
             while not stop.is_set():
                 try:
                     if time.monotonic() >= reap_at:
@@ -472,7 +472,7 @@ class AsyncQueue(Queue[AsyncClient]):
         self, payloads: dict[str, Any] | Sequence[Any], delay_s: float = 0
     ) -> list[str]:
         """As `SyncQueue.put_many`."""
-        jobs = with_ids(payloads)
+        jobs = _add_ids(payloads)
         if jobs:
             await self._call("put", *self._to_put(jobs, delay_s))
         return [job_id for job_id, _ in jobs]
@@ -484,13 +484,13 @@ class AsyncQueue(Queue[AsyncClient]):
         try:
             reply = await self._call("take", self.lease_ms, token)
             while len(reply) == 2 and (left := deadline - time.monotonic()) > 0:
-                moved = await self._wait(pause(reply, left), reply[1])
+                moved = await self._wait(_find_pause(reply, left), reply[1])
                 reply = await self._call("take", self.lease_ms, token, *moved)
         except asyncio.CancelledError:
             with contextlib.suppress(redis.RedisError):
                 await asyncio.shield(self._call("give_back", token))
             raise
-        return as_job(token, reply)
+        return _parse_job(token, reply)
 
     async def _wait(self, seconds: float, ends: int) -> list[Any]:
         raise NotImplementedError
@@ -513,11 +513,11 @@ class AsyncQueue(Queue[AsyncClient]):
 
     async def counts(self) -> dict[str, int]:
         """As `SyncQueue.counts`."""
-        return as_counts(await self._call("counts"))
+        return _parse_counts(await self._call("counts"))
 
     async def dead(self, most: int = 100) -> list[Job]:
         """As `SyncQueue.dead`."""
-        return [as_dead(entry) for entry in await self._call("dead", most)]
+        return [_parse_dead(entry) for entry in await self._call("dead", most)]
 
     async def requeue(self, job_id: str) -> bool:
         """As `SyncQueue.requeue`."""
@@ -532,7 +532,7 @@ class AsyncQueue(Queue[AsyncClient]):
     ) -> None:
         """As `SyncQueue.work`. For several jobs at a time, gather several of these."""
         stop, reap_at = stop or asyncio.Event(), 0.0
-        heard = hear_signals(stop)
+        heard = _add_signal_handlers(stop)
         try:
             while not stop.is_set():
                 try:
@@ -643,10 +643,10 @@ class StreamQueue(SyncQueue):
     LINE_KEYS = ("stream",)
 
     def _wait(self, seconds: float, ends: int) -> list[Any]:
-        with no_group():
-            return as_moved(
+        with _tolerate_no_group():
+            return _parse_moved(
                 self.client.xreadgroup(
-                    "workers", "any", {self.keys["stream"]: ">"}, count=1, block=ms(seconds)
+                    "workers", "any", {self.keys["stream"]: ">"}, count=1, block=_to_ms(seconds)
                 )
             )
         return []
@@ -659,52 +659,52 @@ class AsyncStreamQueue(AsyncQueue):
     LINE_KEYS = ("stream",)
 
     async def _wait(self, seconds: float, ends: int) -> list[Any]:
-        with no_group():
-            return as_moved(
+        with _tolerate_no_group():
+            return _parse_moved(
                 await self.client.xreadgroup(
-                    "workers", "any", {self.keys["stream"]: ">"}, count=1, block=ms(seconds)
+                    "workers", "any", {self.keys["stream"]: ">"}, count=1, block=_to_ms(seconds)
                 )
             )
         return []
 
 
-def ms(seconds: float) -> int:
+def _to_ms(seconds: float) -> int:
     return max(int(seconds * 1000), 1) if seconds else 0
 
 
-def text(reply: str | bytes) -> str:
+def _to_text(reply: str | bytes) -> str:
     return reply.decode() if isinstance(reply, bytes) else reply
 
 
-def with_ids(payloads: dict[str, Any] | Sequence[Any]) -> list[tuple[str, Any]]:
+def _add_ids(payloads: dict[str, Any] | Sequence[Any]) -> list[tuple[str, Any]]:
     if isinstance(payloads, dict):
         return list(payloads.items())
     return [(uuid.uuid4().hex, payload) for payload in payloads]
 
 
-def pause(reply: list[Any], left: float) -> float:
+def _find_pause(reply: list[Any], left: float) -> float:
     """How long to wait: until a job becomes due, a turn at most."""
     until_due = reply[0] / 1000 if reply[0] > 0 else TURN_S
     return max(min(left, until_due, TURN_S), 0.001)
 
 
-def as_job(token: str, reply: list[Any]) -> Job | None:
+def _parse_job(token: str, reply: list[Any]) -> Job | None:
     if len(reply) == 2:
         return None
     job_id, tries, payload = reply
-    return Job(text(job_id), json.loads(payload), tries, token)
+    return Job(_to_text(job_id), json.loads(payload), tries, token)
 
 
-def as_dead(entry: list[Any]) -> Job:
+def _parse_dead(entry: list[Any]) -> Job:
     job_id, tries, payload = entry
-    return Job(text(job_id), json.loads(payload), tries)
+    return Job(_to_text(job_id), json.loads(payload), tries)
 
 
-def as_counts(reply: list[int]) -> dict[str, int]:
+def _parse_counts(reply: list[int]) -> dict[str, int]:
     return dict(zip(("ready", "taken", "later", "dead"), reply, strict=True))
 
 
-def as_moved(found: Any) -> list[Any]:
+def _parse_moved(found: Any) -> list[Any]:
     """The id of the job and of its entry, from XREADGROUP's reply in any of its shapes."""
     if not found:
         return []
@@ -716,7 +716,7 @@ def as_moved(found: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
-def no_group() -> Iterator[None]:
+def _tolerate_no_group() -> Iterator[None]:
     """Let it pass if the stream was removed while we waited; the next call makes it anew."""
     try:
         yield
@@ -725,7 +725,7 @@ def no_group() -> Iterator[None]:
             raise
 
 
-def socket_timeout(client: Any) -> float | None:
+def _get_socket_timeout(client: Any) -> float | None:
     """How long a client waits for a reply before it hangs up, in seconds; None is for ever."""
     pool = getattr(client, "connection_pool", None) or client.nodes_manager
     holder = pool if hasattr(pool, "connection_kwargs") else client
@@ -734,7 +734,7 @@ def socket_timeout(client: Any) -> float | None:
 
 
 @contextlib.contextmanager
-def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
     """Let SIGTERM and SIGINT set `stop`, where signals can be heard: in the main thread."""
     before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
@@ -747,7 +747,7 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
             signal.signal(one, handler)
 
 
-def hear_signals(stop: asyncio.Event) -> list[signal.Signals]:
+def _add_signal_handlers(stop: asyncio.Event) -> list[signal.Signals]:
     """The same for an event loop; returns what has to be removed in the end."""
     heard: list[signal.Signals] = []
     for one in (signal.SIGTERM, signal.SIGINT):

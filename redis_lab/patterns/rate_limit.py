@@ -245,7 +245,7 @@ class Limit:
     KIND: ClassVar[str]
 
     def __init__(self, prefix: str, limit: int, window_s: float, when_away: str) -> None:
-        fits = number(window_s, 0.001, LONGEST_S) and whole(limit, 1, window_s * 1_000_000)
+        fits = _is_number(window_s, 0.001, LONGEST_S) and _is_whole(limit, 1, window_s * 1_000_000)
         if not isinstance(prefix, str) or not prefix or not fits:
             raise ValueError(
                 f"{type(self).__name__} needs a prefix, a whole limit of at least 1, a window of "
@@ -269,7 +269,7 @@ class Limit:
         All who are refused by one window are told the same moment, so `Retry-After` has a random
         part of up to `jitter` windows on top, or they would all come back in it.
         """
-        if not number(jitter, 0, 1000):
+        if not _is_number(jitter, 0, 1000):
             raise ValueError("The jitter is a number of windows, 0 or more.")
         quota, policy = self.window_us / 1_000_000, json.dumps(self.prefix)
         found = {
@@ -284,13 +284,13 @@ class Limit:
     def _request(
         self, verb: str, name: str, cost: int, also: Iterable[tuple[Limit, str]], now_us: int | str
     ) -> tuple[list[str], list[Any]]:
-        if now_us != "" and not whole(now_us, -(2**53), 2**53):
+        if now_us != "" and not _is_whole(now_us, -(2**53), 2**53):
             raise ValueError("A moment is a whole number of microseconds.")
         keys: list[str] = []
         args: list[Any] = [now_us, verb]
         for limit, called in ((self, name), *also):
             most = min(limit.burst, MOST_ENTRIES) if limit.KIND == "log" else limit.burst
-            if not isinstance(called, str) or not called or not whole(cost, 1, most):
+            if not isinstance(called, str) or not called or not _is_whole(cost, 1, most):
                 raise ValueError(f"Ask for a name, at a whole cost from 1 to {most}.")
             keys.append(limit.key(called))
             args += [limit.KIND, limit.limit, limit.window_us, limit.burst, cost]
@@ -298,12 +298,12 @@ class Limit:
 
     def _burst(self, burst: int | None) -> int:
         burst = self.limit if burst is None else burst
-        if not whole(burst, 1, (2**53 * self.limit - 1) // self.window_us):
+        if not _is_whole(burst, 1, (2**53 * self.limit - 1) // self.window_us):
             raise ValueError("A burst is whole, at least 1, and takes less than 2**53 µs.")
         return burst
 
     def _without_redis(self, error: Exception) -> Decision:
-        if self.when_away == "raise" or not is_away(error):
+        if self.when_away == "raise" or not _is_away(error):
             raise error
         allowed = self.when_away == "open"
         return Decision(allowed, 0, 0.0 if allowed else 1.0, away=True)
@@ -321,7 +321,7 @@ class Limiter(Limit):
         window_s: float,
         when_away: str = "raise",
     ) -> None:
-        refuse(client, ASYNC, f"Async{type(self).__name__}")
+        _refuse_client(client, ASYNC, f"Async{type(self).__name__}")
         super().__init__(prefix, limit, window_s, when_away)
         self._script = client.register_script(SCRIPT)
 
@@ -355,7 +355,7 @@ class Limiter(Limit):
     ) -> Decision:
         keys, args = self._request(verb, name, cost, also, now_us)
         try:
-            return decision(self._script(keys=keys, args=args))
+            return _parse_decision(self._script(keys=keys, args=args))
         except (redis.RedisError, RedisClusterException) as error:
             return self._without_redis(error)
 
@@ -375,7 +375,7 @@ class AsyncLimiter(Limit):
         window_s: float,
         when_away: str = "raise",
     ) -> None:
-        refuse(client, SYNC, type(self).__name__.removeprefix("Async"))
+        _refuse_client(client, SYNC, type(self).__name__.removeprefix("Async"))
         super().__init__(prefix, limit, window_s, when_away)
         self._script = client.register_script(SCRIPT)
 
@@ -407,17 +407,17 @@ class AsyncLimiter(Limit):
     ) -> Decision:
         keys, args = self._request(verb, name, cost, also, now_us)
         try:
-            return decision(await self._script(keys=keys, args=args))
+            return _parse_decision(await self._script(keys=keys, args=args))
         except (redis.RedisError, RedisClusterException) as error:
             return self._without_redis(error)
 
 
-def decision(reply: list[int]) -> Decision:
+def _parse_decision(reply: list[int]) -> Decision:
     allowed, remaining, wait = reply
     return Decision(bool(allowed), remaining, wait / 1_000_000)
 
 
-def is_away(error: BaseException | None) -> bool:
+def _is_away(error: BaseException | None) -> bool:
     """Whether Redis could not serve; a mistake of ours is not that, nor is a pool that is full."""
     if isinstance(error, NOT_AWAY) or str(error).startswith("No connection available"):
         return False
@@ -426,15 +426,15 @@ def is_away(error: BaseException | None) -> bool:
     return isinstance(error, AWAY) or str(error).startswith(AWAY_WORDS)
 
 
-def number(value: object, low: float, high: float) -> bool:
+def _is_number(value: object, low: float, high: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
-def whole(value: object, low: float, high: float) -> bool:
-    return isinstance(value, int) and number(value, low, high)
+def _is_whole(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int) and _is_number(value, low, high)
 
 
-def refuse(client: object, wrong: tuple[type, ...], instead: str) -> None:
+def _refuse_client(client: object, wrong: tuple[type, ...], instead: str) -> None:
     if isinstance(client, wrong) or type(client).__name__.endswith("Pipeline"):
         raise TypeError(f"Not with a {type(client).__module__}.{type(client).__name__}: {instead}.")
 

@@ -203,37 +203,37 @@ class BaseSessions(Generic[Client]):
         """The session's key, and its user's index. What is no id of ours gets an empty key."""
         user = match[1] if (match := ID.fullmatch(id)) else ""
         index = self.index(user)
-        return [f"{index}:{hashed(id)}", *([index] if user else [])]
+        return [f"{index}:{_hash_id(id)}", *([index] if user else [])]
 
     def index(self, user: str) -> str:
         """The key that lists a user's sessions, in the same slot as the sessions."""
         return f"{self.prefix}:{{{user}}}"
 
     def _to_start(self, id: str, data: list[str], generation: str) -> dict[str, Any]:
-        args = [hashed(id), self.idle_ms, self.absolute_ms, generation, *data]
+        args = [_hash_id(id), self.idle_ms, self.absolute_ms, generation, *data]
         return {"keys": self.keys(id), "args": args}
 
     def _to_load(self, id: str) -> dict[str, Any]:
-        return {"keys": self.keys(id), "args": [hashed(id), self.idle_ms, self.touch_ms]}
+        return {"keys": self.keys(id), "args": [_hash_id(id), self.idle_ms, self.touch_ms]}
 
     def _to_save(self, id: str, data: Mapping[str, Any]) -> dict[str, Any]:
         if not data:
             raise ValueError("save() needs at least one field.")
-        return {"keys": self.keys(id), "args": [hashed(id), self.idle_ms, *fields(data)]}
+        return {"keys": self.keys(id), "args": [_hash_id(id), self.idle_ms, *_pack_fields(data)]}
 
     def _to_end(self, id: str, keep: str = "") -> dict[str, Any]:
-        args = [hashed(id), self.idle_ms, secrets.token_hex(8), keep]
+        args = [_hash_id(id), self.idle_ms, secrets.token_hex(8), keep]
         return {"keys": self.keys(id), "args": args}
 
     def _to_revoke(self, user: str, keep: str) -> dict[str, Any]:
-        index = self.index(checked(user))
+        index = self.index(_check_user(user))
         mine = self.keys(keep)[1:] == [index]
         kept = self.keys(keep)[0] if mine else index  # an index is no session: nothing is kept
-        args = [hashed(keep) if mine else "", self.absolute_ms, secrets.token_hex(8)]
+        args = [_hash_id(keep) if mine else "", self.absolute_ms, secrets.token_hex(8)]
         return {"keys": [kept, index], "args": args}
 
     def _to_list(self, user: str) -> dict[str, Any]:
-        return {"keys": [self.index(checked(user))]}
+        return {"keys": [self.index(_check_user(user))]}
 
 
 class Sessions(BaseSessions[SyncClient]):
@@ -285,15 +285,15 @@ class Sessions(BaseSessions[SyncClient]):
 
         Raises: Revoked if the user's generation is no longer the one that is given.
         """
-        return self._begin(user, fields(data or {}), generation)
+        return self._begin(user, _pack_fields(data or {}), generation)
 
     def _begin(self, user: str, data: list[str], generation: str) -> str:
-        id = new_id(user)
-        return begun(id, self._start(**self._to_start(id, data, generation)))
+        id = _make_id(user)
+        return _check_begun(id, self._start(**self._to_start(id, data, generation)))
 
     def load(self, id: str) -> Session | None:
         """What belongs to the id, whose idle time begins again; None where there is nothing."""
-        return session(id, self._load(**self._to_load(id)))
+        return _make_session(id, self._load(**self._to_load(id)))
 
     def save(self, id: str, data: Mapping[str, Any]) -> bool:
         """Write these fields, leave the others. False: the session is over, nothing written."""
@@ -305,11 +305,11 @@ class Sessions(BaseSessions[SyncClient]):
         Call it after the password was checked, at a login and at any other rise in rights. What
         belonged to another user is not handed on. Raises: Revoked, as `start` does.
         """
-        checked(user)
+        _check_user(user)
         kept: list[str] = []
         if old is not None:
             old_id = old if isinstance(old, str) else old.id
-            kept = handed_on(old_id, user, self._end(**self._to_end(old_id, "keep")))
+            kept = _pack_login(old_id, user, self._end(**self._to_end(old_id, "keep")))
         return self._begin(user, kept, generation)
 
     def end(self, id: str) -> bool:
@@ -322,11 +322,11 @@ class Sessions(BaseSessions[SyncClient]):
 
     def all_of(self, user: str) -> dict[str, float]:
         """The user's sessions: hash of the id, which logs nobody in, and when it began."""
-        return born(self._list(**self._to_list(user)))
+        return _parse_births(self._list(**self._to_list(user)))
 
     def generation(self, user: str) -> str:
         """The number of the user's generation, for a login that a `revoke_all` shall prevent."""
-        return text(self._list(**self._to_list(user))[0])
+        return _to_text(self._list(**self._to_list(user))[0])
 
 
 class AsyncSessions(BaseSessions[AsyncClient]):
@@ -339,15 +339,15 @@ class AsyncSessions(BaseSessions[AsyncClient]):
         self, user: str = "", data: Mapping[str, Any] | None = None, *, generation: str = ""
     ) -> str:
         """As `Sessions.start`."""
-        return await self._begin(user, fields(data or {}), generation)
+        return await self._begin(user, _pack_fields(data or {}), generation)
 
     async def _begin(self, user: str, data: list[str], generation: str) -> str:
-        id = new_id(user)
-        return begun(id, await self._start(**self._to_start(id, data, generation)))
+        id = _make_id(user)
+        return _check_begun(id, await self._start(**self._to_start(id, data, generation)))
 
     async def load(self, id: str) -> Session | None:
         """As `Sessions.load`."""
-        return session(id, await self._load(**self._to_load(id)))
+        return _make_session(id, await self._load(**self._to_load(id)))
 
     async def save(self, id: str, data: Mapping[str, Any]) -> bool:
         """As `Sessions.save`."""
@@ -355,11 +355,11 @@ class AsyncSessions(BaseSessions[AsyncClient]):
 
     async def login(self, old: Session | str | None, user: str, *, generation: str = "") -> str:
         """As `Sessions.login`."""
-        checked(user)
+        _check_user(user)
         kept: list[str] = []
         if old is not None:
             old_id = old if isinstance(old, str) else old.id
-            kept = handed_on(old_id, user, await self._end(**self._to_end(old_id, "keep")))
+            kept = _pack_login(old_id, user, await self._end(**self._to_end(old_id, "keep")))
         return await self._begin(user, kept, generation)
 
     async def end(self, id: str) -> bool:
@@ -372,75 +372,75 @@ class AsyncSessions(BaseSessions[AsyncClient]):
 
     async def all_of(self, user: str) -> dict[str, float]:
         """As `Sessions.all_of`."""
-        return born(await self._list(**self._to_list(user)))
+        return _parse_births(await self._list(**self._to_list(user)))
 
     async def generation(self, user: str) -> str:
         """As `Sessions.generation`."""
-        return text((await self._list(**self._to_list(user)))[0])
+        return _to_text((await self._list(**self._to_list(user)))[0])
 
 
 USER = r"[\w@+:.-]{1,64}"  # what may stand in a cookie and in a hash tag
 ID = re.compile(rf"({USER})\.[\w-]{{22}}", flags=re.ASCII)
 
 
-def checked(user: str) -> str:
+def _check_user(user: str) -> str:
     if not re.fullmatch(USER, user, flags=re.ASCII):
         raise ValueError("A user's id is 1 to 64 letters, digits or any of _ @ + : . -")
     return user
 
 
-def new_id(user: str) -> str:
-    return f"{user and checked(user)}.{secrets.token_urlsafe(16)}"
+def _make_id(user: str) -> str:
+    return f"{user and _check_user(user)}.{secrets.token_urlsafe(16)}"
 
 
-def begun(id: str, started: int) -> str:
+def _check_begun(id: str, started: int) -> str:
     if not started:
         raise Revoked("The user's sessions were revoked while this one was about to begin.")
     return id
 
 
-def hashed(id: str) -> str:
+def _hash_id(id: str) -> str:
     return hashlib.sha256(id.encode(errors="replace")).hexdigest()[:32]
 
 
-def fields(data: Mapping[str, Any]) -> list[str]:
+def _pack_fields(data: Mapping[str, Any]) -> list[str]:
     """Name, JSON, name, JSON. Raises: ValueError for a name that is ours or what JSON refuses."""
     if any(not isinstance(name, str) or name[:1] in ("", "_") for name in data):
         raise ValueError("Names of fields are strings, not empty and not beginning with _.")
     try:
-        return [part for name, value in data.items() for part in (name, as_json(value))]
+        return [part for name, value in data.items() for part in (name, _to_json(value))]
     except (TypeError, ValueError) as error:
         raise ValueError(f"A session holds only what JSON can: {error}.") from error
 
 
-def as_json(value: Any) -> str:
+def _to_json(value: Any) -> str:
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
-def text(part: str | bytes) -> str:
+def _to_text(part: str | bytes) -> str:
     return part.decode() if isinstance(part, bytes) else part
 
 
-def stored(flat: list[Any] | None) -> dict[str, str]:
+def _parse_fields(flat: list[Any] | None) -> dict[str, str]:
     """The fields as they are stored, without ours."""
     pairs = zip(flat[::2], flat[1::2], strict=True) if flat else ()
-    return {text(name): text(value) for name, value in pairs if text(name)[0] != "_"}
+    return {_to_text(name): _to_text(value) for name, value in pairs if _to_text(name)[0] != "_"}
 
 
-def session(id: str, flat: list[Any] | None) -> Session | None:
+def _make_session(id: str, flat: list[Any] | None) -> Session | None:
     if not flat:
         return None
-    data = {name: json.loads(value) for name, value in stored(flat).items()}
+    data = {name: json.loads(value) for name, value in _parse_fields(flat).items()}
     return Session(id, id.rpartition(".")[0], data)
 
 
-def handed_on(old_id: str, user: str, reply: list[Any]) -> list[str]:
+def _pack_login(old_id: str, user: str, reply: list[Any]) -> list[str]:
     """What goes along with a login: what was nobody's, or the user's own."""
     if old_id.rpartition(".")[0] not in ("", user):
         return []
-    return [part for pair in stored(reply[1]).items() for part in pair]
+    return [part for pair in _parse_fields(reply[1]).items() for part in pair]
 
 
-def born(reply: list[Any]) -> dict[str, float]:
-    pairs = (text(member).split() for member in reply[1])
+def _parse_births(reply: list[Any]) -> dict[str, float]:
+    pairs = (_to_text(member).split() for member in reply[1])
     return {hash: int(at) / 1000 for hash, at in pairs}

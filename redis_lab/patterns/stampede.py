@@ -28,7 +28,7 @@ def jittered(seconds: float, spread: float = 0.1) -> float:
     return seconds * (1 - spread * random.random())
 
 
-def away(error: Exception) -> bool:
+def _is_away(error: Exception) -> bool:
     """Whether Redis is gone, full or read-only, so that a read goes on without it."""
     if isinstance(error, redis.AuthenticationError | AuthorizationError):
         return False
@@ -121,7 +121,7 @@ class EarlyRefresh:
 
     def _goes_on(self, error: Exception) -> bool:
         """Without Redis, for a while, if it is away. Any other error is raised."""
-        if not away(error):
+        if not _is_away(error):
             raise error
         self._away_until = time.monotonic() + self.pause_s
         return False

@@ -29,9 +29,13 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, stream_request_body
 
 if __package__:
+    from .. import internals
     from . import protocol
 else:  # run by its path
     import protocol  # type: ignore[import-not-found,no-redef]
+
+    sys.path.append(os.path.dirname(sys.path[0]))  # last, so that it hides nothing
+    import internals  # type: ignore[import-not-found,no-redef]
 
 DISCARDED = 64 * 2**20  # a longer body is cut off, not read to its end for a proper answer
 LARGE = 2**16  # bytes
@@ -70,17 +74,6 @@ class Meter:
         return getattr(self.stream, name)
 
 
-class Metered:
-    """Makes any of redis-py's connections give up on what is too long, before it is all here."""
-
-    reply_limit: int
-
-    async def _connect(self) -> None:
-        await super()._connect()  # type: ignore[misc]
-        self._reader: Any = Meter(self._reader, self.reply_limit)
-        self.meter = self._reader
-
-
 class Backend:
     """A few long-lived connections to Redis. A batch has one of them to itself.
 
@@ -97,8 +90,10 @@ class Backend:
             retry=Retry(NoBackoff(), 0),
             driver_info=None,  # nothing is sent before the first command
         )
-        of_url, limit = self.pool.connection_class, {"reply_limit": reply_limit}
-        self.pool.connection_class = type(of_url.__name__, (Metered, of_url), limit)
+        # Gives up on what is too long, before it is all here
+        self.pool.connection_class = internals.with_reader(
+            self.pool.connection_class, lambda stream: Meter(stream, reply_limit)
+        )
         self.reply_limit = reply_limit
         self.unread, self.room = 0, asyncio.Event()  # bytes of answers that clients have not taken
         self.room.set()
@@ -122,7 +117,7 @@ class Backend:
         try:
             await self.room.wait()
             connection: Any = await self.pool.get_connection()
-            connection.meter.left = self.reply_limit
+            connection.reader.left = self.reply_limit
             try:
                 await connection.send_packed_command(connection.pack_commands(commands))
                 return [await self.reply(connection) for _ in commands]

@@ -145,7 +145,7 @@ def test_a_client_without_a_socket_timeout_waits_as_long_as_it_says(each_kind):
 
 
 def test_the_race_is_lost_by_those_who_look_first(r):
-    twice, nobody = lists.race(r, "check:jobs", look_then_cut)
+    twice, nobody = lists._race_workers(r, "check:jobs", look_then_cut)
     r.delete("check:jobs")
     assert twice > 0 and nobody > 0
 

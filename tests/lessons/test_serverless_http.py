@@ -46,7 +46,7 @@ def bearer(token):
     ],
 )
 def test_encode(answer, web, r):
-    assert serverless_http.encoded(answer, web, r).startswith("right")
+    assert serverless_http._check_encoding(answer, web, r).startswith("right")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_encode(answer, web, r):
 )
 def test_encode_hints(answer, hint, web, r):
     with pytest.raises(NotYet, match=hint):
-        serverless_http.encoded(answer, web, r)
+        serverless_http._check_encoding(answer, web, r)
 
 
 def batch(kind):
@@ -101,7 +101,7 @@ def immortal(client, order, fields):
 
 @pytest.mark.parametrize("answer", [batch("multi"), by_script])
 def test_place_order(answer, web, r):
-    assert serverless_http.placed(answer, web, r).startswith("right: one request")
+    assert serverless_http._check_order(answer, web, r).startswith("right: one request")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_place_order(answer, web, r):
 )
 def test_place_order_hints(answer, hint, web, r):
     with pytest.raises(NotYet, match=hint):
-        serverless_http.placed(answer, web, r)
+        serverless_http._check_order(answer, web, r)
 
 
 def test_a_check_starts_a_gateway_of_its_own():

@@ -840,13 +840,13 @@ def test_a_mistake_is_not_taken_for_absence(lab, r):
     with lab.client(password="wrong", **QUICK) as stranger, pytest.raises(redis.RedisError):
         cache_of(stranger).get("a")
     for error in (redis.AuthenticationError(), redis.ResponseError("ERR"), ValueError()):
-        assert not pattern.unable(error)
+        assert not pattern._is_unable(error)
     for error in (
         redis.ResponseError("MISCONF Redis is"),
         pattern.MaxConnectionsError(),
         OSError(),
     ):
-        assert pattern.unable(error)
+        assert pattern._is_unable(error)
 
 
 def test_a_restart_in_the_middle(private, lonely):

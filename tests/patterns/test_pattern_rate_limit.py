@@ -490,7 +490,7 @@ def test_a_server_that_cannot_serve_is_away():
     ],
 )
 def test_which_errors_count_as_away(line, away):
-    assert rate_limit.is_away(BaseParser.parse_error(line)) is away
+    assert rate_limit._is_away(BaseParser.parse_error(line)) is away
 
 
 def test_open_is_for_an_absent_server_only(lab, r, kind):

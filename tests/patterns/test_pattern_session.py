@@ -44,7 +44,7 @@ def test_data_survive(lab, r, value, decode):
         id = sessions.start("ada", {"a": value})
         assert sessions.save(id, {"b": value})
         assert sessions.load(id) == Session(id, "ada", {"a": value, "b": value})
-        assert list(sessions.all_of("ada")) == [module.hashed(id)]
+        assert list(sessions.all_of("ada")) == [module._hash_id(id)]
         assert sessions.revoke_all("ada") == 1
 
 
@@ -232,7 +232,7 @@ def test_the_index_forgets_what_has_ended(r, sessions):
     ids = [sessions.start("ada") for _ in range(2)]
     brief.start("ada")
     assert within(10, lambda: len(sessions.all_of("ada")) == 2)
-    assert set(sessions.all_of("ada")) == set(map(module.hashed, ids))
+    assert set(sessions.all_of("ada")) == set(map(module._hash_id, ids))
     sessions.load(ids[0])
     assert r.zcard("s:{ada}") == 2
     assert sessions.revoke_all("ada") == 2
@@ -413,7 +413,7 @@ def test_a_refusal_in_the_middle_hides_no_session(lab, r, sessions, missing):
             with contextlib.suppress(redis.ResponseError):
                 call()
             if sessions.load(id):
-                assert module.hashed(id) in sessions.all_of("ada")
+                assert module._hash_id(id) in sessions.all_of("ada")
     r.execute_command("ACL", "DELUSER", "shop")
     sessions.revoke_all("ada")
     assert sessions.load(id) is None
@@ -632,13 +632,13 @@ class Machine(RuleBasedStateMachine):
         id = self.any_id(data)
         self.r.pexpireat(self.sessions.keys(id)[0], 1)
         self.model.pop(id, None)
-        self.run_out.add(module.hashed(id))
+        self.run_out.add(module._hash_id(id))
 
     @rule(user=st.sampled_from(["ada", "bob"]), data=st.data(), keeps=st.booleans())
     def revoke_all(self, user: str, data: st.DataObject, keeps: bool) -> None:
         keep = self.any_id(data) if keeps else ""
         gone = [id for id, each in self.model.items() if each.user == user and id != keep]
-        kept = {module.hashed(keep)} if keep in self.model else set()
+        kept = {module._hash_id(keep)} if keep in self.model else set()
         listed = set(self.sessions.all_of(user)) - kept
         assert self.sessions.revoke_all(user, keep) == len(listed) >= len(gone)
         for id in gone:
@@ -647,7 +647,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def what_is_there_is_what_should_be(self) -> None:
         for user in ("ada", "bob"):
-            mine = {module.hashed(i) for i, each in self.model.items() if each.user == user}
+            mine = {module._hash_id(i) for i, each in self.model.items() if each.user == user}
             assert set(self.sessions.all_of(user)) - self.run_out == mine
 
     @invariant()

@@ -538,7 +538,8 @@ for way, send in ways.items():
     except LabError as error:
         assert "lab.server()" in str(error), error
 
-shown = magic.run(r, "FLUSHALL\\nconfig set hz 20\\nDEBUG SLEEP 0\\nMULTI\\nflushdb\\nEXEC\\n")
+lines = ["FLUSHALL", "config set hz 20", "DEBUG SLEEP 0", "MULTI", "flushdb", "EXEC"]
+shown = magic.run_commands(r, "\\n".join(lines))
 print(shown.count("(refused) "), "refused by the magic")
 """
 
@@ -608,7 +609,7 @@ r.getex("f:string"); r.expire("f:string", 100); r.persist("f:string")
 r.lpop("f:list"); r.spop("f:set"); r.zpopmin("f:zset"); r.getdel("f:gone")
 r.delete("f:deleted"); r.pfcount("f:hll"); r.zmpop(1, ["f:zset"], min=True)
 from redis_lab import magic
-magic.run(r, "SET w:magic 1\\nMULTI\\nLPUSH w:queued 1\\nEXEC")
+magic.run_commands(r, "SET w:magic 1\\nMULTI\\nLPUSH w:queued 1\\nEXEC")
 """
 WRITTEN = {"7", *re.findall(r"\bw:\w+", WRITES)} - {"w:before"}
 FOREIGN = {"f:string", "f:zset", "f:set", "f:list", "f:geo", "f:hll"}
@@ -926,10 +927,10 @@ def test_raw_commands_and_measurements_on_a_cluster(three):
         three.url,
         """
 import redis_lab as lab
-from redis_lab.magic import run
+from redis_lab.magic import run_commands
 from redis_lab.measure.results import describe_server
-print(run(r, "\\n".join(f"SET key:{n} {n}" for n in range(6))).count("OK"))
-print(run(r, "FLUSHALL"))
+print(run_commands(r, "\\n".join(f"SET key:{n} {n}" for n in range(6))).count("OK"))
+print(run_commands(r, "FLUSHALL"))
 arms = {f"arm {n}": lambda n=n: r.get(f"key:{n}") for n in range(3)}
 rows = lab.bench.compare(arms, client=r).rows
 print([row["round_trips"] for row in rows][:3], describe_server(r)["transport"])
@@ -981,7 +982,7 @@ for way, send in ways.items():
         assert "lab.server()" in str(error), error
     except Exception as error:
         print(way, "failed otherwise:", error)
-shown = magic.run(r, "RESET\\nSET k 1\\nCOPY k k DB 3 REPLACE\\nSELECT 3\\nMOVE k 3")
+shown = magic.run_commands(r, "RESET\\nSET k 1\\nCOPY k k DB 3 REPLACE\\nSELECT 3\\nMOVE k 3")
 print(shown.count("(refused) "), "refused by the magic")
 r.copy("k", "copy"), r.copy("k", "DB", 2, True), r.execute_command("COPY", "DB", "3")
 print(r.eval("return redis.call('COPY', KEYS[1], KEYS[2])", 2, "k", "DB"), r.exists("copy", "3"))
