@@ -25,6 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--budget-s", type=float, help="start no further test after so many seconds (make drills)"
     )
+    parser.addoption("--kills", type=int, default=3, help="of each command, in its drill")
+    parser.addoption("--kill-seed", type=int, help="the seed of their moments; random if not given")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
