@@ -25,6 +25,9 @@ LONGEST_S = 4.0  # a program that was just starting may write in the folder, and
 TERM_S = 1.5  # those that have not ended by then are killed
 
 
+CLEANERS = (b"/_keeper.py", b"/_remover.py")
+
+
 def make(parent, prefix):
     """A new folder of mode 0700; its name."""
     name = prefix + os.urandom(6).hex()
@@ -33,29 +36,45 @@ def make(parent, prefix):
 
 
 def wait_for_end(owner):
-    """Return at `quit`, at the end of the input, or when the owner has gone."""
+    """Return at `quit`, at the end of the input, when the owner has gone, or at SIGTERM."""
+    ending = []  # an exception could come while the folder is being removed
+    for each in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, each):
+            signal.signal(getattr(signal, each), lambda *_: ending.append(True))
     if WINDOWS:  # which cannot select on a pipe; nothing forks there, so the pipe's end will do
         sys.stdin.readline()
         return
-    while os.getppid() == owner and not select.select([0], [], [], POLL_S)[0]:
-        pass
+    while os.getppid() == owner and not ending:
+        if select.select([0], [], [], POLL_S)[0]:
+            return
+
+
+def words(pid, what):
+    """What Linux knows about a process. Raises: OSError."""
+    with open(f"/proc/{pid}/{what}", "rb") as file:
+        return file.read().split(b"\0")
 
 
 def processes_with(setting):
-    """Those in whose environment a variable has this value: `NAME=value`, in bytes."""
+    """Those in whose environment a variable has this value: `NAME=value`, in bytes.
+
+    Without keepers and removers, which see for themselves that their owner has gone, and have to
+    clean up.
+    """
     if os.path.isdir("/proc/self"):
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
-                with open(f"/proc/{pid}/environ", "rb") as file:
-                    if setting in file.read().split(b"\0"):
-                        yield int(pid)
+                environment, command = words(pid, "environ"), words(pid, "cmdline")
             except OSError:  # it has ended, or is another user's
-                pass
+                continue
+            if setting in environment and not any(word.endswith(CLEANERS) for word in command):
+                yield int(pid)
     elif not WINDOWS:
         listed = subprocess.run(["ps", "-axEwwo", "pid=,command="], stdout=subprocess.PIPE).stdout
         for line in listed.splitlines():
-            if setting in line.split()[1:]:
-                yield int(line.split()[0])
+            pid, *command = line.split()
+            if setting in command and not any(word.endswith(CLEANERS) for word in command):
+                yield int(pid)
 
 
 def end(setting, how):
@@ -81,9 +100,6 @@ def remove(folder, setting):
 
 def main():
     owner, parent, prefix, *variable = int(sys.argv[1]), *sys.argv[2:]
-    for each in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, each):
-            signal.signal(getattr(signal, each), lambda *_: sys.exit(0))
     try:
         name = make(parent, prefix)
     except OSError as error:

@@ -105,15 +105,16 @@ class Remote:
 
 def main(owner, mode, *args):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ending = []  # an exception could come while the directory is being removed
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: sys.exit(0))
+            signal.signal(getattr(signal, name), lambda *_: ending.append(True))
     server = {"native": Native, "remote": Remote}[mode](*args)
     try:
         print(server.ready, flush=True)
         waiting = b""
         # Windows cannot select on a pipe; nothing forks there, so the pipe's end alone will do
-        while WINDOWS or os.getppid() == owner:
+        while WINDOWS or (os.getppid() == owner and not ending):
             if not WINDOWS and not select.select([0], [], [], POLL_S)[0]:
                 continue
             chunk = os.read(0, 4096)
