@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 4
 BUDGET ?= 600
+KILLS ?= 3
 # pytest's exit code for "no tests" is 5: none failed last time
 failed_last_time = --last-failed --last-failed-no-failures none || [ $$? = 5 ]
 
@@ -18,6 +19,8 @@ help:
 	@echo "                AGAIN=1           the tests that failed last time, then the notebooks"
 	@echo "make drills   long races and hundreds of kills, which make test leaves out"
 	@echo "                BUDGET=600        start no further one after so many seconds"
+	@echo "                KILLS=20          kill each command so often"
+	@echo "                FIGURES=file.md   write what was counted"
 	@echo "                AGAIN=1           those that failed last time"
 	@echo "make lint     ruff over package, tests and notebooks; mypy over the package"
 	@echo "make docs     the API reference, from the docstrings: build/docs/index.html"
@@ -47,7 +50,8 @@ endif
 
 drills: setup
 	"$(VENV)/bin/python" -m pytest -m drill -n $(if $(AGAIN),0,$(JOBS)) --dist worksteal \
-		--budget-s $(BUDGET) $(if $(AGAIN),$(failed_last_time))
+		--budget-s $(BUDGET) --kills $(KILLS) $(if $(FIGURES),--drill-figures $(FIGURES)) \
+		$(if $(AGAIN),$(failed_last_time))
 
 lint: setup
 	"$(VENV)/bin/ruff" check redis_lab tests notebooks docs $(wildcard benchmarks) bootstrap.py

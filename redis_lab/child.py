@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from typing import IO
 
 from .errors import LabError
 
+REMOVER = Path(__file__).with_name("_remover.py")
 QUIT_TIMEOUT_S = 10.0  # a child that has not ended by itself after that is killed
 
 
@@ -67,8 +69,12 @@ class Child:
                 start_new_session=True,  # Ctrl-C in a terminal must not reach it
             )
         except OSError as error:
-            if errors:
-                errors.close()
+            if errors is None:
+                raise LabError(
+                    f"{name} has no place for its messages: {error.strerror}. Free some disk "
+                    "space, or point TMPDIR at a folder that can be written."
+                ) from error
+            errors.close()
             raise LabError(f"{name} could not be started: {error}.") from error
         self._errors, self.pid = errors, self.process.pid
         self._finalizer = weakref.finalize(self, _end, self.process, errors, os.getpid())
@@ -157,3 +163,85 @@ def _end(process: subprocess.Popen, errors: IO[bytes], owner: int) -> None:
         process.wait()
     process.stdout.close()
     errors.close()
+
+
+class TemporaryFolder:
+    """A new folder of mode 0700, which does not outlive its owner, whatever ends that.
+
+    It is removed with `cleanup()`, at the end of its `with` block, with its last reference, and
+    within a second after its owner was killed. `tempfile.TemporaryDirectory` leaves the folder
+    behind where no Python code runs any more: after SIGKILL, or when a kernel is restarted at once.
+
+    Attributes: `name` (its path as text, as a `tempfile.TemporaryDirectory` has it).
+    """
+
+    _variable: tuple[str, ...] = ()
+
+    def __init__(self, prefix: str = "redis-lab-", parent: str | Path | None = None) -> None:
+        """In `parent`, by default where temporary files are kept.
+
+        Raises: LabError where none can be made.
+        """
+        try:
+            where = os.path.abspath(parent or tempfile.gettempdir())
+        except OSError as error:
+            raise _no_folder("TMPDIR", str(error.strerror)) from error
+        options = [where, prefix, *self._variable]
+        self._remover = Child("The remover of a temporary folder", REMOVER, *options)
+        try:
+            word, _, rest = self._remover.wait_ready().partition(" ")
+            if word != "made":
+                raise _no_folder(where, rest)
+        except BaseException:
+            self._remover.stop()
+            raise
+        self.name = os.path.join(where, rest)
+        self._finalizer = weakref.finalize(self, _remove, self.name, self._remover, os.getpid())
+
+    def keep_over_exec(self) -> None:
+        """Let it live on when this process becomes another program; it goes when that ends."""
+        assert self._remover.process.stdin  # a pipe
+        os.set_inheritable(self._remover.process.stdin.fileno(), True)
+
+    def cleanup(self) -> None:
+        """Remove it and what is in it; a second call does nothing."""
+        self._finalizer()
+
+    def __enter__(self) -> str:
+        return self.name
+
+    def __exit__(self, *exc: object) -> None:
+        self.cleanup()
+
+    def __repr__(self) -> str:
+        return f"a temporary folder, {self.name}"
+
+
+class TemporaryRun(TemporaryFolder):
+    """A temporary folder, and what a command starts: programs that end when the folder goes.
+
+    Attributes: `environment`, the variables that these programs have to get; they pass them on to
+    what they start themselves.
+    """
+
+    _variable = ("REDIS_LAB_RUN",)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {name: self.name for name in self._variable}
+
+    def __enter__(self) -> TemporaryRun:  # type: ignore[override]
+        return self
+
+
+def _no_folder(where: str, reason: str) -> LabError:
+    return LabError(
+        f"No temporary folder could be made in {where} ({reason}). Free some disk space, or "
+        "choose a folder that can be written; TMPDIR names the one for temporary files."
+    )
+
+
+def _remove(folder: str, remover: Child, owner: int) -> None:
+    if os.getpid() == owner:
+        remover.stop()
+        shutil.rmtree(folder, ignore_errors=True)  # if the remover itself was killed

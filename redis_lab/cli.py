@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from . import notebooks
+from .child import TemporaryFolder, TemporaryRun
 from .errors import LabError
 from .extras import describe_missing, require
 from .files import data_folder, write_whole
@@ -36,16 +38,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 out = Console()
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 130
 
 
 def main() -> None:
     """Run a command; a LabError becomes one line and exit code 1, Ctrl-C exit code 130.
 
-    SIGTERM ends it as Ctrl-C does, so that nothing it has started stays behind; exit code 143.
+    SIGTERM and SIGHUP end it as Ctrl-C does, so that nothing it has started stays behind; exit
+    codes 143 and 129.
     A module that is missing because it comes with an extra of the package is one line, too.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, lambda ended_by, _: sys.exit(128 + ended_by))
     try:
         try:
             code = app(standalone_mode=False)
@@ -140,7 +146,13 @@ def lab(
     command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     os.chdir(notebooks.folder().parent)
     if os.name == "posix":  # it replaces this process, and so receives signals and Ctrl-C
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if "JUPYTER_RUNTIME_DIR" not in os.environ:  # it leaves files there when it is killed
+            runtime = TemporaryFolder()
+            runtime.keep_over_exec()
+            os.environ["JUPYTER_RUNTIME_DIR"] = runtime.name
+        for number in (signal.SIGTERM, signal.SIGHUP):  # or one that comes just now is lost
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
         os.execv(sys.executable, command)
     raise typer.Exit(subprocess.run(command).returncode)
 
@@ -188,8 +200,11 @@ def plots_command(
         if in_place:
             notebooks.write(path, notebook)
     if with_cost and script:
-        env = os.environ | {"REDIS_LAB_EFFORT": effort}
-        with tqdm(total=1, desc=script.stem, bar_format="{l_bar}{bar}| {elapsed}") as bar:
+        with (
+            TemporaryRun() as run,
+            tqdm(total=1, desc=script.stem, bar_format="{l_bar}{bar}| {elapsed}") as bar,
+        ):
+            env = os.environ | run.environment | {"REDIS_LAB_EFFORT": effort}
             subprocess.run([sys.executable, script], check=True, stdout=subprocess.DEVNULL, env=env)
             bar.update()
     now = sorted(folder.glob("*.json"))
@@ -434,8 +449,8 @@ def serve(
 ) -> None:
     """Run the lab's server in the foreground, for use from other programs."""
     stop = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stop.set())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     config: dict[str, Any] = {"port": port} if port else {}
     with start_server(**config) as running:
         out.print(f"{running}", highlight=False)
@@ -455,7 +470,14 @@ def handout(
     """Write copies of the notebooks without solutions and outputs."""
     if to.exists():
         raise LabError(f"{to} is there already; name a new folder.")
-    for path in notebooks.find():
-        copy = to / path.relative_to(notebooks.folder())
-        write_whole(copy, notebooks.without_solutions(path).encode())
-        out.print(str(copy), highlight=False)
+    names = []
+    with contextlib.suppress(OSError):  # which is said in the next line
+        to.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryFolder(f".{to.name}-making-", to.parent) as folder:  # all of it, or nothing
+        whole = Path(folder, to.name)
+        for path in notebooks.find():
+            names.append(path.relative_to(notebooks.folder()))
+            write_whole(whole / names[-1], notebooks.without_solutions(path).encode())
+        whole.rename(to)
+    for name in names:
+        out.print(str(to / name), highlight=False)

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from . import claims
+from .child import TemporaryRun
 from .claims import NOT_MEASURED
 from .errors import LabError
 from .files import data_folder, write_whole
@@ -93,7 +93,7 @@ def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNod
         what = str(error).strip().splitlines()[0][:100]
         raise LabError(f"{path.name} is not a notebook: {what}") from None
 
-    def kernel() -> tuple[NotebookClient, contextlib.AbstractContextManager]:
+    def kernel(name: str) -> tuple[NotebookClient, contextlib.AbstractContextManager]:
         client = NotebookClient(
             notebook,
             timeout=CELL_TIMEOUT_S,
@@ -101,14 +101,17 @@ def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNod
             extra_arguments=["--IPKernelApp.log_level=50"],  # Ctrl-C makes it log a traceback
             resources={"metadata": {"path": str(path.parent)}},
         )
-        return client, client.setup_kernel(env=os.environ | {"REDIS_LAB_EFFORT": effort})
+        client.create_kernel_manager().connection_file = os.path.join(run.name, name)
+        env = os.environ | run.environment | {"REDIS_LAB_EFFORT": effort}
+        return client, client.setup_kernel(env=env)
 
     with contextlib.ExitStack() as stack:
-        client, running = kernel()
+        run = stack.enter_context(TemporaryRun())
+        client, running = kernel("first.json")
         try:
             stack.enter_context(running)
         except RuntimeError:  # another process took one of its ports first
-            client, running = kernel()
+            client, running = kernel("second.json")
             stack.enter_context(running)
         for index, cell in enumerate(notebook.cells):
             where = f"{path.stem}, cell {index}"
@@ -227,12 +230,13 @@ def validations(paths: list[Path], jobs: int, cell_timeout_s: int) -> Iterator[V
     """Run them in parallel, the longest first, and yield each when it is done."""
     waiting = longest_first(paths)
     running: list[Validation] = []
-    with tempfile.TemporaryDirectory(prefix="redis-lab-") as scratch:
+    with TemporaryRun() as run:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
-                    place = Path(scratch, str(len(waiting)))
-                    running.append(Validation(waiting.pop(0), place, cell_timeout_s))
+                    place = Path(run.name, str(len(waiting)))
+                    path = waiting.pop(0)
+                    running.append(Validation(path, place, cell_timeout_s, run.environment))
                 psutil.wait_procs([each.process for each in running], timeout=0.2)
                 for each in [each for each in running if each.process.poll() is not None]:
                     running.remove(each)
@@ -246,25 +250,27 @@ def validations(paths: list[Path], jobs: int, cell_timeout_s: int) -> Iterator[V
 class Validation:
     """A notebook under nbval, in a pytest of its own."""
 
-    def __init__(self, path: Path, scratch: Path, cell_timeout_s: int) -> None:
+    def __init__(
+        self, path: Path, scratch: Path, cell_timeout_s: int, environment: dict[str, str]
+    ) -> None:
         scratch.mkdir()
         self.path, self.report, self.claims = path, scratch / "report", scratch / "claims"
         self.mark = f"{os.getpid()}-{scratch.name}"
         self.began = time.monotonic()
         command = [sys.executable, "-m", "pytest", "-p", "nbval.plugin", "-p", "no:cacheprovider"]
-        command += ["-p", "redis_lab.orphan"]
         command += ["-o", "addopts=", "-W", "ignore::pytest.PytestConfigWarning"]
         command += ["--nbval", "--nbval-current-env"]
         command += ["--nbval-cell-timeout", str(cell_timeout_s), "-q"]
         command += ["--nbval-sanitize-with", str(Path(__file__).with_name("nbval_sanitize.cfg"))]
         effort = {"REDIS_LAB_EFFORT": "quick"}
-        ours = {MARK: self.mark, claims.FILE: str(self.claims)}
+        # Its kernel is found by a file, which nbval makes where temporary files are
+        ours = {"TMPDIR": str(scratch), MARK: self.mark, claims.FILE: str(self.claims)}
         ours["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they cost seconds, and one shuffles cells
         with self.report.open("wb") as report:
             self.process = psutil.Popen(
                 [*command, str(path)],
                 cwd=folder().parent,
-                env=effort | os.environ | ours,
+                env=effort | os.environ | environment | ours,
                 stdin=subprocess.DEVNULL,
                 stdout=report,
                 stderr=subprocess.STDOUT,

@@ -12,20 +12,17 @@ import hashlib
 import os
 import shutil
 import sqlite3
-import tempfile
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
-from .child import Child
+from .child import TemporaryFolder
 from .errors import LabError
 from .files import data_folder
 
-REMOVER = Path(__file__).with_name("_remover.py")
 SCHEMA_VERSION = 1
 SEED = 20250101
 EXPONENT = 0.9
@@ -226,23 +223,18 @@ def path(scale: str = "default", seed: int = SEED) -> Path:
     if found := existing(scale, seed):
         return found
     file = file_of(scale, seed)
-    temporary = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".sqlite-making")
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary, scale, seed)
-        temporary.chmod(0o644)
-        os.replace(temporary, file)
-    except (OSError, sqlite3.Error) as error:
+        with TemporaryFolder(f"{file.stem}-making-", file.parent) as folder:
+            made = Path(folder, file.name)
+            write(made, scale, seed)
+            made.chmod(0o644)
+            os.replace(made, file)
+    except (OSError, sqlite3.Error, LabError) as error:
         raise LabError(
             f"The shop could not be made in {file.parent.name}/: {error}. Free some disk space, or "
             "point REDIS_LAB_DATA at a folder that can be written."
         ) from error
-    finally:
-        if temporary:
-            temporary.unlink(missing_ok=True)
     return file
 
 
@@ -254,29 +246,19 @@ def shop(scale: str = "default", *, seed: int = SEED, writable: bool = False) ->
     made = path(scale, seed)
     if not writable:
         return Shop(made, writable=False)
-    folder = tempfile.mkdtemp(prefix="redis-lab-shop-")
     with contextlib.ExitStack() as undo:
-        undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        remover = Child("The remover of the shop's copy", REMOVER, folder)
-        undo.callback(remover.stop)
-        remover.wait_ready()
+        folder = TemporaryFolder("redis-lab-shop-")
+        undo.callback(folder.cleanup)
         try:
-            copy = Path(shutil.copy(made, folder))
+            copy = Path(shutil.copy(made, folder.name))
         except OSError as error:
             raise LabError(
                 f"No room for a copy of the shop: {error.strerror}. Free disk space."
             ) from error
         opened = Shop(copy, writable=True)
+        opened._folder = folder
         undo.pop_all()
-    opened._remove = weakref.finalize(opened, remove_copy, folder, os.getpid(), remover)
     return opened
-
-
-def remove_copy(folder: str, owner: int, remover: Child) -> None:
-    """Remove a private copy, unless this is a forked child of the process that made it."""
-    if os.getpid() == owner:
-        remover.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Shop:
@@ -286,7 +268,7 @@ class Shop:
     Times are Unix seconds, money is in cents.
     """
 
-    _remove: Callable[[], object] | None = None  # of a private copy
+    _folder: TemporaryFolder | None = None  # of a private copy
 
     def __init__(self, file: Path, *, writable: bool) -> None:
         self.file, self.writable = file, writable
@@ -317,8 +299,8 @@ class Shop:
     def close(self) -> None:
         """Close it; a writable shop's copy is removed."""
         self.database.close()
-        if self._remove:
-            self._remove()
+        if self._folder:
+            self._folder.cleanup()
 
     def reopen(self) -> Shop:
         """Another connection to the same file, for another thread or process."""

@@ -15,6 +15,7 @@ from typing import Any
 import redis
 
 from . import claims, lessons
+from .child import TemporaryFolder as TemporaryFolder
 from .claims import NOT_MEASURED
 from .errors import LabError
 from .figures import Chart, write

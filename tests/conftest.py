@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+from drill_figures import lines, page
 from processes import NATIVE
 
 from redis_lab.measure.validity import TooBusy
@@ -20,6 +22,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# As nohup does with the end of the terminal: still ignored here, but not in what is started here.
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
+
 BEGAN = time.monotonic()
 
 
@@ -27,6 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--budget-s", type=float, help="start no further test after so many seconds (make drills)"
     )
+    parser.addoption("--drill-figures", type=Path, help="write what the drills counted to a file")
+    parser.addoption("--kills", type=int, default=3, help="of each command, in its drill")
+    parser.addoption("--kill-seed", type=int, help="the seed of their moments; random if not given")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -39,9 +48,43 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_call(item: pytest.Item):
     """What a busy machine keeps from being measured is neither passed nor failed."""
     try:
-        return (yield)
+        returned = yield
     except TooBusy as busy:
         pytest.skip(f"not tested: {item.name}: {busy}")
+    if item.get_closest_marker("drill") and "figure" not in dict(item.user_properties):
+        pytest.fail("a drill reports what it counted: figure(kills=60, jobs_lost=0)")
+    return returned
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest):
+    """Note what a drill has counted, for the table at the end: `figure(kills=60, jobs_lost=0)`.
+
+    A number stands before its name there, so the name is a noun in the plural.
+    """
+
+    def note(**counts: int | float | str) -> None:
+        if request.node.get_closest_marker("drill"):
+            request.node.user_properties.append(("figure", counts))
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    found: dict[str, dict] = {}
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, counts in getattr(report, "user_properties", ()):
+            if name == "figure":
+                drill = report.nodeid.removeprefix("tests/").replace(".py::", ": ")
+                found.setdefault(drill, {}).update(counts)
+    if not found:
+        return
+    terminalreporter.section("what the drills counted")
+    for name, counted in lines(found):
+        terminalreporter.write_line(f"{name}: {counted}")
+    if file := terminalreporter.config.getoption("--drill-figures"):
+        file.write_text(page(found, len(terminalreporter.getreports("skipped"))))
+        terminalreporter.write_line(f"written to {file}")
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import psutil
 import pytest
 from processes import environment, gone, script, soon, within
 
-from redis_lab import LabError, child
-from redis_lab.child import Child
+from redis_lab import LabError, child, source
+from redis_lab.child import Child, TemporaryFolder
 
 # Obeys as _keeper.py and its like do; `quit` leaves a trace
 OBEDIENT = """
@@ -243,3 +243,86 @@ def test_none_outlives_an_owner_that_is_killed(forks):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(owner.pid, signal.SIGKILL)
         owner.communicate()
+
+
+# ---------------------------------------------------------------- folders that must not stay
+
+
+def test_a_temporary_folder_goes_with_its_block_or_its_last_reference(tmp_path):
+    with TemporaryFolder("lab-", tmp_path) as name:
+        assert os.path.dirname(name) == str(tmp_path) and os.listdir(tmp_path)
+        assert os.stat(name).st_mode & 0o777 == 0o700
+        os.mkdir(os.path.join(name, "in it"))
+    assert os.listdir(tmp_path) == []
+    forgotten = TemporaryFolder(parent=tmp_path)
+    assert os.listdir(tmp_path)
+    del forgotten
+    gc.collect()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_temporary_folder_that_cannot_be_made_says_where(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LabError, match=r"could be made in .*file \(Not a directory\)"):
+        TemporaryFolder(parent=tmp_path / "file")
+
+
+def test_a_forked_child_leaves_a_temporary_folder_alone(tmp_path):
+    with TemporaryFolder(parent=tmp_path) as name:
+        if (fork := os.fork()) == 0:
+            gc.collect()
+            os._exit(0)
+        os.waitpid(fork, 0)
+        assert os.path.isdir(name)
+
+
+# At each of these moments there is something that was just made
+DIES = """
+import os, shutil, signal, subprocess, sys
+from redis_lab import child, source
+from redis_lab.servers import choose, native
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+def server():
+    native.NativeServer._write_config = die
+    choose.server()
+def shop():
+    source.write = die
+    source.path("small")
+def copy():
+    shutil.copy = die
+    source.shop("small", writable=True)
+def run():
+    run = child.TemporaryRun()
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
+    deaf += "; time.sleep(100)"
+    made = subprocess.Popen([sys.executable, "-c", deaf], env=os.environ | run.environment,
+                            start_new_session=True, stdout=subprocess.PIPE)
+    made.stdout.readline()
+    print(made.pid, flush=True)
+    die()
+"""
+
+
+@pytest.mark.parametrize("moment", ["server", "shop", "copy", "run"])
+def test_an_owner_killed_at_once_leaves_nothing(moment, tmp_path):
+    places = [tmp_path / "tmp", tmp_path / "data"]
+    for place in places:
+        place.mkdir()
+    if moment == "copy":
+        source.write(places[1] / source.file_of("small", source.SEED).name, "small", source.SEED)
+    kept = list(places[1].iterdir())
+    env = {"TMPDIR": str(places[0]), "REDIS_LAB_DATA": str(places[1])}
+    done = subprocess.run(
+        script(f"{DIES}\n{moment}()"), env=environment(**env), capture_output=True, timeout=100
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = lambda: [path for place in places for path in place.iterdir() if path not in kept]  # noqa: E731
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == (moment == "run")
+    try:
+        assert within(30, lambda: not left() and all(map(gone, pids))), (left(), pids)
+    finally:
+        for pid in pids:
+            if not gone(pid):
+                os.kill(pid, signal.SIGKILL)

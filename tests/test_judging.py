@@ -78,9 +78,11 @@ def test_an_answer_that_returns_nothing_of_use_is_refused_with_a_hint(name, lear
 
 @pytest.mark.drill
 @pytest.mark.parametrize("name", SLOW)
-def test_the_slow_checks_refuse_all_of_them(name, learner):
-    for value in [*WRONG.values(), True, [], {}, -1.5, b"x", [None]]:
+def test_the_slow_checks_refuse_all_of_them(name, learner, figure):
+    values = [*WRONG.values(), True, [], {}, -1.5, b"x", [None]]
+    for value in values:
         refused(name, learner, returning(name, value))
+    figure(wrong_answers=len(values), accepted=0)
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(NO_FUNCTIONS)))

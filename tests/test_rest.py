@@ -655,7 +655,7 @@ def test_who_waits_for_a_connection_is_not_told_that_redis_is_away(lab):
 
 
 @pytest.mark.drill
-def test_200_clients_hear_no_false_away(lab, r):
+def test_200_clients_hear_no_false_away(lab, r, figure):
     """6,000 requests over connections that stay open."""
 
     def client(me):
@@ -670,7 +670,7 @@ def test_200_clients_hear_no_false_away(lab, r):
     headers = {"Authorization": f"Bearer {TOKEN}"}
     with rest.gateway(lab, token=TOKEN) as web, ThreadPoolExecutor(200) as pool:
         right = [one for found in pool.map(client, range(200)) for one in found]
-    print(f"{right.count(True)} of {len(right)} requests answered, 200 clients at once")
+    figure(clients=200, requests=len(right), answered_wrongly=right.count(False))
     assert all(right) and len(right) == 6000
 
 
@@ -908,3 +908,146 @@ def test_the_client_is_as_the_lesson_says(web):
         assert not any(name.startswith("Upstash-Telemetry") for name in u._headers)
     with pytest.raises(TypeError):
         fresh.set("k", b"bytes")
+
+
+# ---------------------------------------------------------------- a token that may only read
+
+ONLY_READS = [["GET", "s"], ["HGETALL", "h"], ["STRLEN", "s"], ["XRANGE", "x", "-", "+"], ["PING"]]
+ONLY_READS += [["TTL", "s"], ["OBJECT", "ENCODING", "s"], ["LRANGE", "l", 0, -1], ["EXISTS", "s"]]
+NOT_ONLY = [["SET", "s", 1], ["DEL", "s"], ["GETDEL", "s"], ["EXPIRE", "s", 1], ["KEYS", "*"]]
+NOT_ONLY += [["SCAN", 0], ["EVAL", "return 1", 0], ["EVAL_RO", "return 1", 0], ["PUBLISH", "c", 1]]
+NOT_ONLY += [["SORT_RO", "l"], ["CONFIG", "GET", "*"], ["GETEX", "s", "EX", 1], ["SADD", "t", 1]]
+
+
+def test_a_read_only_token_only_reads(web, r):
+    r.set("s", "text")
+    r.hset("h", "f", 1)
+    before = {key: r.dump(key) for key in r.scan_iter()}
+    as_reader = {"token": web.ro_token}
+    for command in ONLY_READS:
+        status, said = ask(web, "POST", "/", json.dumps(command), **as_reader)
+        assert status == 200, (command, said)
+        assert said == ask(web, "POST", "/", json.dumps(command))[1]
+    for command in NOT_ONLY:
+        status, said = ask(web, "POST", "/", json.dumps(command), **as_reader)
+        assert status == 400 and ("NOPERM" in said["error"] or "refused" in said["error"]), command
+    mixed = json.dumps([["GET", "s"], ["SET", "s", "other"], ["GET", "s"]])
+    status, said = ask(web, "POST", "/pipeline", mixed, **as_reader)
+    assert status == 200 and [next(iter(one)) for one in said] == ["result", "error", "result"]
+    status, said = ask(web, "POST", "/multi-exec", mixed, **as_reader)
+    assert status == 400 and "read-only" in said["error"]
+    assert ask(web, "GET", "/set/s/other", **as_reader)[0] == 400
+    assert {key: r.dump(key) for key in r.scan_iter()} == before
+
+
+def test_no_command_that_writes_passes_for_one_that_reads(each_kind):
+    """By the server's own words, whatever it is."""
+    with each_kind.client() as client:
+        categories = {
+            name.lower().encode()
+            for group in ("write", "dangerous", "admin", "scripting")
+            for name in client.execute_command("ACL CAT", group)
+        }
+        raw = each_kind.client(decode_responses=False, protocol=2)
+        table = raw.connection_pool.get_connection()
+        table.send_command("COMMAND")
+        reads = {name.lower() for name in protocol.reading(table.read_response())}
+    assert b"get" in reads and len(reads) > 60
+    assert not reads & categories
+
+
+def test_the_services_client_with_a_read_only_token(web, r):
+    r.set("s", "text")
+    with upstash_redis.Redis(web.url, web.ro_token, allow_telemetry=False) as reader:
+        assert reader.get("s") == "text"
+        with pytest.raises(UpstashError, match="NOPERM SET is refused"):
+            reader.set("s", "other")
+
+
+# ---------------------------------------------------------------- replies in RESP2
+
+
+def resp2(web, path, commands, **headers) -> tuple[int, str, bytes]:
+    headers = {"Upstash-Response-Format": "resp2", "Authorization": f"Bearer {TOKEN}", **headers}
+    said = httpx.post(web.url + path, content=json.dumps(commands), headers=headers)
+    return said.status_code, said.headers["Content-Type"], said.content
+
+
+def test_replies_in_resp2_are_what_redis_sends(web, r, lab):
+    r.hset("h", mapping={"a": 1, "b": "zwei\r\n"})
+    r.rpush("l", b"\x00\xff", "", "OK")
+    several = [["SET", "s", "é"], ["GET", "s"], ["GET", "none"], ["HGETALL", "h"], ["INCR", "n"]]
+    several += [["LRANGE", "l", 0, -1], ["INCR", "s"], ["EVAL", "return {1, {'x'}, false}", 0]]
+    sent = b"".join(
+        b"*%d\r\n" % len(words)
+        + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in (str(word).encode() for word in words))
+        for words in several
+    )
+    status, kind, body = resp2(web, "/pipeline", several)
+    assert (status, kind) == (200, "application/octet-stream")
+    r.delete("n")
+    with socket.create_connection(("127.0.0.1", lab.port), timeout=10) as direct:
+        direct.sendall(sent)
+        expected = b""
+        while len(expected) < len(body):
+            expected += direct.recv(4096)
+    # One bulk string of those may be sent as the simple string OK
+    assert body == expected.replace(b"$2\r\nOK\r\n", b"+OK\r\n")
+
+
+def test_resp2_of_one_command_and_of_errors(web, r):
+    assert resp2(web, "/", ["PING"]) == (200, "application/octet-stream", b"$4\r\nPONG\r\n")
+    status, _, body = resp2(web, "/", ["GET"])
+    assert status == 400 and body.startswith(b"-ERR wrong number") and body.endswith(b"\r\n")
+    status, _, body = resp2(web, "/", ["PING"], Authorization="Bearer guessed")
+    assert status == 401 and body.startswith(b"-WRONGPASS")
+    status, _, body = resp2(web, "/", ["PING"], **{"Upstash-Encoding": "base64"})
+    assert status == 400 and b"resp2" in body
+    status, kind, body = resp2(web, "/multi-exec", [["PING"]])
+    assert (status, kind, json.loads(body)) == (200, "application/json", [{"result": "PONG"}])
+    assert ask(web, "GET", "/ping", headers={"Upstash-Response-Format": "xml"})[0] == 400
+
+
+# ---------------------------------------------------------------- too many clients
+
+
+def test_a_client_too_many_is_told_so_and_may_come_back(lab, r):
+    with rest.gateway(lab, token=TOKEN, max_clients=3) as web, contextlib.ExitStack() as stack:
+        inside = [
+            stack.enter_context(
+                contextlib.closing(http.client.HTTPConnection("127.0.0.1", web.port, timeout=30))
+            )
+            for _ in range(3)
+        ]
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+
+        def ping(connection):
+            connection.request("GET", "/ping", headers=headers)
+            with connection.getresponse() as said:
+                return said.status, dict(said.getheaders()), json.loads(said.read())
+
+        assert [ping(one)[0] for one in inside] == [200] * 3
+        for _ in range(150):  # more than are told so at a time
+            outside = http.client.HTTPConnection("127.0.0.1", web.port, timeout=30)
+            status, said, body = ping(outside)
+            outside.close()
+            assert (status, said["Connection"], said["Retry-After"]) == (503, "close", "1")
+            assert "3 clients are connected" in body["error"]
+        assert [ping(one)[0] for one in inside] == [200] * 3, "who is inside notices nothing"
+        inside.pop().close()
+        assert within(30, lambda: ask(web, "GET", "/ping")[0] == 200)
+
+
+def test_a_crowd_beyond_its_files_does_not_silence_it(lab, r):
+    """Silent clients by the hundred, and a gateway that may open but few files."""
+    held = []
+    with rest.gateway(lab, token=TOKEN, max_clients=20) as web:
+        try:
+            for _ in range(300):
+                held.append(socket.create_connection(("127.0.0.1", web.port), timeout=30))
+            files = psutil.Process(web.pid)
+            assert within(30, lambda: files.num_fds() < 20 + app.TURNED_AWAY + app.OWN_FILES)
+        finally:
+            for each in held:
+                each.close()
+        assert within(30, lambda: ask(web, "GET", "/ping")[0] == 200)

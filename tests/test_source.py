@@ -412,13 +412,14 @@ def test_a_killed_making_leaves_no_half_file(fresh):
     try:
         deadline = time.monotonic() + 60
         # Half-way: something has reached the disk, and the whole is 24 MB.
-        while sum(f.stat().st_size for f in fresh.glob("*")) < 1_000_000:
+        while sum(f.stat().st_size for f in fresh.rglob("*")) < 1_000_000:
             assert time.monotonic() < deadline and child.poll() is None
             time.sleep(0.005)
         child.send_signal(signal.SIGKILL)
     finally:
         child.kill()
         child.wait()
+    assert within(30, lambda: not list(fresh.iterdir())), "not even the half of one"
     assert source.existing() is None
     assert not source.file_of("default", source.SEED).exists()
     with source.shop() as shop:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any
 
 import redis
 
+from redis_lab.child import TemporaryFolder
 from redis_lab.figures import Chart, DotPlot
 from redis_lab.judging import NotYet, exercise
 
@@ -84,7 +84,7 @@ class _MortalConnection(sqlite3.Connection):
 
 @exercise
 def handle_once(_: redis.Redis, answer: Callable[[sqlite3.Connection, str, int], object]) -> str:
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryFolder() as folder:
         return _run_in_file(answer, f"{folder}/shop.sqlite")
 
 

@@ -23,7 +23,6 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -64,6 +63,7 @@ def distributed(
     Raises: LabError when Locust is not installed, does not start, or requests failed; for TLS.
     """
     # Not at the top: Locust imports this file too, and needs none of it
+    from redis_lab.child import TemporaryRun
     from redis_lab.errors import LabError
     from redis_lab.extras import require
     from redis_lab.servers.base import free_port
@@ -78,9 +78,9 @@ def distributed(
     told = workload(client, *command, pace_s=users / rate_per_s)
     port = free_port()
     common = [sys.executable, "-m", "locust", "-f", __file__, "--headless", "--only-summary"]
-    environment = {**os.environ, VARIABLE: told}
     processes: list[subprocess.Popen] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryRun() as run:
+        folder, environment = run.name, {**os.environ, **run.environment, VARIABLE: told}
         options = ["-u", users, "-r", users, "-t", f"{math.ceil(seconds)}s"]
         options += ["--csv", f"{folder}/seen"]
         options += ["--master", "--expect-workers", workers, "--master-bind-port", port]

@@ -24,7 +24,7 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from tornado.httpserver import HTTPServer
-from tornado.iostream import StreamClosedError
+from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, stream_request_body
 
@@ -48,6 +48,10 @@ PIECE = 2**16  # bytes of an answer that are written at a time
 UNREAD_TIMEOUT_S = 5.0  # a client that has not taken a piece after that is disconnected
 CROWDED_TIMEOUT_S = 0.5  # and after that when its answer takes the memory that others need
 UNREAD_REPLIES = 4  # of the longest: when more is unread, other requests wait
+IDLE_TIMEOUT_S = 60.0  # an open connection without a request is closed after that
+OWN_FILES = 64  # of the files that a process may have open, for all but the clients
+TURNED_AWAY = 64  # clients that hear 503 at a time; more are only disconnected
+TURN_AWAY_S = 1.0  # the time they have to hear it
 
 
 class NotSent(redis.TimeoutError):
@@ -100,6 +104,7 @@ class Backend:
         self.large_bodies = asyncio.Semaphore(LARGE_BODIES)
         # A BlockingConnectionPool lets newcomers overtake, and some wait until their time is up
         self.free = asyncio.Semaphore(CONNECTIONS)
+        self.reading: set[bytes] | None = None  # the commands that only read
         self.heard = time.monotonic()  # when Redis last answered anything
 
     async def take_turn(self) -> None:
@@ -130,6 +135,18 @@ class Backend:
                 await self.pool.release(connection)
         finally:
             self.free.release()
+
+    async def refusal(self, command: protocol.Command) -> protocol.Refused | None:
+        """Why a read-only token may not send a command; the server says which ones only read."""
+        if self.reading is None:
+            (table,) = await self.ask([[b"COMMAND"]])
+            if isinstance(table, Exception):
+                return protocol.Refused(f"NOPERM no command is known to only read: {table}")
+            self.reading = protocol.reading(table)
+        if {command[0].upper(), b"|".join(command[:2]).upper()} & self.reading:
+            return None
+        name = command[0].upper().decode()
+        return protocol.Refused(f"NOPERM {name} is refused: this token is read-only")
 
     async def reply(self, connection: redis.asyncio.Connection) -> object:
         try:
@@ -171,10 +188,16 @@ class Handler(RequestHandler):
     """
 
     def initialize(
-        self, backend: Backend, token: bytes, body_limit: int, allow_dangerous: bool
+        self,
+        backend: Backend,
+        token: bytes,
+        ro_token: bytes,
+        body_limit: int,
+        allow_dangerous: bool,
     ) -> None:
-        self.backend, self.token, self.body_limit = backend, token, body_limit
-        self.allow_dangerous = allow_dangerous
+        self.backend, self.token, self.ro_token = backend, token, ro_token
+        self.body_limit, self.allow_dangerous = body_limit, allow_dangerous
+        self.read_only = False
         self.body, self.length = bytearray(), 0
         self.refusal: tuple[int, str] | None = None
         self.body_ended = False
@@ -204,7 +227,9 @@ class Handler(RequestHandler):
         self.make_room()
 
     def judge(self) -> None:
-        if not hmac.compare_digest(self.given_token(), self.token):
+        given = self.given_token()
+        self.read_only = hmac.compare_digest(given, self.ro_token)
+        if not hmac.compare_digest(given, self.token) and not self.read_only:
             self.refusal = 401, "WRONGPASS invalid or missing auth token"
         elif self.request.method not in ("HEAD", "GET", "POST", "PUT"):
             self.refusal = 405, f"ERR method {self.request.method} is not allowed"
@@ -231,9 +256,11 @@ class Handler(RequestHandler):
                     f"ERR max request size exceeded. Limit: {self.body_limit} bytes, "
                     f"Actual: {self.length} bytes"
                 )
-            if self.request.headers.get("Upstash-Response-Format", "json") != "json":
-                raise protocol.Refused("ERR this gateway answers in JSON only")
-            reply = await self.carry_out(in_base64)
+            if self.format() not in ("json", "resp2"):
+                raise protocol.Refused("ERR Upstash-Response-Format is json or resp2")
+            if in_base64 and self.format() == "resp2":
+                raise protocol.Refused("ERR Upstash-Encoding is for JSON, not for resp2")
+            replies = await self.carry_out()
             self.body = bytearray()
             self.make_room()
         except protocol.Refused as error:
@@ -244,49 +271,82 @@ class Handler(RequestHandler):
             return self.refuse(500, "ERR Redis did not answer in time; it may have done it or not")
         except (redis.RedisError, OSError) as error:
             return self.refuse(500, f"ERR Redis is away: {error}")
-        if isinstance(reply, dict) and "error" in reply:
+        one = not isinstance(replies, protocol.Several)
+        if one and isinstance(replies[0], Exception):
             self.set_status(400)
-        await self.deliver(self.encode(reply))
+        if self.in_resp2():
+            return await self.deliver(b"".join(map(protocol.to_resp2, replies)))
+        shown = [protocol.format_reply(reply, in_base64) for reply in replies]
+        await self.deliver(self.encode(shown[0] if one else shown))
+
+    def format(self) -> str:
+        return self.request.headers.get("Upstash-Response-Format", "json").lower()
+
+    def in_resp2(self) -> bool:
+        """Whether the answer is in RESP2. A transaction's is in JSON, whatever is asked for."""
+        return self.format() == "resp2" and self.request.path.rstrip("/") != "/multi-exec"
 
     head = post = put = delete = patch = options = get
 
-    async def carry_out(self, in_base64: bool) -> dict | list[dict]:
+    async def carry_out(self) -> list:
+        """A reply or an error for each command; `protocol.Several` on the routes for several."""
         path, body = self.request.path.rstrip("/"), bytes(self.body)
         if path == "/pipeline":
-            commands = protocol.parse_commands(body, self.allow_dangerous)
+            commands = await self.permitted(protocol.parse_commands(body, self.allow_dangerous))
             good = [command for command in commands if not isinstance(command, protocol.Refused)]
             replies = iter(await self.backend.ask(good) if good else [])
-            done = (c if isinstance(c, protocol.Refused) else next(replies) for c in commands)
-            return [protocol.format_reply(reply, in_base64) for reply in done]
+            return protocol.Several(
+                c if isinstance(c, protocol.Refused) else next(replies) for c in commands
+            )
         if path == "/multi-exec":
-            all_good = []
-            for command in protocol.parse_commands(body, self.allow_dangerous):
-                if isinstance(command, protocol.Refused):
-                    raise command
-                all_good.append(command)
-            return [
-                protocol.format_reply(one, in_base64)
-                for one in await self.backend.transaction(all_good)
-            ]
+            commands = protocol.parse_commands(body, self.allow_dangerous)
+            return protocol.Several(await self.backend.transaction(await self.all_of(commands)))
         if path:
             query = self.request.query
             command = protocol.parse_path(self.request.path, query, body, self.allow_dangerous)
         else:
             command = protocol.parse_command(protocol.parse_json(body), self.allow_dangerous)
-        (reply,) = await self.backend.ask([command])
-        return protocol.format_reply(reply, in_base64)
+        return await self.backend.ask(await self.all_of([command]))
+
+    async def permitted(self, commands: list) -> list:
+        """The commands; in the place of one that this token may not send, the refusal."""
+        if not self.read_only:
+            return commands
+        judged = []
+        for command in commands:
+            good = not isinstance(command, protocol.Refused)
+            judged.append((await self.backend.refusal(command) or command) if good else command)
+        return judged
+
+    async def all_of(self, commands: list) -> list[protocol.Command]:
+        """The commands. Raises: Refused for the first that is refused."""
+        permitted = await self.permitted(commands)
+        for command in permitted:
+            if isinstance(command, protocol.Refused):
+                raise command
+        return permitted
 
     def refuse(self, status: int, text: str) -> None:
         self.set_status(status)
         if status == 405:
             self.set_header("Allow", "HEAD, GET, POST, PUT")
-        self.finish(self.encode({"error": text}))
+        if self.in_resp2():
+            self.finish(protocol.to_resp2(protocol.Refused(text)))
+        else:
+            self.finish(self.encode({"error": text}))
 
-    def encode(self, reply: dict | list) -> bytes:
+    def set_default_headers(self) -> None:
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")  # a GET may be a SET
+
+    def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
         if not self.body_ended:  # tornado then closes the connection
             self.set_header("Connection", "close")
+        if self.in_resp2():
+            self.set_header("Content-Type", "application/octet-stream")
+        return super().flush(include_footers)
+
+    def encode(self, reply: dict | list) -> bytes:
         return json.dumps(reply, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
     async def deliver(self, body: bytes) -> None:
@@ -321,14 +381,78 @@ class Handler(RequestHandler):
         self.refuse(*(self.refusal or (status_code, "ERR the request could not be read")))
 
 
-async def serve(url: str, token: str, port: int, reply_limit: int, **options: Any) -> None:
-    settings = {"backend": Backend(url, reply_limit), "token": token.encode(), **options}
+class Clients(HTTPServer):
+    """An HTTP server that tells a client beyond its limit to come back later."""
+
+    limit: int
+    connected = 0
+    leaving: set[asyncio.Future]
+
+    def handle_stream(self, stream: IOStream, address: tuple) -> None:
+        if self.connected < self.limit:
+            self.connected += 1
+            super().handle_stream(stream, address)
+        elif len(self.leaving) < TURNED_AWAY:
+            leaving = asyncio.ensure_future(self.turn_away(stream))
+            self.leaving.add(leaving)  # or it may be collected before its end
+            leaving.add_done_callback(self.leaving.discard)
+        else:
+            stream.close()
+
+    def on_close(self, server_conn: object) -> None:
+        super().on_close(server_conn)
+        self.connected -= 1
+
+    async def turn_away(self, stream: IOStream) -> None:
+        text = json.dumps({"error": f"ERR {self.limit} clients are connected; try again later"})
+        head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+        head += f"Retry-After: 1\r\nConnection: close\r\nContent-Length: {len(text)}\r\n\r\n"
+        try:
+            await stream.write((head + text).encode())
+            stream.socket.shutdown(socket.SHUT_WR)
+            # To close with a part of the request unread would reset the connection, and the answer
+            async with asyncio.timeout(TURN_AWAY_S):
+                while await stream.read_bytes(PIECE, partial=True):
+                    pass
+        except (StreamClosedError, OSError, TimeoutError):
+            pass
+        finally:
+            stream.close()
+
+
+def most_clients(wanted: int) -> int:
+    """As many as wanted, or as the limit on open files leaves room for."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return wanted
+    most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + TURNED_AWAY + OWN_FILES
+    if most < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return max(min(wanted, most - TURNED_AWAY - OWN_FILES), 1)
+
+
+async def serve(
+    url: str,
+    token: str,
+    ro_token: str,
+    port: int,
+    reply_limit: int,
+    max_clients: int,
+    **options: Any,
+) -> None:
+    tokens = {"token": token.encode(), "ro_token": ro_token.encode()}
+    settings = {"backend": Backend(url, reply_limit), **tokens, **options}
     # Nothing is logged: the address may contain a token.
     app = Application([(r"/.*", Handler, settings)], log_function=lambda handler: None)
     sockets = bind_sockets(port, "127.0.0.1")
     # Every connection inherits it; else the kernel takes megabytes for a client that reads nothing
     sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)
-    HTTPServer(app, body_timeout=60).add_sockets(sockets)
+    clients = Clients(app, body_timeout=60, idle_connection_timeout=IDLE_TIMEOUT_S)
+    clients.limit, clients.leaving = most_clients(max_clients), set()
+    clients.add_sockets(sockets)
     print("port", sockets[0].getsockname()[1], flush=True)
     await asyncio.Event().wait()
 

@@ -27,6 +27,7 @@ __all__ = ["TOKEN", "URL", "Endpoint", "Gateway", "gateway", "service"]
 
 APP = Path(__file__).with_name("app.py")
 BODY_LIMIT = 2**20  # bytes; the service allows 10 MB, on the free plan too
+MAX_CLIENTS = 1000
 REPLY_LIMIT = 8 * 2**20  # bytes; with it the gateway stays below some 400 MB
 URL, TOKEN = "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"
 
@@ -66,7 +67,8 @@ class Endpoint:
 class Gateway(Endpoint):
     """A gateway process of the lab's own; `stop()` ends it, `kill()` as a crash would.
 
-    Attributes: `pid`, `port` (on loopback), and those of `Endpoint`.
+    Attributes: `pid`, `port` (on loopback), `ro_token` (a token that may only read), and those of
+    `Endpoint`.
     """
 
     def __init__(
@@ -78,13 +80,17 @@ class Gateway(Endpoint):
         body_limit: int,
         allow_dangerous: bool = False,
         reply_limit: int = REPLY_LIMIT,
+        ro_token: str | None = None,
+        max_clients: int = MAX_CLIENTS,
     ) -> None:
+        self.ro_token = ro_token or secrets.token_urlsafe(24)
         self.settings = {
             "url": url,
             "port": port,
             "body_limit": body_limit,
             "allow_dangerous": allow_dangerous,
             "reply_limit": reply_limit,
+            "max_clients": max_clients,
         }
         super().__init__("", token or secrets.token_urlsafe(24), prefix)
         self.start()
@@ -93,7 +99,7 @@ class Gateway(Endpoint):
         """Raises: LabError when it does not start, or when what it needs is not installed."""
         require("tornado", "upstash_redis", "httpx")
         # Not on the command line: passwords must not show in the list of processes.
-        settings = {**self.settings, "token": self.token}
+        settings = {**self.settings, "token": self.token, "ro_token": self.ro_token}
         self._child = Child("The gateway", APP, settings=settings, isolated=False)
         self.settings["port"] = self.port = int(self._child.wait_ready().split()[1])
         self.pid, self.url = self._child.pid, f"http://127.0.0.1:{self.port}"
@@ -138,15 +144,19 @@ def gateway(
     target: Server | str,
     *,
     token: str | None = None,
+    ro_token: str | None = None,
     prefix: str = "rest:",
     port: int = 0,
     body_limit: int = BODY_LIMIT,
     allow_dangerous: bool = False,
     reply_limit: int = REPLY_LIMIT,
+    max_clients: int = MAX_CLIENTS,
 ) -> Gateway:
     """Start a gateway in front of a Redis, given as a `Server` or a URL; use it in a `with` block.
 
-    Without a `token` it makes one up. It listens on loopback, on a free port by default.
+    Without a `token` it makes one up. With `ro_token` one may only read, and not with commands that
+    may read everything, such as KEYS and SCAN; it is made up too. The gateway listens on loopback,
+    on a free port by default. More than `max_clients` connections are answered with status 503.
     `body_limit` is the longest body of a request, in bytes. `reply_limit` is the most bytes that
     Redis may answer to one request; longer replies are refused. A client that does not read its
     answer is disconnected.
@@ -166,9 +176,15 @@ def gateway(
         )
     url = target.url if isinstance(target, Server) else target
     check_url(url)
-    if token is not None and not re.fullmatch(r"[!-~]+", token):
-        raise LabError("A token is sent in a header: visible ASCII, no spaces, not empty.")
-    return Gateway(url, token, prefix, port, body_limit, allow_dangerous, reply_limit)
+    for one in (token, ro_token):
+        if one is not None and not re.fullmatch(r"[!-~]+", one):
+            raise LabError("A token is sent in a header: visible ASCII, no spaces, not empty.")
+    if token is not None and token == ro_token:
+        raise LabError("The token that may only read must be another than the one that may write.")
+    limits = {"reply_limit": reply_limit, "max_clients": max_clients}
+    return Gateway(
+        url, token, prefix, port, body_limit, allow_dangerous, ro_token=ro_token, **limits
+    )
 
 
 def service(default: Gateway) -> Endpoint:

@@ -10,7 +10,10 @@ service's own client, `upstash-redis`):
   token, 405 for another method; 500 when Redis is away.
 - `Upstash-Encoding: base64`: every string in the result but OK is base64. Without it, what is not
   UTF-8 becomes U+FFFD.
-- The token as `Authorization: Bearer …` or `?_token=…`, on every route.
+- `Upstash-Response-Format: resp2`: the reply, or one reply after the other, in RESP2 in place of
+  JSON; not with base64, and a transaction is answered in JSON all the same.
+- The token as `Authorization: Bearer …` or `?_token=…`, on every route. A second one is read-only:
+  only commands that read, and not those that may read everything, such as KEYS and SCAN.
 
 Commands that wait, subscribe or change the connection are refused, since connections are shared.
 Commands that are dangerous for the server and its other databases are refused unless allowed.
@@ -42,6 +45,10 @@ _REASONS = {
 DANGEROUS = {name: reason for reason, names in _REASONS.items() for name in names.split()}
 # Those that a script can reach; the text may be in any of Lua's quotation marks
 CALLS = re.compile(rb"""\bp?call\s*\(?\s*(?:['"]|\[=*\[)\s*([\w-]+)""")
+
+# Beside what reads a key; and what reads, but may read all there is
+HARMLESS = {*b"PING ECHO TIME".split()}
+TOO_POWERFUL = {*b"SCAN RANDOMKEY DBSIZE".split()}
 
 Command = list[bytes]
 
@@ -162,6 +169,40 @@ def _to_json(value: object, in_base64: bool) -> object:
     if in_base64 and value != b"OK":
         return base64.b64encode(value).decode()
     return value.decode(errors="replace")
+
+
+class Several(list):
+    """The replies to several commands, or to one on a route for several."""
+
+
+def to_resp2(value: object) -> bytes:
+    """A reply as a Redis over TCP would send it."""
+    if isinstance(value, Exception):
+        return b"-" + error_text(value).replace("\r", " ").replace("\n", " ").encode() + b"\r\n"
+    if value is None:
+        return b"$-1\r\n"
+    if isinstance(value, list):
+        return b"*%d\r\n" % len(value) + b"".join(map(to_resp2, value))
+    if isinstance(value, int):
+        return b":%d\r\n" % value
+    if value == b"OK":  # the one simple string that a client may compare as such
+        return b"+OK\r\n"
+    assert isinstance(value, bytes)
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+def reading(table: list) -> set[bytes]:
+    """The names of the commands that only read, and of subcommands as "OBJECT|ENCODING".
+
+    `table` is the reply to COMMAND.
+    """
+    found = set(HARMLESS)
+    for name, _, flags, _, _, _, categories, *more in table:
+        subcommands = more[2] if len(more) > 2 else []
+        found |= reading(subcommands) - HARMLESS
+        if b"readonly" in flags and not {b"@dangerous", b"@scripting"} & {*categories}:
+            found.add(name.upper())
+    return found - TOO_POWERFUL
 
 
 def error_text(error: Exception) -> str:

@@ -3,7 +3,7 @@
 Run as `python -I -S _keeper.py OWNER_PID MODE ...`, standard library only. It obeys three words
 on its standard input and answers on its standard output:
 
-    start   start the server again (it was killed)          -> "pid N" or "exit CODE"
+    start   start the server, or start it again             -> "pid N" or "exit CODE"
     alive   is the server running?                          -> "pid N" or "exit CODE"
     quit    kill the server, remove its directory, leave
 
@@ -11,8 +11,13 @@ When its input closes, or when its owner is no longer its parent (a process that
 may hold the pipe open), it does what `quit` does. It polls, because that works alike on Linux and
 macOS, also when the owner was killed with SIGKILL.
 
-MODE is `native DIRECTORY PROGRAM ARGS...` or `remote HOST PORT LOGIN_FILE`, where the server runs
-in a container and is shut down over its own port, after logging in with the command in the file.
+MODE is `native PARENT PROGRAM ARGS...` or `remote HOST PORT`, where the server runs in a container
+and is shut down over its own port, after logging in with the command on the first line of the
+standard input, in hexadecimal digits.
+
+A native server's keeper first makes its directory in PARENT, because an owner could be killed
+between making one and starting a keeper. It prints `made NAME`, or `failed REASON`. The owner then
+writes the file redis.conf there, and says `start`.
 """
 
 import ctypes
@@ -36,8 +41,16 @@ def die_with_keeper():
 
 
 class Native:
-    def __init__(self, directory, *command):
-        self.directory, self.command, self.process = directory, command, None
+    def __init__(self, parent, program, *arguments):
+        name = "redis-lab-" + os.urandom(6).hex()
+        self.directory, self.process = os.path.join(parent, name), None
+        self.command = [program, os.path.join(self.directory, "redis.conf"), *arguments]
+        try:
+            os.mkdir(self.directory, 0o700)
+        except OSError as error:
+            self.ready = f"failed {error.strerror}"
+        else:
+            self.ready = f"made {name}"
 
     def start(self):
         if self.process and self.process.poll() is None:  # asked twice, after an interruption
@@ -54,7 +67,8 @@ class Native:
         return self.alive()
 
     def alive(self):
-        assert self.process  # it has been started
+        if self.process is None:
+            return "exit before it was started"
         code = self.process.poll()
         return f"pid {self.process.pid}" if code is None else f"exit {code}"
 
@@ -66,11 +80,12 @@ class Native:
 
 
 class Remote:
-    def __init__(self, host, port, login_file):
+    ready = "pid 0"
+
+    def __init__(self, host, port):
         self.address = (host, int(port))
-        with open(login_file, "rb") as file:
-            self.login = file.read()
-        os.remove(login_file)
+        with open(0, "rb", buffering=0, closefd=False) as unbuffered:
+            self.login = bytes.fromhex(unbuffered.readline().decode())
 
     def start(self):
         return "pid 0"
@@ -90,13 +105,16 @@ class Remote:
 
 def main(owner, mode, *args):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    ending = []  # an exception could come while the directory is being removed
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: ending.append(True))
     server = {"native": Native, "remote": Remote}[mode](*args)
     try:
-        print(server.start(), flush=True)
+        print(server.ready, flush=True)
         waiting = b""
         # Windows cannot select on a pipe; nothing forks there, so the pipe's end alone will do
-        while WINDOWS or os.getppid() == owner:
+        while WINDOWS or (os.getppid() == owner and not ending):
             if not WINDOWS and not select.select([0], [], [], POLL_S)[0]:
                 continue
             chunk = os.read(0, 4096)

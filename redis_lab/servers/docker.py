@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,11 +51,9 @@ class DockerServer(Server):
         self.container = container
         self._wait_until_ready(config)
         # The container outlives a killed kernel unless somebody shuts it down.
-        with tempfile.NamedTemporaryFile("wb", delete=False) as file:
-            file.write(internals.pack_command("AUTH", password) if password else b"")
-        self.keeper = Child(
-            "The container's keeper", KEEPER, "remote", "127.0.0.1", str(self.port), file.name
-        )
+        login = internals.pack_command("AUTH", password) if password else b""
+        self.keeper = Child("The container's keeper", KEEPER, "remote", self.host, str(self.port))
+        self.keeper.tell(login.hex())
         self.keeper.wait_ready()
 
     def _wait_until_ready(self, config: dict) -> None:

@@ -59,22 +59,18 @@ class NativeServer(Server):
 
     def _start(self) -> None:
         try:
-            self.directory = _private_directory()
-        except OSError as error:
-            raise LabError(
-                f"No private directory for the server could be made: {error.strerror}. "
-                "Free some disk space, or point TMPDIR at a folder that can be written."
-            ) from error
-        try:
-            file = self._write_config()
+            parent = _parent_directory()
             mode = ["--sentinel"] if "sentinel" in self.config else []
-            command = [str(self.directory), self.binary, str(file), *mode]
-            self.keeper = Child("The server's keeper", KEEPER, "native", *command)
-        except BaseException:
-            shutil.rmtree(self.directory, ignore_errors=True)
-            raise
+            self.keeper = Child("The server's keeper", KEEPER, "native", parent, self.binary, *mode)
+        except OSError as error:
+            raise _no_directory(str(error.strerror)) from error
         try:
-            self.keeper.wait_ready()
+            word, _, rest = self.keeper.wait_ready().partition(" ")
+            if word != "made":
+                raise _no_directory(rest)
+            self.directory = Path(parent, rest)
+            self._write_config()
+            self.keeper.ask("start")
             self._wait_until_ready()
             info = self.identify()
             if info["process_id"] != self.pid:  # another server took the port first
@@ -83,8 +79,11 @@ class NativeServer(Server):
             self.stop()
             raise
 
-    def _write_config(self) -> Path:
-        """Choose ports and paths, and write the configuration file."""
+    def _write_config(self) -> None:
+        """Choose ports and paths, and write the configuration file.
+
+        Raises: LabError when it cannot be written.
+        """
         self.port = int(self.config.get("port", 0)) or free_port()
         self.socket = str(self.directory / "s")
         settings = {**(self.settings or {}), "dir": str(self.directory), **self.config}
@@ -104,7 +103,6 @@ class NativeServer(Server):
             file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         except OSError as error:
             raise LabError(f"The server's configuration could not be written: {error}.") from error
-        return file
 
     def _wait_until_ready(self) -> None:
         """Return once the server answers PING. Raises: LabError with its last words if it ends."""
@@ -178,15 +176,22 @@ class NativeServer(Server):
         self.keeper.stop()
 
 
-def _private_directory() -> Path:
-    """A new directory of mode 0700 whose path is short enough for a Unix socket in it.
+def _parent_directory() -> str:
+    """Where a server's directory is made: its path is short enough for a Unix socket in it.
 
-    Raises: OSError where none can be made.
+    Raises: OSError where there is no place for temporary files.
     """
     here = tempfile.gettempdir()
     if len(os.fsencode(here)) > LONGEST_TEMPDIR and os.path.isdir("/tmp"):
         here = "/tmp"
-    return Path(tempfile.mkdtemp(prefix="redis-lab-", dir=here))
+    return here
+
+
+def _no_directory(reason: str) -> LabError:
+    return LabError(
+        f"No private directory for the server could be made: {reason}. "
+        "Free some disk space, or point TMPDIR at a folder that can be written."
+    )
 
 
 def _quote(value: object) -> str:

@@ -556,8 +556,10 @@ def test_no_stale_read_between_processes(lab, r, tmp_path, versioned):
 @FORK
 @pytest.mark.drill
 @pytest.mark.parametrize("versioned", [True, False])
-def test_no_stale_read_between_processes_for_long(lab, r, tmp_path, versioned):
-    assert race(lab, tmp_path, 10_000, versioned)[0] == 0
+def test_no_stale_read_between_processes_for_long(lab, r, tmp_path, versioned, figure):
+    stale, *_ = race(lab, tmp_path, 10_000, versioned)
+    figure(writes=10_000, stale_reads=stale)
+    assert stale == 0
 
 
 # ---------------------------------------------------------------- one loads, in many processes
@@ -608,8 +610,9 @@ def test_four_processes_never_load_at_a_time(lab, r, stale_s):
 @FORK
 @pytest.mark.drill
 @pytest.mark.parametrize("stale_s", [0, 30])
-def test_four_processes_never_load_at_a_time_for_long(lab, r, stale_s):
+def test_four_processes_never_load_at_a_time_for_long(lab, r, stale_s, figure):
     never_two_at_a_time(lab, r, stale_s, 100)
+    figure(processes=4, loads=int(r.get("loads")), at_the_same_time=int(r.get("overlaps") or 0))
 
 
 def load_and_die(url: str) -> None:
@@ -1108,5 +1111,6 @@ def test_against_a_model(lab):
 
 
 @pytest.mark.drill
-def test_against_a_model_for_long(lab):
+def test_against_a_model_for_long(lab, figure):
     against_a_model(lab, 1000)
+    figure(histories=1000, unlike_the_model=0)

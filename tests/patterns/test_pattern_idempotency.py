@@ -286,7 +286,7 @@ WORKER = """
 @pytest.mark.parametrize(
     ("keys", "die"), [(8, 0.25), pytest.param(60, 0.1, marks=pytest.mark.drill)]
 )
-def test_killed_workers_lose_nothing_and_everybody_gets_one_answer(lab, r, keys, die):
+def test_killed_workers_lose_nothing_and_everybody_gets_one_answer(lab, r, keys, die, figure):
     deaths, seed, until = 0, 0, time.monotonic() + 100
     done = lambda: sum(r.hexists(f"pay:{k}", "result") for k in range(keys))  # noqa: E731
     while done() < keys and time.monotonic() < until:
@@ -295,6 +295,7 @@ def test_killed_workers_lose_nothing_and_everybody_gets_one_answer(lab, r, keys,
         crowd = [subprocess.Popen(command, env=environment()) for command in commands]
         deaths += sum(process.wait() == -9 for process in crowd)
         seed += 3
+    figure(kills=deaths, payments=keys, lost_or_made_twice=keys - r.hlen("paid"))
     assert deaths > 0 and done() == keys
     assert r.hlen("paid") == keys and int(r.get("attempts")) >= keys
     once = Idempotency(r, "pay", ttl_s=60, lease_s=5)

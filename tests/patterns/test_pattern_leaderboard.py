@@ -452,7 +452,7 @@ def test_several_processes_lose_nothing(lab, r):
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.drill)])
-def test_killed_processes_leave_boards_that_agree(lab, r, kills):
+def test_killed_processes_leave_boards_that_agree(lab, r, kills, figure):
     noted, started = Counter(), adders(lab, kills, times=10**9)
     try:
         for k, process in enumerate(started):
@@ -470,6 +470,7 @@ def test_killed_processes_leave_boards_that_agree(lab, r, kills):
     assert [process.returncode for process in started] == [-9] * kills
     found = boards_agree(r)
     assert noted <= found
+    figure(kills=kills, points_acknowledged=noted.total(), of_them_lost=(noted - found).total())
     assert (found - noted).total() <= kills * 8  # what a killed one had added, and not yet said so
 
 

@@ -270,15 +270,16 @@ def count(lab, file: str, processes: int, **more: object) -> list[subprocess.Pop
 
 
 @pytest.mark.parametrize("times", [10, pytest.param(200, marks=pytest.mark.drill)])
-def test_four_processes_lose_nothing_and_nobody_is_refused(lab, r, counter, times):
+def test_four_processes_lose_nothing_and_nobody_is_refused(lab, r, counter, times, figure):
     file, read = counter
     crowd = count(lab, file, 4, lease_s=30, times=times, stops=[])
     told = [process.communicate(timeout=100)[0] for process in crowd]
+    figure(processes=4, increments=4 * times, lost=4 * times - read())
     assert read() == 4 * times and told == [""] * 4
 
 
 @pytest.mark.parametrize("stops", [[2], pytest.param([7, 4], marks=pytest.mark.drill)])
-def test_stopped_holders_are_refused_and_nothing_is_lost(lab, r, counter, stops):
+def test_stopped_holders_are_refused_and_nothing_is_lost(lab, r, counter, stops, figure):
     """Each is stopped with the lock in its hand until another has taken it, or it has run out."""
     file, read = counter
     times = stops[0] + 1
@@ -297,6 +298,7 @@ def test_stopped_holders_are_refused_and_nothing_is_lost(lab, r, counter, stops)
 
     assert within(60, all_done)
     refused = sum(process.communicate()[0].count("refused") for process in crowd)
+    figure(holders_stopped=wakes, increments=3 * times, lost=3 * times - read(), refused=refused)
     assert read() == 3 * times and wakes >= 3 * len(stops)
     # Whether one is refused depends on whether another has written meanwhile: not in every run
     assert refused > 0 or len(stops) == 1

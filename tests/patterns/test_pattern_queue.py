@@ -313,7 +313,7 @@ WORKER = """
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(60, marks=pytest.mark.drill)])
-def test_workers_killed_at_random_moments_lose_nothing(lab, r, Queue, kills):
+def test_workers_killed_at_random_moments_lose_nothing(lab, r, Queue, kills, figure):
     """SIGKILL from outside, whatever the worker is doing just then."""
     queue = Queue(r, "q", lease_s=0.4, max_tries=50)
     body = alone("queue", WORKER.format(url=lab.url, kind=Queue.__name__))
@@ -338,6 +338,8 @@ def test_workers_killed_at_random_moments_lose_nothing(lab, r, Queue, kills):
             process.kill()
             process.communicate()
     done = {int(k): int(times) for k, times in r.hgetall("effects").items()}
+    again = sum(done.values()) - len(done)
+    figure(kills=kills, jobs=30 * kills, lost=30 * kills - len(done), done_again=again)
     assert set(done) == set(range(30 * kills))
     # What is done again was in a killed worker's hands, or its worker was slower than its lease
     assert sum(done.values()) - 30 * kills <= 3 * kills
@@ -954,7 +956,7 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("examples", [6, pytest.param(200, marks=pytest.mark.drill)])
-def test_against_a_model(lab, Queue, examples):
+def test_against_a_model(lab, Queue, examples, figure):
     Machine.server, Machine.Kind = lab, Queue
     quick = settings(
         max_examples=examples,
@@ -963,6 +965,7 @@ def test_against_a_model(lab, Queue, examples):
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(Machine, settings=quick)
+    figure(histories=examples, of_up_to_25_calls_unlike_the_model=0)
 
 
 # ---------------------------------------------------------------- exercises

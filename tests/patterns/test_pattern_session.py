@@ -454,7 +454,7 @@ def three():
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.drill)])
 @pytest.mark.parametrize("moved", ["the index", "half of the sessions", "nothing yet"])
-def test_revoked_while_the_slot_moves(three, moved, rounds):
+def test_revoked_while_the_slot_moves(three, moved, rounds, figure):
     """`revoke_all`, repeated until it returns without an error: no session may live on."""
     for k in range(rounds):
         user = f"{moved}{k}".replace(" ", "")
@@ -477,11 +477,12 @@ def test_revoked_while_the_slot_moves(three, moved, rounds):
                 sessions.revoke_all(user)
             assert [id for id in ids if sessions.load(id)] == []
             assert sessions.all_of(user) == {}
+    figure(moved_slots=rounds, sessions_revoked=20 * rounds, of_them_alive=0)
 
 
 @pytest.mark.drill
 @pytest.mark.timeout(900)
-def test_revoked_at_a_random_moment_of_a_move(three):
+def test_revoked_at_a_random_moment_of_a_move(three, figure):
     """20 moves of 100 sessions each; `revoke_all` is repeated until it returns without an error."""
     chance, alive = random.Random(11), 0
     for k in range(20):
@@ -510,6 +511,7 @@ def test_revoked_at_a_random_moment_of_a_move(three):
         with three.client() as client:
             sessions = Sessions(client, "d", idle_s=600, absolute_s=600)
             alive += sum(sessions.load(id) is not None for id in ids)
+    figure(moved_slots=20, sessions_revoked=2000, of_them_alive=alive)
     assert alive == 0
 
 
@@ -665,7 +667,7 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("examples", [8, pytest.param(300, marks=pytest.mark.drill)])
-def test_against_a_model(lab, examples):
+def test_against_a_model(lab, examples, figure):
     Machine.server = lab
     quick = settings(
         max_examples=examples,
@@ -674,6 +676,7 @@ def test_against_a_model(lab, examples):
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(Machine, settings=quick)
+    figure(histories=examples, of_up_to_20_calls_unlike_the_model=0)
 
 
 # ---------------------------------------------------------------- exercises

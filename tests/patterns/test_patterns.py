@@ -136,8 +136,9 @@ def test_a_killed_process_leaves_no_key_without_ttl(lab, r):
 
 @FORK
 @pytest.mark.drill
-def test_many_killed_processes_leave_no_key_without_ttl(lab, r):
+def test_many_killed_processes_leave_no_key_without_ttl(lab, r, figure):
     no_key_without_ttl(lab, r, 300)
+    figure(kills=300, keys_without_a_TTL=len(without_ttl(r)))
 
 
 @FORK
@@ -506,8 +507,9 @@ def test_no_stale_read_between_processes(lab, r, tmp_path):
 
 @FORK
 @pytest.mark.drill
-def test_no_stale_read_between_processes_for_long(lab, r, tmp_path):
+def test_no_stale_read_between_processes_for_long(lab, r, tmp_path, figure):
     race(lab, tmp_path, 5000)
+    figure(writes=5000, stale_reads=0)
 
 
 def test_a_read_that_begins_after_invalidate_never_gets_a_load_from_before(r):

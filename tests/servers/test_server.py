@@ -21,6 +21,7 @@ from processes import NATIVE, environment, gone, run, script, within
 
 from redis_lab import LabError
 from redis_lab.internals import embedded_binary
+from redis_lab.servers import native
 from redis_lab.servers.base import fail_fast, redact
 from redis_lab.servers.choose import KINDS, choose_kind, has, kind_named, server
 from redis_lab.servers.native import binary_version, executable
@@ -204,6 +205,13 @@ def test_fixed_port(kind):
 
 def test_no_directory_can_be_made(kind, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(LabError, match=r"has no place.*TMPDIR"):
+        server(kind=kind)
+
+
+def test_no_directory_can_be_made_there(kind, monkeypatch):
+    """Where programs may write, but make no folder."""
+    monkeypatch.setattr(native, "_parent_directory", lambda: "/dev/null")
     with pytest.raises(LabError, match=r"No private directory.*TMPDIR"):
         server(kind=kind)
 

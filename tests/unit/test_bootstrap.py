@@ -472,8 +472,9 @@ def test_two_at_once(adopting, wheels):
 
 
 @pytest.mark.drill
-def test_two_at_once_with_nothing_there(folder, wheels):
+def test_two_at_once_with_nothing_there(folder, wheels, figure):
     two_at_once(folder, wheels)
+    figure(setups_at_once=2, damaged=0)
 
 
 def test_a_killed_one_is_taken_up_when_its_installer_has_ended(adopting, wheels):
@@ -498,7 +499,7 @@ def test_a_killed_one_is_taken_up_when_its_installer_has_ended(adopting, wheels)
 @pytest.mark.drill
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("whom", ["the group", "the bootstrap alone"])
-def test_killed_at_random_moments(tmp_path, tmp_path_factory, whom):
+def test_killed_at_random_moments(tmp_path, tmp_path_factory, whom, figure):
     rng = random.Random(7)
     wheels = tmp_path_factory.mktemp("many")
     names = [f"lab_dep{n}-1.0-py3-none-any.whl" for n in range(40)]
@@ -526,6 +527,7 @@ def test_killed_at_random_moments(tmp_path, tmp_path_factory, whom):
             done = bootstrap(tmp_path, PIP_FIND_LINKS=str(wheels))
             assert done.returncode == 0, (number, done)
             assert is_set_up(tmp_path), number
+    figure(kills=8, taken_up_again=3, damaged=0)
 
 
 # ---------------------------------------------------------------- what can go wrong
@@ -640,7 +642,7 @@ def test_a_disk_that_becomes_full(tmp_path):
 
 
 @pytest.mark.drill
-def test_a_disk_that_becomes_full_and_has_room_again(tmp_path):
+def test_a_disk_that_becomes_full_and_has_room_again(tmp_path, figure):
     with file_system(tmp_path, "size=2g,nr_inodes=200"):
         line = complaint(bootstrap(furnish(tmp_path)))
         assert "became full" in line
@@ -648,12 +650,13 @@ def test_a_disk_that_becomes_full_and_has_room_again(tmp_path):
         subprocess.run(["mount", "-o", "remount,nr_inodes=100000", str(tmp_path)], check=True)
         assert bootstrap(tmp_path).returncode == 0
         assert is_set_up(tmp_path)
+    figure(full_disks=1, damaged=0)
 
 
 @pytest.mark.parametrize(
     "reason", [pytest.param("no index", marks=pytest.mark.drill), "no network"]
 )
-def test_pip_fails(adopting, reason):
+def test_pip_fails(adopting, reason, figure):
     (adopting / "requirements.lock").write_text("no-such-package-of-the-lab==1.0\n")
     closed = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0", "PIP_NO_INDEX": ""}
     done = bootstrap(adopting, **(closed if reason == "no network" else {}))
@@ -662,6 +665,7 @@ def test_pip_fails(adopting, reason):
     assert not is_set_up(adopting)
     (adopting / "requirements.lock").write_text("")
     assert bootstrap(adopting).returncode == 0
+    figure(missing_packages=1, damaged=0)
 
 
 def test_a_lock_that_is_missing(folder):
@@ -670,7 +674,7 @@ def test_a_lock_that_is_missing(folder):
 
 
 @pytest.mark.parametrize("phase", [pytest.param("1/3", marks=pytest.mark.drill), "2/3"])
-def test_ctrl_c(folder, ready, phase):
+def test_ctrl_c(folder, ready, phase, figure):
     if phase == "2/3":
         adopt(folder, ready)
     furnish(folder, slow=True)
@@ -686,3 +690,4 @@ def test_ctrl_c(folder, ready, phase):
     furnish(folder)
     assert bootstrap(folder).returncode == 0
     assert is_set_up(folder)
+    figure(interruptions=1, damaged=0)
