@@ -304,9 +304,9 @@ BENCH_HELP = "\n\n".join(
         "Arms that need no client may be in a variable ARMS instead; then no server is started. "
         "A complete example:",
         "\b\n" + escape(EXAMPLE.strip()),
-        "Prints each arm's median and p99 in microseconds with 95 % intervals, and how it compares "
-        "with the reference. A PING over a bare socket is measured in the same run, as a baseline: "
-        "no client can be faster.",
+        "Prints each arm's median and p99 in microseconds, how far they vary within this run, and "
+        "how each arm compares with the reference. A PING over a bare socket is measured in the "
+        "same run, as a baseline: no client can be faster.",
     ]
 )
 
@@ -364,9 +364,12 @@ def bench(
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A result, such as data/results/pipelines.json.")],
-    second: Annotated[Path, typer.Argument(help="Another run, such as data/local/pipelines.json.")],
+    second: Annotated[Path, typer.Argument(help="Another one, such as data/local/pipelines.json.")],
 ) -> None:
-    """Compare two runs of an experiment and say which differences are real."""
+    """Compare two results of an experiment and say which differences are larger than between runs.
+
+    A verdict needs at least five runs in each: redis-lab publish measures them.
+    """
     from . import figures
     from .measure import results
 
@@ -375,6 +378,7 @@ def compare(
     for name, result in (("first", one), ("second", two)):
         out.print(f"{name}: {figures.caption(result.environment)}", highlight=False)
     table("", list(frame.columns), [[str(cell) for cell in row] for row in frame.to_numpy()])
+    out.print(results.describe_comparison(one, two, frame), highlight=False)
 
 
 @app.command()

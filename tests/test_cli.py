@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import queue
@@ -221,6 +222,7 @@ def test_bench_saves_and_plots_and_compares_with_the_reference(bench_file, lab, 
 OWN_ARMS = """
 from __future__ import annotations
 import dataclasses
+import functools
 import redis.asyncio
 import redis_lab as lab
 from neighbour import ping_of
@@ -304,16 +306,36 @@ def measured(experiment: str, **medians: float) -> Result:
     return Result(experiment, f"About {experiment}", rows, {"cores": 2})
 
 
+def runs_of(experiment: str, **medians: float) -> Result:
+    """Five runs that differ by a hundredth."""
+    runs = (
+        measured(experiment, **{arm: m * (1 + n / 100) for arm, m in medians.items()})
+        for n in range(5)
+    )
+    return functools.reduce(results.merge, runs)
+
+
 def test_compare_says_which_differences_are_real(lab, tmp_path):
-    one = results.save(measured("e", steady=10, slowed=10), tmp_path / "one")
-    two = results.save(measured("e", steady=10, slowed=30), tmp_path / "two")
+    one = results.save(runs_of("e", steady=10, slowed=10), tmp_path / "one")
+    two = results.save(runs_of("e", steady=10, slowed=30), tmp_path / "two")
     said = lab("compare", one, two)
     assert said.returncode == 0, said.stderr
+    assert "95 % over runs for all 2 rows" in said.stdout and "5 runs" in said.stdout
     steady, slowed = (
         next(line for line in said.stdout.splitlines() if line.startswith(arm))
         for arm in ("steady", "slowed")
     )
     assert "no difference seen" in steady and "× the time" in slowed
+
+
+def test_compare_of_one_run_says_that_it_cannot_tell(lab, tmp_path):
+    one = results.save(measured("e", a=10), tmp_path / "one")
+    two = results.save(runs_of("e", a=30), tmp_path / "two")
+    for pair in ((one, two), (two, one), (one, one)):
+        said = lab("compare", *pair)
+        assert said.returncode == 0, said.stderr
+        assert "one run cannot tell" in said.stdout and "95 %" not in said.stdout
+        assert "redis-lab publish e --runs 5" in said.stdout
 
 
 def test_compare_with_what_is_not_there(lab, tmp_path):
