@@ -363,7 +363,10 @@ def test_too_few_runs_cannot_tell(first, second):
 
 
 def test_a_result_laid_beside_itself_shows_no_difference():
-    for result in (Machine(seed=3, between=0.02).result(5, a=5.0), merged([small_run(n) for n in range(5)])):
+    for result in (
+        Machine(seed=3, between=0.02).result(5, a=5.0),
+        merged([small_run(n) for n in range(5)]),
+    ):
         assert results.compare(result, result).loc[0, "says"] == "no difference seen"
 
 
