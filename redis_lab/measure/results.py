@@ -150,7 +150,7 @@ def to_plain(value: Any) -> Any:
 
 @runtime_checkable
 class Measured(Protocol):
-    """What has rows, histograms and facts about how it was measured: a `Comparison`."""
+    """What has rows, histograms and facts about how it was measured: a `Comparison`, a `Load`."""
 
     @property
     def rows(self) -> list[dict[str, Any]]: ...
@@ -167,16 +167,16 @@ def of(
     title: str,
     client: redis.Redis | None = None,
     notes: Sequence[str] = (),
+    histograms: Mapping[str, HdrHistogram] | None = None,
     **more: object,
 ) -> Result:
-    """A result made from a comparison (its rows and histograms) or from rows of your own."""
-    histograms: dict[str, str] = {}
+    """A result made from a comparison or a load (its rows and histograms), or from your own rows.
+
+    `histograms` are kept too, in nanoseconds by name: they add up over runs, percentiles do not.
+    """
+    kept = dict(histograms or {})
     if isinstance(measured, Measured):
-        more = measured.facts() | more
-        histograms = {
-            name: base64.b64encode(histogram.encode()).decode()
-            for name, histogram in measured.histograms().items()
-        }
+        more, kept = measured.facts() | more, measured.histograms() | kept
         measured = measured.rows
     return Result(
         experiment=experiment,
@@ -184,7 +184,9 @@ def of(
         rows=[to_plain(dict(row)) for row in measured],
         environment=to_plain(environment(client, **more)),
         notes=list(notes),
-        histograms=histograms,
+        histograms={
+            name: base64.b64encode(histogram.encode()).decode() for name, histogram in kept.items()
+        },
     )
 
 
