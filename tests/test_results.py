@@ -23,11 +23,11 @@ from hdrh.histogram import HdrHistogram
 
 from redis_lab import bench, results
 from redis_lab.errors import LabError
+from redis_lab.measure import environment
 from redis_lab.measure.results import Result
 from redis_lab.measure.runs import median_of
 from redis_lab.measure.stats import interval_over_runs
 from redis_lab.servers import choose
-from redis_lab.servers.base import DEFAULTS
 from redis_lab.servers.choose import server
 
 
@@ -159,6 +159,7 @@ SAVER = """
 import sys
 from pathlib import Path
 from redis_lab import results
+from redis_lab.measure import environment
 from redis_lab.measure.results import Result
 from redis_lab.measure.runs import median_of
 from redis_lab.measure.stats import interval_over_runs
@@ -244,10 +245,65 @@ def test_environment_of_the_server_behind_connect(monkeypatch):
     with server(hz=50) as here, here.client() as client:
         monkeypatch.setattr(choose, "_default", (here, ""))
         found = results.environment(client)
-        assert found["server_config"] == {**DEFAULTS, "hz": 50}
+        assert found["server_config"] == {**USUAL, "hz": "50"}
         assert found["server_affinity"] == results.get_affinity(psutil.Process(here.pid))
-        with server() as other, other.client() as elsewhere:
-            assert results.environment(elsewhere)["server_config"] is None
+
+
+USUAL = {"save": "", "bind": "127.0.0.1"}
+
+
+def test_environment_of_a_private_server_says_what_was_changed():
+    """Also after its start, and by another client than the one that asks."""
+    with server(maxmemory="50mb") as here, here.client(decode_responses=False) as client:
+        client.config_set("hz", 33)
+        client.config_set("maxmemory-policy", "allkeys-lfu")
+        found = results.environment(client)["server_config"]
+        changed = {"maxmemory": "52428800", "hz": "33", "maxmemory-policy": "allkeys-lfu"}
+        assert found == USUAL | changed
+        assert results.environment(client)["server_affinity"] is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
+def test_servers_are_pinned_where_that_is_declared(monkeypatch):
+    mine = sorted(os.sched_getaffinity(0))
+    monkeypatch.setenv("REDIS_LAB_SERVER_CORES", str(mine[-1]))
+    with server() as here, here.client() as client:
+        found = results.environment(client)
+        assert found["server_affinity"] == mine[-1:] == found["pinned"]["server"]
+        threads = psutil.Process(here.pid).threads()
+        assert all(os.sched_getaffinity(thread.id) == {mine[-1]} for thread in threads)
+        assert found["client_affinity"] == mine == found["pinned"]["client"]
+    monkeypatch.delenv("REDIS_LAB_SERVER_CORES")
+    assert results.environment()["pinned"] is None
+
+
+def test_what_the_system_does_not_say_is_unknown(monkeypatch, tmp_path):
+    names = ("governor", "turbo", "frequency_mhz", "cgroup", "virtualisation", "huge_pages")
+    assert set(names) <= set(results.environment())
+    monkeypatch.setattr(environment, "CPU", tmp_path)
+    monkeypatch.setattr(environment, "read_text", lambda path: None)
+    monkeypatch.setattr(environment.psutil, "cpu_freq", lambda: None, raising=False)
+    found = environment.describe_machine()
+    assert [found[name] for name in names[:4]] == [None] * 4 and found["huge_pages"] is None
+
+
+def test_what_the_system_says_is_read(monkeypatch, tmp_path):
+    files = {
+        "cpu0/cpufreq/scaling_governor": "powersave\n",
+        "cpu1/cpufreq/scaling_governor": "performance\n",
+        "intel_pstate/no_turbo": "1\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(environment, "CPU", tmp_path)
+    found = environment.describe_machine()
+    assert (found["governor"], found["turbo"]) == ("performance, powersave", False)
+    assert environment.find_chosen("always [madvise] never") == "madvise"
+
+
+def test_tools_are_named_with_their_versions():
+    assert results.environment()["tools"]["hiredis"]
 
 
 def test_environment_of_other_transports():
@@ -256,7 +312,7 @@ def test_environment_of_other_transports():
         with redis.Redis.from_url(here.unix_url, protocol=3) as three:
             found = results.environment(three)
             assert (found["transport"], found["protocol"]) == ("Unix socket", "RESP3")
-            assert found["server_config"] is None, "not the server behind connect()"
+            assert found["server_config"] == USUAL
 
 
 def test_environment_tells_on_nobody(elsewhere):
