@@ -78,8 +78,12 @@ def measuring(only: str = "") -> list[Path]:
     ]
 
 
-def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNode]]:
+def execute(
+    path: Path, effort: str, env: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, nbformat.NotebookNode]]:
     """Run a notebook's cells in a kernel of its own; yield (cells done, notebook).
+
+    `env` are further environment variables of the kernel.
 
     Raises: LabError that names notebook and cell, and quotes the cell that failed.
     """
@@ -101,7 +105,9 @@ def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNod
             extra_arguments=["--IPKernelApp.log_level=50"],  # Ctrl-C makes it log a traceback
             resources={"metadata": {"path": str(path.parent)}},
         )
-        return client, client.setup_kernel(env=os.environ | {"REDIS_LAB_EFFORT": effort})
+        return client, client.setup_kernel(
+            env={**os.environ, **(env or {}), "REDIS_LAB_EFFORT": effort}
+        )
 
     with contextlib.ExitStack() as stack:
         client, running = kernel()

@@ -86,18 +86,33 @@ def check_mergeable(one: Sequence[Run], other: Sequence[Run]) -> None:
         raise LabError("A run is in both results; counted twice it would look like two.")
     for names, what in ((MACHINE, "on another machine"), (CONDITIONS, "under other conditions")):
         for name in names:
-            a, b = one[0].environment.get(name), other[0].environment.get(name)
-            if None not in (a, b) and a != b:
-                raise LabError(f"One was measured {what}: {name} is {a!r} in one and {b!r} there.")
+            known = _known(name, [*one, *other])
+            for value in known:
+                if value != known[0]:
+                    raise LabError(
+                        f"One was measured {what}: {name} is {known[0]!r} in one and {value!r} "
+                        "there."
+                    )
+
+
+def _known(name: str, runs: Sequence[Run]) -> list[Any]:
+    """What the runs say of one thing in their environments, those that say something."""
+    values = (run.environment.get(name) for run in runs)
+    return [value for value in values if value is not None]
 
 
 def summarize_environments(runs: Sequence[Run]) -> dict[str, Any]:
-    """What all runs have in common, `when` of the first, and of anything else a list of values."""
+    """What all runs have in common, `when` of the first, and of anything else a list of values.
+
+    A run that does not say agrees with all.
+    """
     found: dict[str, Any] = {}
     for name in dict.fromkeys(name for run in runs for name in run.environment):
-        values = [run.environment.get(name) for run in runs]
-        same = name == "when" or all(value == values[0] for value in values)
-        found[name] = values[0] if same else values
+        known = _known(name, runs)
+        if name == "when" or all(value == known[0] for value in known):
+            found[name] = known[0] if known else None
+        else:
+            found[name] = [run.environment.get(name) for run in runs]
     return found | {"runs": len(runs)}
 
 
