@@ -3,15 +3,18 @@ VENV ?= .venv
 JOBS ?= 4
 BUDGET ?= 600
 KILLS ?= 3
+RUNS ?= 5
 # pytest's exit code for "no tests" is 5: none failed last time
 failed_last_time = --last-failed --last-failed-no-failures none || [ $$? = 5 ]
 
-.PHONY: help setup lab plots test drills lint docs lock clean
+.PHONY: help setup lab plots publish test drills lint docs lock clean
 
 help:
 	@echo "make lab      open the lessons in JupyterLab, a Redis already running"
 	@echo "make plots    measure on this machine and draw the plots"
 	@echo "                ONLY=pipelines   one experiment    REDRAW=1   draw without measuring"
+	@echo "make publish  measure as plots does, several runs of each, for results to commit"
+	@echo "                ONLY=pipelines   one experiment    RUNS=5     how many runs (default 5)"
 	@echo "make test     unit tests, then every notebook, its outputs compared strictly"
 	@echo "                UNIT=1            unit tests only     JOBS=1     one at a time"
 	@echo "                UNIT=servers      of these, what touches a server"
@@ -38,6 +41,9 @@ lab: setup
 
 plots: setup
 	@"$(VENV)/bin/redis-lab" plots $(ONLY) $(if $(REDRAW),--redraw)
+
+publish: setup
+	@"$(VENV)/bin/redis-lab" publish $(ONLY) --runs $(RUNS)
 
 test: setup
 ifndef NOTEBOOKS

@@ -211,6 +211,40 @@ def plots_command(
     report([path for path in now if began.get(path) != path.stat().st_mtime_ns], effort)
 
 
+@app.command(name="publish")
+def publish_command(
+    only: Annotated[
+        str, typer.Argument(help="Part of a notebook's path or of an experiment's name.")
+    ] = "",
+    runs: Annotated[int, typer.Option(help="How many runs; 5 give intervals.", min=1)] = 5,
+    effort: Annotated[str, typer.Option(help="quick or full.")] = "full",
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Also write outputs and figures into the notebooks.")
+    ] = False,
+    add: Annotated[
+        bool, typer.Option("--add", help="Keep the runs that the results hold already.")
+    ] = False,
+    client_cores: Annotated[str, typer.Option(help="Such as 0 or 0,1; by default all but")] = "",
+    server_cores: Annotated[str, typer.Option(help="these; by default the last core.")] = "",
+) -> None:
+    """Measure notebooks several times, each run alone, and write results with all runs.
+
+    Each run has a fresh kernel and fresh servers, pinned to cores where that can be chosen. The
+    intervals of the figures are then over runs. Ctrl-C keeps the runs that have come to their end.
+    """
+    require("nbformat", "nbclient", "ipykernel")
+    from .measure.effort import effort_name
+    from .publish import choose_cores, publish
+
+    effort, cores = effort_name(effort), choose_cores(client_cores, server_cores)
+    chosen = notebooks.measuring(only) or notebooks.find(only)  # its error lists the notebooks
+    out.print(f"pinned: {cores or 'nothing'}", highlight=False)
+    written = []
+    for path in chosen:
+        written += publish(path, runs, cores=cores, effort=effort, add=add, in_place=in_place)
+    report(written, effort)
+
+
 def draw_again(only: str, effort: str, in_place: bool) -> None:
     """Draw existing results again, and put the figures into the notebooks if asked.
 
@@ -319,9 +353,9 @@ BENCH_HELP = "\n\n".join(
         "Arms that need no client may be in a variable ARMS instead; then no server is started. "
         "A complete example:",
         "\b\n" + escape(EXAMPLE.strip()),
-        "Prints each arm's median and p99 in microseconds with 95 % intervals, and how it compares "
-        "with the reference. A PING over a bare socket is measured in the same run, as a baseline: "
-        "no client can be faster.",
+        "Prints each arm's median and p99 in microseconds, how far they vary within this run, and "
+        "how each arm compares with the reference. A PING over a bare socket is measured in the "
+        "same run, as a baseline: no client can be faster.",
     ]
 )
 
@@ -379,9 +413,12 @@ def bench(
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A result, such as data/results/pipelines.json.")],
-    second: Annotated[Path, typer.Argument(help="Another run, such as data/local/pipelines.json.")],
+    second: Annotated[Path, typer.Argument(help="Another one, such as data/local/pipelines.json.")],
 ) -> None:
-    """Compare two runs of an experiment and say which differences are real."""
+    """Compare two results of an experiment and say which differences are larger than between runs.
+
+    A verdict needs at least five runs in each: redis-lab publish measures them.
+    """
     from . import figures
     from .measure import results
 
@@ -390,6 +427,7 @@ def compare(
     for name, result in (("first", one), ("second", two)):
         out.print(f"{name}: {figures.caption(result.environment)}", highlight=False)
     table("", list(frame.columns), [[str(cell) for cell in row] for row in frame.to_numpy()])
+    out.print(results.describe_comparison(one, two, frame), highlight=False)
 
 
 @app.command()

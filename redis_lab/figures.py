@@ -25,6 +25,7 @@ from .errors import LabError
 from .files import data_folder, write_whole
 from .measure.baseline import BASELINE
 from .measure.effort import effort_name
+from .measure.runs import bounds, name_interval
 
 if TYPE_CHECKING:  # slow to import, and a lesson's exercises do not need it
     import pandas as pd
@@ -115,12 +116,6 @@ def short(value: float, _position: int = 0) -> str:
     return f"{value:g}"
 
 
-def bounds(y: str) -> tuple[str, str]:
-    """The columns that hold the interval of column `y`."""
-    stem, _, unit = y.rpartition("_")
-    return f"{stem}_low_{unit}", f"{stem}_high_{unit}"
-
-
 def caption(environment: Mapping) -> str:
     """What the numbers depend on, in one line."""
     server = f"{environment.get('server', '?')} {environment.get('server_version', '')}"
@@ -132,9 +127,25 @@ def caption(environment: Mapping) -> str:
         f"Python {environment['python']}" if "python" in environment else "",
         f"{environment.get('cpu', '')}, {environment.get('cores', '?')} cores",
         f"{environment['effort']} effort" if "effort" in environment else "",
+        _count_runs(environment),
         str(environment.get("when", ""))[:10],
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _count_runs(environment: Mapping) -> str:
+    """How many runs the numbers are from; nothing for one."""
+    runs = environment.get("runs", 1)
+    first = ", the first shown" if "shown" in environment else ""
+    return f"{runs} runs{first}" if runs > 1 else ""
+
+
+def label_interval(table: pd.DataFrame, *columns: str) -> str:
+    """What the bars of these columns are, in words; nothing where there are none."""
+    there = [name for column in columns for name in bounds(column)[:1] if name in table]
+    if not there or table[there].isna().all(axis=None):
+        return ""
+    return f"bars: {name_interval(table.attrs.get('runs', 1))}"
 
 
 def spread(positions: Iterable[float], gap: float) -> list[float]:
@@ -189,6 +200,12 @@ def leave_room(figure: Figure, *, left: float, right: float) -> None:
     )
 
 
+def explain(figure: Figure, *legend: str) -> None:
+    """Say in the lower right corner what is drawn beside the points."""
+    said = "   ".join(part for part in legend if part)
+    figure.text(0.99, 0.008, said, fontsize=7.5, ha="right", color="0.3")
+
+
 def text_inches(names: Iterable) -> float:
     """The width of the longest of some labels, roughly."""
     return 0.075 * max(len(str(name)) for name in names)
@@ -216,7 +233,7 @@ def tick_labels(*axes: Any) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Lines(Chart):
     """Small multiples of `y` against `x`, a line for each value of `by`, a panel for each of
-    `panels`, shared axes, 95 % bands from the interval columns. The theory is a thin black line,
+    `panels`, shared axes, bars from the interval columns. The theory is a thin black line,
     with a pale edge in the colour of the series that it predicts.
 
     `bands` are pairs of columns, each filled lightly from the lower to the upper. A series with
@@ -275,9 +292,7 @@ class Lines(Chart):
             label_ends(axes, labelled)
             tick_labels(axes.xaxis, axes.yaxis)
         legend = [f"thin line: {self.theory_label}"] if self.theory else []
-        legend += ["bars: 95 % interval"] if bounds(self.y)[0] in table else []
-        legend += [self.bands_label] if self.bands_label else []
-        figure.text(0.99, 0.008, "   ".join(legend), fontsize=7.5, ha="right", color="0.3")
+        explain(figure, *legend, label_interval(table, self.y), self.bands_label)
 
     def one_line(
         self, axes: Axes, position: int, name: str, colour: str, line: pd.DataFrame
@@ -345,6 +360,7 @@ class DotPlot(Chart):
         left, right = axes.get_xlim()
         axes.set_xlim(left, right * (right / left) ** 0.14)
         tick_labels(axes.xaxis)
+        explain(figure, label_interval(table, self.x))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,6 +408,7 @@ class DotPanels(Chart):
         if key is not None:
             figure.legend(*key, frameon=False, fontsize=8, loc="upper right", ncols=2)
         grid[0].set_yticks(places, [str(name) for name in table[self.by]])
+        explain(figure, label_interval(table, *(c for panel in self.panels for c in panel.points)))
 
 
 @dataclass(frozen=True, kw_only=True)

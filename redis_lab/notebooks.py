@@ -78,8 +78,12 @@ def measuring(only: str = "") -> list[Path]:
     ]
 
 
-def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNode]]:
+def execute(
+    path: Path, effort: str, env: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, nbformat.NotebookNode]]:
     """Run a notebook's cells in a kernel of its own; yield (cells done, notebook).
+
+    `env` are further environment variables of the kernel.
 
     Raises: LabError that names notebook and cell, and quotes the cell that failed.
     """
@@ -102,8 +106,8 @@ def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNod
             resources={"metadata": {"path": str(path.parent)}},
         )
         client.create_kernel_manager().connection_file = os.path.join(run.name, name)
-        env = os.environ | run.environment | {"REDIS_LAB_EFFORT": effort}
-        return client, client.setup_kernel(env=env)
+        variables = {**os.environ, **run.environment, **(env or {}), "REDIS_LAB_EFFORT": effort}
+        return client, client.setup_kernel(env=variables)
 
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(TemporaryRun())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import queue
@@ -23,7 +24,7 @@ import pytest
 import redis
 from processes import environment, gone, within
 
-from redis_lab import bench, figures, lessons, notebooks, results
+from redis_lab import bench, figures, lessons, notebooks, publish, results
 from redis_lab.claims import NOT_MEASURED
 from redis_lab.errors import LabError
 from redis_lab.measure.results import Result
@@ -221,6 +222,7 @@ def test_bench_saves_and_plots_and_compares_with_the_reference(bench_file, lab, 
 OWN_ARMS = """
 from __future__ import annotations
 import dataclasses
+import functools
 import redis.asyncio
 import redis_lab as lab
 from neighbour import ping_of
@@ -304,16 +306,36 @@ def measured(experiment: str, **medians: float) -> Result:
     return Result(experiment, f"About {experiment}", rows, {"cores": 2})
 
 
+def runs_of(experiment: str, **medians: float) -> Result:
+    """Five runs that differ by a hundredth."""
+    runs = (
+        measured(experiment, **{arm: m * (1 + n / 100) for arm, m in medians.items()})
+        for n in range(5)
+    )
+    return functools.reduce(results.merge, runs)
+
+
 def test_compare_says_which_differences_are_real(lab, tmp_path):
-    one = results.save(measured("e", steady=10, slowed=10), tmp_path / "one")
-    two = results.save(measured("e", steady=10, slowed=30), tmp_path / "two")
+    one = results.save(runs_of("e", steady=10, slowed=10), tmp_path / "one")
+    two = results.save(runs_of("e", steady=10, slowed=30), tmp_path / "two")
     said = lab("compare", one, two)
     assert said.returncode == 0, said.stderr
+    assert "95 % over runs for all 2 rows" in said.stdout and "5 runs" in said.stdout
     steady, slowed = (
         next(line for line in said.stdout.splitlines() if line.startswith(arm))
         for arm in ("steady", "slowed")
     )
     assert "no difference seen" in steady and "× the time" in slowed
+
+
+def test_compare_of_one_run_says_that_it_cannot_tell(lab, tmp_path):
+    one = results.save(measured("e", a=10), tmp_path / "one")
+    two = results.save(runs_of("e", a=30), tmp_path / "two")
+    for pair in ((one, two), (two, one), (one, one)):
+        said = lab("compare", *pair)
+        assert said.returncode == 0, said.stderr
+        assert "one run cannot tell" in said.stdout and "95 %" not in said.stdout
+        assert "redis-lab publish e --runs 5" in said.stdout
 
 
 def test_compare_with_what_is_not_there(lab, tmp_path):
@@ -324,6 +346,81 @@ def test_compare_with_what_is_not_there(lab, tmp_path):
     assert "not a result" in one_line_of_trouble(lab("compare", "bad.json", one))
     other = results.save(measured("e", b=1), tmp_path / "other")
     assert "in common" in one_line_of_trouble(lab("compare", one, other))
+
+
+PUBLISHED = """
+import os, pathlib, time
+import redis_lab as lab
+own = lab.server()
+with own.client() as r:
+    row = {"arm": "a", "p50_us": 1.0 + time.time() % 1, "block_medians_us": [1.0, 1.0]}
+    ids = {"kernel": os.getpid(), "server_pid": r.info("server")["process_id"]}
+    shown = lab.figure("strings_incr", [row], client=r, **ids)
+own.stop()
+shown
+runs = pathlib.Path(os.environ["RUNS"])
+runs.write_text(runs.read_text() + "x")
+while len(runs.read_text()) > 2:
+    time.sleep(0.1)
+"""
+
+
+def test_publish_keeps_finished_runs_each_with_its_own_kernel_and_server(checkout, data, tmp_path):
+    """Added to what is there; Ctrl-C in the third loses that one only."""
+    results.save(measured("strings_incr", a=1), data / "local")
+    told = tmp_path / "runs"
+    told.write_text("")
+    child = subprocess.Popen(
+        [SCRIPT, "publish", "own", "--runs", "3", "--effort", "quick", "--add"],
+        env=environment(
+            REDIS_LAB_DATA=str(data), NO_COLOR="1", RUNS=str(told), **checkout(PUBLISHED)
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert within(200, lambda: len(told.read_text()) == 3 or child.poll() is not None)
+        child.send_signal(signal.SIGINT)
+        said, trouble = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == 130 and "Stopped" in trouble, trouble
+    assert "own, run 1 of 3" in trouble and "pinned: " in said
+    result = results.load(data / "local/strings_incr.json")
+    before, *runs = result.runs
+    assert before.rows == measured("strings_incr", a=1).rows and len(runs) == 2
+    for name in ("kernel", "server_pid"):
+        assert len({run.environment[name] for run in runs}) == 2
+    pinned = runs[0].environment["pinned"]
+    if pinned:  # there are two cores, and they can be chosen
+        assert f"client on core {', '.join(map(str, pinned['client']))}" in said
+        assert not set(pinned["client"]) & set(pinned["server"])
+        for run in runs:
+            assert run.environment["client_affinity"] == pinned["client"]
+            assert run.environment["server_affinity"] == pinned["server"]
+    chart = lessons.figure("strings_incr")
+    assert (data / "local/strings_incr.png").read_bytes() == figures.png(result, chart)
+
+
+def test_cores_are_those_that_are_there(monkeypatch):
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    choose = publish.choose_cores
+    assert choose() == publish.Cores((0, 1, 2), (3,))
+    assert choose(server="0") == publish.Cores((1, 2, 3), (0,))
+    assert choose(client="3") == publish.Cores((3,), (2,))
+    assert choose("1,0", "0,1") == publish.Cores((0, 1), (0, 1))
+    for words, trouble in ((("7", ""), "no core 7"), (("", "one"), "Cores are numbers")):
+        with pytest.raises(LabError, match=trouble):
+            choose(*words)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1})
+    assert choose() is None
+    monkeypatch.setenv("REDIS_LAB_SERVER", "url")
+    monkeypatch.setenv("REDIS_URL", "redis://localhost:1")
+    with pytest.raises(LabError):
+        choose()
 
 
 def test_plots_are_drawn_again_without_measuring(lab, data):

@@ -27,6 +27,7 @@ now = time.monotonic_ns
 CHUNK = 1 << 18
 GREETING_S = 30.0
 OWNER_CHECK_S = 0.25
+OWN, FAILED = 1, 2  # flags of a request: a connection was free for it; its reply was an error
 NAP_NS = 200_000  # closer than this to the next request it does not sleep
 
 
@@ -59,7 +60,8 @@ def begin():
 def saturate(settings, connections):
     batch = base64.b64decode(settings["request"]) * settings["depth"]
     length = settings["reply_bytes"] * settings["depth"]
-    end = begin() + settings["ns"]
+    warm = begin() + settings["warm_ns"]
+    end = warm + settings["ns"]
     buffer, batches, errors = bytearray(CHUNK), 0, 0
     for connection in connections:  # in the kernel: a timeout of Python's costs a call each
         patience = struct.pack("ll", -(-settings["patience_ns"] // 10**9), 0)
@@ -68,7 +70,9 @@ def saturate(settings, connections):
     start = now()
     for connection in connections:
         connection.sendall(batch)
-    while now() < end:
+    while (moment := now()) < end:
+        if warm and moment >= warm:  # what came before is not counted
+            start, cpu, batches, warm = moment, time.process_time(), 0, 0
         for connection in connections:
             missing = length
             while missing > 0:
@@ -95,7 +99,7 @@ def open_loop(settings, connections):
     due = array("q")
     due.frombytes(base64.b64decode(settings["due"]))
     count = len(due)
-    sent, done, own = (
+    sent, done, flags = (
         array("q", bytes(8 * count)),
         array("q", bytes(8 * count)),
         array("b", bytes(count)),
@@ -104,16 +108,15 @@ def open_loop(settings, connections):
     waiting: deque = deque()
     start = begin()
     give_up = start + (due[-1] if count else 0) + settings["patience_ns"]
-    upcoming = finished = errors = loops = idle = 0
+    upcoming = finished = idle_ns = 0
     cpu = time.process_time()
     while finished < count:
-        moment, before = now(), upcoming
+        moment = now()
         if moment > give_up:
             break
-        loops += 1
         while upcoming < count and start + due[upcoming] <= moment:
             # A connection is left over for it: if it is late now, that is the generator's own fault
-            own[upcoming] = len(free) > len(waiting)
+            flags[upcoming] = OWN if len(free) > len(waiting) else 0
             waiting.append(upcoming)
             upcoming += 1
         while waiting and free:
@@ -123,12 +126,14 @@ def open_loop(settings, connections):
             busy[connection] = [n, 0]
         left = start + due[upcoming] - now() if upcoming < count else 10_000_000
         nap = 0 if left < NAP_NS else (left - NAP_NS / 2) / 1e9
+        begun = now()
         if not busy:
-            idle += 1
             time.sleep(nap)
+            idle_ns += now() - begun
             continue
         readable = select.select(list(busy), (), (), nap)[0]
-        idle += not readable and upcoming == before
+        if nap or not readable:
+            idle_ns += now() - begun
         for connection in readable:
             n, got = busy[connection]
             reply = connection.recv(CHUNK)
@@ -138,7 +143,7 @@ def open_loop(settings, connections):
             failed = got == 0 and (reply[0] == 45 or (length != 5 and reply.startswith(b"$-1")))
             got += len(reply)
             if failed or got >= length:
-                errors += failed
+                flags[n] |= FAILED if failed else 0
                 done[n] = now() - start
                 finished += 1
                 del busy[connection]
@@ -146,9 +151,10 @@ def open_loop(settings, connections):
             else:
                 busy[connection][1] = got
     cpu = time.process_time() - cpu
-    head = {"requests": count, "finished": finished, "errors": errors, "cpu_s": cpu}
-    head |= {"ns": now() - start, "idle": idle / max(loops, 1)}
-    return head, [due, sent, done, array("q", own)]
+    head = {"requests": count, "finished": finished, "cpu_s": cpu}
+    took = now() - start
+    head |= {"ns": took, "idle": idle_ns / max(took, 1)}
+    return head, [due, sent, done, array("q", flags)]
 
 
 def end_with(owner):

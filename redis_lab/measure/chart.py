@@ -1,4 +1,4 @@
-"""The picture of a comparison: a dot for each arm's median, a bar for its interval."""
+"""The picture of a comparison: a dot for each arm's median, a bar for its range."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def draw_medians(frame: pd.DataFrame) -> Figure:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("time of a call (µs, log scale): median, 95 % interval")
+    axes.set_xlabel("time of a call (µs, log scale): median, range within this run")
     return figure
 
 

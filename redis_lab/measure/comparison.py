@@ -17,6 +17,7 @@ from .arms import ArmRun
 from .effort import EFFORTS
 from .stats import (
     block_interval,
+    block_range,
     judge_ratio,
     make_histogram,
     median,
@@ -73,7 +74,7 @@ class Comparison:
         return self.median_us(slow) / self.median_us(fast)
 
     def ratio_interval(self, slow: str, fast: str) -> tuple[float, float]:
-        """The 95 % interval of `ratio`, its blocks paired."""
+        """How far `ratio` varies within this run, its blocks paired: see `block_interval`."""
         return block_interval(
             median_ratio, self.samples[slow], self.samples[fast], resamples=self._resamples
         )
@@ -92,7 +93,7 @@ class Comparison:
     def row(self, name: str, reference: str) -> dict[str, object]:
         """What was measured of one arm, with its ratio to another: a row of the table."""
         each, samples = self.arms[name], self.samples[name]
-        low, high = block_interval(median, samples, resamples=self._resamples)
+        low, high = block_range(samples)
         row: dict[str, Any] = {
             "arm": name,
             **each.arm.columns,
@@ -128,8 +129,8 @@ class Comparison:
         return [self.row(name, self.reference) for name in self.arms]
 
     def to_frame(self) -> pd.DataFrame:
-        """The rows as numbers, indexed by arm: times in microseconds, `_low` and `_high` their 95 %
-        intervals, `ratio` against the reference arm."""
+        """The rows as numbers, indexed by arm: times in microseconds, `ratio` against the reference
+        arm. `_low` and `_high` say how far each varies within this run."""
         return pd.DataFrame(self.rows).set_index("arm")
 
     def table(self) -> pd.DataFrame:
@@ -173,7 +174,7 @@ class Comparison:
         return results.write(result, path)
 
     def plot(self, path: Path | str | None = None) -> Figure:
-        """A figure of the medians with their 95 % intervals; with a `path` it is saved there.
+        """A figure of the medians with their ranges; with a `path` it is saved there.
 
         The name's ending decides the format, such as .png or .svg.
 
@@ -190,7 +191,8 @@ class Comparison:
     def notes(self) -> str:
         """What the numbers in the table are, in a sentence or two."""
         note = (
-            f"Intervals: 95 %, from resampled blocks. The harness itself costs "
+            f"Intervals: within this run (p50: the range of the blocks' medians; p99: resampled "
+            f"blocks); another run may lie outside. The harness itself costs "
             f"{self.harness_ns:.0f} ns a call; it is not subtracted."
         )
         if self.loop_ns is not None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,10 +45,11 @@ from .workload import poisson_arrivals
 __all__ = ["CLOCKS", "InvalidRun", "Load", "Saturation", "TooBusy", "open_loop", "saturate"]
 
 GENERATOR = Path(__file__).with_name("_generator.py")
-LATE_NS = 5_000_000  # a request this late, with a connection free, is the generator's fault
-LATE_SHARE = 0.05  # more than this share of late requests voids a run
+LAG_SHARE = 0.1  # more than this of a reported time may not be the generator's own lag
+BACKLOG_SHARE = 0.05  # a run with more than this of its requests unanswered ends in a backlog
+WARM_UP_S = 0.2  # at most, and a tenth of the run
 BUSY = 0.85  # of one core: from here on a process counts as saturated
-IDLE = 0.02  # a generator that is idle less than this share of the time is itself the bottleneck
+IDLE = 0.05  # a generator that is idle less than this share of the time is itself the bottleneck
 TIMEOUT_S = 30.0  # give up this long after the last request was due, or after the last reply
 CLOCKS = ("response", "service")
 
@@ -60,10 +62,16 @@ def __dir__() -> list[str]:
 class Load:
     """An open-loop run's result; times in nanoseconds, one entry a request, in order of `due`.
 
-    `due`, `sent` and `done` count from the start. `offered_per_s` is what was asked for,
-    `achieved_per_s` what was answered per second from the first request due to the last reply.
-    `lag_ns` is how much later than due a request was sent although a connection was free: the
-    generator's own error. `errors` counts error replies, and nil where there was a value at first.
+    `due`, `sent` and `done` count from the end of the warm-up, whose `warm_up` requests are left
+    out. `offered_per_s` is what was asked for, `achieved_per_s` what was answered per second from
+    the first request due to the last reply. `lag_ns` is how much later than due a request was sent
+    although a connection was free: the generator's own error. `errors` counts error replies, and
+    nil where there was a value at first. `generator_busy` is the CPU time of the busiest generator
+    as a share of one core, most of it spent looking at the clock where requests are close together;
+    `generator_idle` is the share of the time that the least idle one waited with nothing to do.
+
+    A run that ends in a backlog has no one distribution of times: they grow for as long as it
+    lasts. Then no percentile and no mean is reported; `backlog` says how many were waiting.
     """
 
     offered_per_s: float
@@ -73,11 +81,29 @@ class Load:
     lag_ns: np.ndarray
     errors: int
     generator_busy: float
+    generator_idle: float = 1.0
+    warm_up: int = 0
+    connections: int = 1
     doubt: str = ""  # why these times mean nothing; empty if they are valid
 
     @property
     def achieved_per_s(self) -> float:
         return len(self.done) / ((self.done.max() - self.due.min()) / 1e9)
+
+    @property
+    def backlog(self) -> int:
+        """How many requests were unanswered at the moment when the last one was due."""
+        return int((self.done > self.due.max()).sum())
+
+    @property
+    def ends_in_backlog(self) -> bool:
+        """Whether more than a twentieth of all requests were unanswered at the end.
+
+        By Little's law that is a mean response time of more than a twentieth of the whole run, so
+        that its beginning, when the queue was empty, is not negligible; and if more is offered
+        than can be done, the queue grows without end. A connection each is no backlog.
+        """
+        return self.backlog > max(BACKLOG_SHARE * len(self.done), self.connections)
 
     def times_ns(self, clock: str = "response") -> np.ndarray:
         """Since it was due (`response`) or since it was sent (`service`)."""
@@ -86,13 +112,25 @@ class Load:
         return self.done - (self.due if clock == "response" else self.sent)
 
     def percentile_us(self, q: float, clock: str = "response") -> float | None:
-        """None where fewer than a hundred samples lie beyond it."""
+        """A percentile in µs, where the run can give it; else None.
+
+        None with fewer than a hundred samples beyond it (`stats.percentile`), where the run ends
+        in a backlog, and where more than a tenth of it may be the generator's own lag.
+        """
         found = percentile(self.times_ns(clock), q)
-        return None if found is None else found / 1e3
+        if found is None or self.ends_in_backlog or self.lag_at_ns(q) > LAG_SHARE * found:
+            return None
+        return found / 1e3
+
+    def lag_at_ns(self, q: float) -> float:
+        """A percentile of the generator's own lag, in ns; zero for requests that had to wait."""
+        lag = np.zeros(len(self.done))
+        lag[: len(self.lag_ns)] = self.lag_ns
+        return float(np.percentile(lag, q))
 
     def mean_us(self, clock: str = "response") -> float:
-        """The mean over all requests by one of `CLOCKS`, in µs."""
-        return float(self.times_ns(clock).mean()) / 1e3
+        """The mean over all requests by one of `CLOCKS`, in µs; not a number after a backlog."""
+        return math.nan if self.ends_in_backlog else float(self.times_ns(clock).mean()) / 1e3
 
     def histogram(self, clock: str = "response") -> HdrHistogram:
         """In nanoseconds, three digits; histograms of several runs add up, percentiles do not."""
@@ -108,19 +146,44 @@ class Load:
             "errors": self.errors,
             "p50_us": self.percentile_us(50, clock),
             "p99_us": self.percentile_us(99, clock),
+            "p999_us": self.percentile_us(99.9, clock),
             "mean_us": self.mean_us(clock),
             "max_us": float(self.times_ns(clock).max()) / 1e3,
-            "lag_p99_us": float(np.percentile(self.lag_ns, 99)) / 1e3 if len(self.lag_ns) else 0.0,
+            "backlog": self.backlog,
+            "lag_p50_us": self.lag_at_ns(50) / 1e3,
+            "lag_p99_us": self.lag_at_ns(99) / 1e3,
             "generator_busy": self.generator_busy,
+            "generator_idle": self.generator_idle,
             **columns,
         }
 
+    @property
+    def rows(self) -> list[dict[str, object]]:
+        """A row for each clock, for `results.of`."""
+        return [self.row(clock) for clock in CLOCKS]
+
+    def histograms(self) -> dict[str, HdrHistogram]:
+        """A histogram for each clock, by the names that the rows have."""
+        return {f"{clock} time": self.histogram(clock) for clock in CLOCKS}
+
+    def facts(self) -> dict[str, object]:
+        """What a result's environment says about the load."""
+        return {"connections": self.connections, "warm_up_requests": self.warm_up}
+
     def __repr__(self) -> str:
         times = self.times_ns() / 1e6
+        told = (
+            f"half within {np.median(times):.2f} ms of being due, the last within "
+            f"{times.max():.1f} ms"
+        )
+        if self.ends_in_backlog:
+            told = (
+                f"at the end {self.backlog:,} were still waiting, so that the times depend on how "
+                "long this run was"
+            )
         return (
             f"{len(self.done):,} requests, {self.offered_per_s:,.0f} a second offered, "
-            f"{self.achieved_per_s:,.0f} answered; half within "
-            f"{np.median(times):.2f} ms of being due, the last within {times.max():.1f} ms"
+            f"{self.achieved_per_s:,.0f} answered; {told}"
             + (f"; {self.doubt}" if self.doubt else "")
         )
 
@@ -160,30 +223,38 @@ def open_loop(
     arrivals: str = "poisson",
     seed: int = 0,
     label: str | None = None,
+    warm_up_s: float | None = None,
 ) -> Load:
     """Send a command at a chosen rate, each request at its own time, to the server of a client.
 
     `connections` in all, shared by `processes`; `arrivals` are "poisson" or "constant". The
-    command's replies must all be of one length, such as those of GET of one key.
+    command's replies must all be of one length, such as those of GET of one key. Before it counts,
+    requests come at the same rate for `warm_up_s`, by default a tenth of the time and 0.2 s at
+    most: connections, caches and clock frequency settle meanwhile.
 
     A run in which other processes held the generators up is repeated, three times in all.
 
     Raises: TooBusy when they held it up each time; InvalidRun when the rate was too high for the
     generators or not everything was answered; LabError for what cannot be sent.
     """
-    if rate_per_s <= 0 or seconds <= 0:
+    warm_s = min(WARM_UP_S, seconds / 10) if warm_up_s is None else warm_up_s
+    if rate_per_s <= 0 or seconds <= 0 or warm_s < 0:
         raise LabError("Load needs a positive rate and a positive time.")
     if arrivals not in ("poisson", "constant"):
         raise LabError(f'Arrivals are "poisson" or "constant", not {arrivals!r}.')
     shares = _split_connections(connections, processes)
-    due = (
-        poisson_arrivals(rate_per_s, seconds, seed)
-        if arrivals == "poisson"
-        else np.arange(0, seconds, 1 / rate_per_s)
-    )
-    due = (due * 1e9).astype(np.int64)
-    if not len(due):
+
+    def arrive(for_s: float, seed: int) -> np.ndarray:
+        if arrivals == "poisson":
+            return poisson_arrivals(rate_per_s, for_s, seed)
+        return np.arange(0, for_s, 1 / rate_per_s)
+
+    warm_ns = int(warm_s * 1e9)
+    counted = (arrive(seconds, seed) * 1e9).astype(np.int64)
+    if not len(counted):
         raise LabError(f"{rate_per_s} a second for {seconds} s: no request at all.")
+    before = (arrive(warm_s, seed + 1) * 1e9).astype(np.int64) if warm_ns else counted[:0]
+    due = np.concatenate([before[before < warm_ns], counted + warm_ns])
     base = settings_for(client, command) | {"mode": "open", "patience_ns": int(TIMEOUT_S * 1e9)}
     jobs = [
         {**base, "connections": share, "due": text(due[k :: len(shares)].tobytes())}
@@ -191,48 +262,72 @@ def open_loop(
         if len(due[k :: len(shares)])  # none if there are fewer requests than processes
     ]
     label = label or f"{rate_per_s:,.0f} a second"
-    return retry_while_busy(lambda: _run_open_loop(jobs, len(due), seconds, label), label)
+    return retry_while_busy(lambda: _run_open_loop(jobs, len(due), seconds, warm_ns, label), label)
 
 
-def _run_open_loop(jobs: list[dict], requests: int, seconds: float, label: str) -> Load:
+def _run_open_loop(
+    jobs: list[dict], requests: int, seconds: float, warm_ns: int, label: str
+) -> Load:
     """One try of `open_loop`."""
-    heads, columns = run(jobs, seconds, label)
+    heads, columns = run(jobs, seconds + warm_ns / 1e9, label)
     order = np.argsort(np.concatenate([each[0] for each in columns]), kind="stable")
-    due, sent, done, own = (np.concatenate([each[k] for each in columns])[order] for k in range(4))
+    due, sent, done, flags = (
+        np.concatenate([each[k] for each in columns])[order] for k in range(4)
+    )
     missing = sum(head["requests"] - head["finished"] for head in heads)
     if missing:
         raise InvalidRun(
             f"{missing} of {requests} requests were not answered within {TIMEOUT_S:.0f} s."
         )
-    lag = (sent - due)[own == 1]
+    counted = due >= warm_ns
+    due, sent, done = (each[counted] - warm_ns for each in (due, sent, done))
+    flags = flags[counted]
+    lag = (sent - due)[flags & _generator.OWN > 0]
     found = Load(
-        offered_per_s=requests / seconds,
+        offered_per_s=len(due) / seconds,
         due=due,
         sent=sent,
         done=done,
         lag_ns=lag,
-        errors=sum(head["errors"] for head in heads),
+        errors=int((flags & _generator.FAILED > 0).sum()),
         generator_busy=max(head["cpu_s"] / (head["ns"] / 1e9) for head in heads),
+        generator_idle=min(head["idle"] for head in heads),
+        warm_up=int((~counted).sum()),
+        connections=sum(job["connections"] for job in jobs),
     )
-    late = float((lag > LATE_NS).mean()) if len(lag) else 0.0
-    behind = found.achieved_per_s < 0.9 * found.offered_per_s
-    why = ""
-    if late > LATE_SHARE:
-        why = (
-            f"The generator fell behind: {late:.0%} of the requests were sent more than "
-            f"{LATE_NS / 1e6:.0f} ms late with a connection free."
-        )
-    elif behind and min(head["idle"] for head in heads) < IDLE:
-        why = (
-            f"The generator fell behind: {found.achieved_per_s:,.0f} a second were answered of "
-            f"{found.offered_per_s:,.0f} offered, and it was never idle."
-        )
-    if why and found.generator_busy >= BUSY:  # it had its core to itself
-        raise InvalidRun(f"{why} Use more processes or a lower rate.")
-    if why:
+    if why := find_generators_share(found):
+        if found.generator_idle < IDLE and found.generator_busy >= BUSY:  # it had its core
+            raise InvalidRun(f"{why} Use more processes or a lower rate.")
         found.doubt = NOT_MEASURED
         raise TooBusy(why, found)
     return found
+
+
+def find_generators_share(found: Load) -> str:
+    """What of the reported times the generator has made itself, in words; empty if little.
+
+    The rule is relative to what is reported: of the mean and of the median at most a tenth may be
+    the generator's own lag. A percentile for which that does not hold is not reported; and where
+    the generator was never idle, it is the generator that was measured.
+    """
+    if found.generator_idle < IDLE:
+        return (
+            f"The generator fell behind: {found.achieved_per_s:,.0f} a second were answered of "
+            f"{found.offered_per_s:,.0f} offered, and it was idle for {found.generator_idle:.0%} "
+            "of the time."
+        )
+    times = found.times_ns()
+    shares = {
+        "mean": float(found.lag_ns.sum()) / float(times.sum()),
+        "median": found.lag_at_ns(50) / float(np.median(times)),
+    }
+    name, share = max(shares.items(), key=lambda item: item[1])
+    if share <= LAG_SHARE:
+        return ""
+    return (
+        f"The generator fell behind: {share:.0%} of the {name} response time is how late it sent "
+        "requests that had a free connection."
+    )
 
 
 def saturate(
@@ -246,19 +341,23 @@ def saturate(
 ) -> Saturation:
     """Keep `depth` commands under way on each connection, and count what the server answers.
 
+    The first tenth of the time, 0.2 s at most, comes before it and is not counted.
+
     Raises: InvalidRun when there were errors among the replies; LabError for what cannot be sent.
     """
     if depth < 1 or seconds <= 0:
         raise LabError("Saturation needs a depth of at least one and a positive time.")
+    warm_s = min(WARM_UP_S, seconds / 10)
     base = settings_for(client, command) | {
         "mode": "saturate",
         "depth": depth,
         "ns": int(seconds * 1e9),
+        "warm_ns": int(warm_s * 1e9),
         "patience_ns": int(TIMEOUT_S * 1e9),
     }
     jobs = [{**base, "connections": share} for share in _split_connections(connections, processes)]
     before = server_cpu_s(client), time.perf_counter()
-    heads, _ = run(jobs, seconds, label)
+    heads, _ = run(jobs, seconds + warm_s, label)
     used, wall = server_cpu_s(client) - before[0], time.perf_counter() - before[1]
     if errors := sum(head["errors"] for head in heads):
         raise InvalidRun(f"{errors} batches of replies began with an error.")
@@ -266,7 +365,7 @@ def saturate(
     return Saturation(
         per_second=sum(head["requests"] / (head["ns"] / 1e9) for head in heads),
         # The server works for as long as the generators do, not while they start
-        server_busy=min(used / min(longest, wall), 1.0),
+        server_busy=min(used / min(longest + warm_s, wall), 1.0),
         generator_busy=max(head["cpu_s"] / (head["ns"] / 1e9) for head in heads),
     )
 

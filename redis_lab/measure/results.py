@@ -1,20 +1,15 @@
-"""A measured table with its environment: save it, load it, compare two runs.
+"""A measured table with its environment: save it, load it, merge and compare results.
 
-A result is one JSON file for each experiment. `make plots` (effort `full`) writes them to
-data/results; anything quicker goes to data/local, so that a quick look never overwrites a
-careful measurement.
+A result is one JSON file for each experiment, and holds one or several runs of it. `make plots`
+(effort `full`) writes one run to data/results, `make publish` several; anything quicker goes to
+data/local, so that a quick look never overwrites a careful measurement.
 """
 
 from __future__ import annotations
 
 import base64
-import datetime
-import importlib.metadata
 import json
 import math
-import platform
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,27 +17,49 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
-import psutil
 import redis
 from hdrh.histogram import HdrHistogram
 
-from .. import internals
 from ..errors import LabError
 from ..files import data_folder, write_whole
-from ..servers.choose import server_behind
-from ..servers.nodes import first
 from .effort import effort_name
-from .stats import block_interval, judge_ratio, median_ratio
+from .environment import cpu_model, describe_server, environment, get_affinity
+from .runs import (
+    Run,
+    align,
+    check_mergeable,
+    in_blocks,
+    key_of,
+    median_of,
+    summarize_environments,
+    summarize_histograms,
+    summarize_row,
+)
+from .stats import FEWEST_RUNS, judge_ratio, ratio_over_runs
 
-__all__ = ["Result", "compare", "environment", "load", "of", "results_folder", "save", "write"]
+__all__ = [
+    "Result",
+    "Run",
+    "compare",
+    "cpu_model",
+    "describe_server",
+    "environment",
+    "get_affinity",
+    "load",
+    "merge",
+    "of",
+    "results_folder",
+    "save",
+    "write",
+]
 
 
 def __dir__() -> list[str]:
     return __all__
 
 
-FORMAT = 1
-RESAMPLES = 500
+FORMAT = 1  # of a file with one run, which earlier versions of the lab read
+RUNS_FORMAT = 2  # of a file with several
 
 
 def results_folder(effort: str | None = None) -> Path:
@@ -52,11 +69,14 @@ def results_folder(effort: str | None = None) -> Path:
 
 @dataclass
 class Result:
-    """One experiment as measured once on one machine.
+    """One experiment as measured on one machine, in one run or in several.
 
     `rows` is a list of flat dictionaries, one a measured point. `environment` is what
     `environment()` found. `histograms` holds encoded HDR histograms by arm (nanoseconds). How it is
     drawn is not in it: the lesson's module says so, and `title` is what it said at the time.
+
+    `runs` are the runs themselves. Where there are several, the rows are their means with intervals
+    over the runs, the environment is what they have in common, and the histograms are their sums.
     """
 
     experiment: str
@@ -65,87 +85,54 @@ class Result:
     environment: dict = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     histograms: dict[str, str] = field(default_factory=dict)
-    format: int = FORMAT
+    runs: list[Run] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.runs = self.runs or [Run(self.rows, self.environment, self.histograms)]
 
     @property
     def table(self) -> pd.DataFrame:
-        return pd.DataFrame(self.rows)
+        """The rows; `table.attrs["runs"]` is how many runs their intervals are over."""
+        table = pd.DataFrame(self.rows)
+        table.attrs["runs"] = 1 if "shown" in self.environment else len(self.runs)
+        return table
+
+    def merge(self, other: Result) -> Result:
+        """The runs of both in one result; see `merge`."""
+        return merge(self, other)
 
 
-def cpu_model() -> str:
-    try:
-        if sys.platform == "darwin":
-            words = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            return subprocess.run(words, capture_output=True, text=True).stdout.strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("model name", "Model")):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+def _of_runs(experiment: str, title: str, runs: list[Run], notes: list[str]) -> Result:
+    """A result of one or several runs."""
+    if len(runs) == 1:
+        one = runs[0]
+        return Result(experiment, title, one.rows, one.environment, notes, one.histograms, runs)
+    matched = align(runs)
+    environment = summarize_environments(runs)
+    if matched is None:  # such as a timeline: no two runs have the same events
+        rows, environment["shown"] = runs[0].rows, "first run"
+    else:
+        rows = [summarize_row(group) for group in matched]
+    histograms = summarize_histograms(runs)
+    return Result(experiment, title, rows, environment, notes, histograms, runs)
 
 
-def get_affinity(process: psutil.Process | None) -> list[int] | None:
-    """The processors a process may run on; None where the system does not say."""
-    try:
-        return process.cpu_affinity() if process else None
-    except (AttributeError, psutil.Error):
-        return None
+def merge(one: Result, other: Result) -> Result:
+    """A result with the runs of both.
 
+    Rows that not every run has are left out of its `rows`. Where the rows of the runs cannot be
+    matched at all (a timeline of events, say), `rows` are those of the first run.
 
-def environment(client: redis.Redis | None = None, **more: object) -> dict[str, object]:
-    """What the numbers depend on: machine, load, versions, server, transport, parser.
-
-    `more` adds what only the experiment knows, such as its seed. Holds no host name, user name,
-    path or password.
+    Raises: LabError for results of two experiments, of two machines, or under conditions that
+    differ (versions, effort, transport, pinning), and where a run is in both.
     """
-    times = psutil.cpu_times_percent(interval=None)
-    found: dict[str, object] = {
-        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "effort": effort_name(),
-        "cpu": cpu_model(),
-        "cores": psutil.cpu_count(),
-        "client_affinity": get_affinity(psutil.Process()),
-        "load_1_min": round(psutil.getloadavg()[0], 2),
-        "steal_percent": getattr(times, "steal", None),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "redis_py": redis.__version__,
-        "numpy": np.__version__,
-        "redis_lab": importlib.metadata.version("redis-lab"),
-    }
-    if client is not None:
-        found |= describe_server(client)
-    return found | more
-
-
-def describe_server(client: redis.Redis) -> dict[str, object]:
-    client = first(client)
-    info = client.info("server")
-    pool = client.connection_pool
-    connection = pool.get_connection()
-    try:
-        parser = internals.parser_name(connection)
-        protocol = connection.get_protocol()
-    finally:
-        pool.release(connection)
-    where = pool.connection_kwargs
-    tls = issubclass(pool.connection_class, redis.SSLConnection)
-    transport = "Unix socket" if where.get("path") else "TLS" if tls else "TCP"
-    if where.get("host") in ("127.0.0.1", "localhost", "::1"):
-        transport += " loopback"
-    ours = server_behind(client)
-    return {
-        "server": "Valkey" if "valkey_version" in info else "Redis",
-        "server_version": info.get("valkey_version", info["redis_version"]),
-        "allocator": client.info("memory").get("mem_allocator"),
-        "server_config": ours.settings if ours else None,
-        "server_affinity": get_affinity(psutil.Process(ours.pid)) if ours and ours.pid else None,
-        "transport": transport,
-        "protocol": f"RESP{protocol}",
-        "parser": parser,
-    }
+    if one.experiment != other.experiment:
+        raise LabError(
+            f"{one.experiment} and {other.experiment} are two experiments; merge runs of one."
+        )
+    check_mergeable(one.runs, other.runs)
+    notes = [*one.notes, *(note for note in other.notes if note not in one.notes)]
+    return _of_runs(one.experiment, other.title, [*one.runs, *other.runs], notes)
 
 
 def to_plain(value: Any) -> Any:
@@ -163,7 +150,7 @@ def to_plain(value: Any) -> Any:
 
 @runtime_checkable
 class Measured(Protocol):
-    """What has rows, histograms and facts about how it was measured: a `Comparison`."""
+    """What has rows, histograms and facts about how it was measured: a `Comparison`, a `Load`."""
 
     @property
     def rows(self) -> list[dict[str, Any]]: ...
@@ -180,16 +167,16 @@ def of(
     title: str,
     client: redis.Redis | None = None,
     notes: Sequence[str] = (),
+    histograms: Mapping[str, HdrHistogram] | None = None,
     **more: object,
 ) -> Result:
-    """A result made from a comparison (its rows and histograms) or from rows of your own."""
-    histograms: dict[str, str] = {}
+    """A result made from a comparison or a load (its rows and histograms), or from your own rows.
+
+    `histograms` are kept too, in nanoseconds by name: they add up over runs, percentiles do not.
+    """
+    kept = dict(histograms or {})
     if isinstance(measured, Measured):
-        more = measured.facts() | more
-        histograms = {
-            name: base64.b64encode(histogram.encode()).decode()
-            for name, histogram in measured.histograms().items()
-        }
+        more, kept = measured.facts() | more, measured.histograms() | kept
         measured = measured.rows
     return Result(
         experiment=experiment,
@@ -197,7 +184,9 @@ def of(
         rows=[to_plain(dict(row)) for row in measured],
         environment=to_plain(environment(client, **more)),
         notes=list(notes),
-        histograms=histograms,
+        histograms={
+            name: base64.b64encode(histogram.encode()).decode() for name, histogram in kept.items()
+        },
     )
 
 
@@ -211,13 +200,20 @@ def save(result: Result, folder: Path | None = None) -> Path:
 
 def write(result: Result, path: Path) -> Path:
     """Write the result to a file, atomically; return its path. Raises: LabError as `save`."""
-    text = json.dumps(to_plain(asdict(result)), indent=1, ensure_ascii=False) + "\n"
+    content: dict[str, Any] = asdict(result)
+    if len(result.runs) > 1:  # what is made from the runs is made again when it is loaded
+        kept = ("experiment", "title", "notes", "runs")
+        content = {name: content[name] for name in kept} | {"format": RUNS_FORMAT}
+    else:
+        del content["runs"]
+        content["format"] = FORMAT
+    text = json.dumps(to_plain(content), indent=1, ensure_ascii=False) + "\n"
     write_whole(path, text.encode())
     return path
 
 
 def load(path: Path | str) -> Result:
-    """Read a result.
+    """Read a result, of one run or of several.
 
     Older files hold, under `figure`, how they were drawn when they were measured; it is ignored.
 
@@ -226,88 +222,115 @@ def load(path: Path | str) -> Result:
     path = Path(path)
     try:
         content = json.loads(path.read_bytes())  # UTF-8, whatever the locale
-        if content["format"] != FORMAT:
+        version = content.pop("format")
+        if version not in (FORMAT, RUNS_FORMAT):
             raise LabError(
-                f"{path.name} has format {content['format']}, this version of the lab reads "
-                f"{FORMAT}. Measure it again: make plots."
+                f"{path.name} has format {version}, this version of the lab reads {FORMAT} and "
+                f"{RUNS_FORMAT}. Measure it again: make plots."
             )
         content.pop("figure", None)
-        return _checked(Result(**content))
+        if version == FORMAT:
+            return _checked(Result(**content))
+        runs = [_checked_run(Run(**run)) for run in content.pop("runs")]
+        if not runs:
+            raise TypeError("it has no runs")
+        return _checked(_of_runs(**content, runs=runs))
     except FileNotFoundError as error:
         raise LabError(f"There is no result {path}. Make it with: make plots.") from error
     except OSError as error:
         raise LabError(f"{path} could not be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LabError(f"{path.name} is not a result of the lab ({error}).") from error
+
+
+def _check_types(thing: object, kinds: Mapping[str, type]) -> None:
+    for name, kind in kinds.items():
+        if not isinstance(getattr(thing, name), kind):
+            raise TypeError(f"{name} is no {kind.__name__}")
 
 
 def _checked(result: Result) -> Result:
     """The same. Raises: TypeError where a field or a row's medians are of another type."""
-    kinds: dict[str, type] = {"experiment": str, "title": str, "rows": list, "environment": dict}
-    for name, kind in {**kinds, "notes": list, "histograms": dict}.items():
-        if not isinstance(getattr(result, name), kind):
-            raise TypeError(f"{name} is no {kind.__name__}")
-    for row in result.rows:
+    _check_types(result, {"experiment": str, "title": str, "notes": list})
+    if not all(isinstance(note, str) for note in result.notes):
+        raise TypeError("a note is no str")
+    for run in result.runs:
+        _checked_run(run)
+    return result
+
+
+def _checked_run(run: Run) -> Run:
+    """The same. Raises: TypeError as `_checked`."""
+    _check_types(run, {"rows": list, "environment": dict, "histograms": dict})
+    for row in run.rows:
         if not isinstance(row, dict):
             raise TypeError("a row is no dict")
         medians = row.get("block_medians_us") or []
         if not isinstance(medians, list) or not all(isinstance(m, int | float) for m in medians):
             raise TypeError("a row's block_medians_us are no list of numbers")
-    texts = [*result.notes, *result.histograms.values()]
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("a note or a histogram is no str")
-    return result
-
-
-def _key_of(row: Mapping) -> tuple:
-    """What a row is a measurement of: its arm and the columns the experiment varied."""
-    return tuple(
-        (name, value)
-        for name, value in row.items()
-        if name not in _MEASURED and not isinstance(value, list) and not name.startswith("theory")
-    )
-
-
-_MEASURED = {
-    *("calls", "units", "round_trips", "commands", "ratio", "ratio_low", "ratio_high", "verdict"),
-    *(f"{q}{end}_us" for q in ("p50", "p99") for end in ("", "_low", "_high")),
-    *("mean_us", "per_unit_us", "per_unit_low_us", "per_unit_high_us", "achieved_ms"),
-}
-
-
-def _in_blocks(row: Mapping) -> bool:
-    return len(row.get("block_medians_us") or ()) > 1
+    if not all(isinstance(text, str) for text in run.histograms.values()):
+        raise TypeError("a histogram is no str")
+    return run
 
 
 def compare(old: Result, new: Result) -> pd.DataFrame:
-    """Two runs compared: medians, their ratio with a 95 % interval, and the verdict it allows.
+    """Two results compared: medians, their ratio, and the verdict that their runs allow.
 
-    The interval resamples the medians of the blocks of each run. Rows that only one run has, or
-    that were not measured in blocks, are left out.
+    Each run counts as one number for each row: the median of its blocks' medians. The verdict
+    rests on an interval of the ratio over runs (`stats.ratio_over_runs`: Welch's, corrected for
+    the number of rows, so that all of them hold together with 95 %). It needs five runs on each
+    side; with fewer the medians stand beside each other, and what is said is that they cannot tell.
+
+    Rows that only one result has, or that were not measured in blocks, are left out.
 
     Raises: LabError when the two have nothing in common.
     """
-    before = {_key_of(row): row for row in old.rows if _in_blocks(row)}
+    before, after = _medians_of(old), _medians_of(new)
+    common = [key for key in after if key in before]
     rows = []
-    for row in new.rows:
-        was = before.get(_key_of(row))
-        if was is None or not _in_blocks(row):
-            continue
-        a, b = np.array(was["block_medians_us"]), np.array(row["block_medians_us"])
-        low, high = block_interval(median_ratio, b, a, resamples=RESAMPLES, paired=False)
+    for key in common:
+        a, b = before[key], after[key]
+        ratio, low, high = ratio_over_runs(a, b, pairs=len(common))
+        fewest = min(len(a), len(b))
+        enough = fewest >= FEWEST_RUNS
+        few = "one run" if fewest == 1 else f"{fewest} runs"
         rows.append(
             {
-                "what": ", ".join(f"{v}" if k == "arm" else f"{k} {v}" for k, v in _key_of(row)),
-                "first µs": round(float(np.median(a)), 2),
-                "second µs": round(float(np.median(b)), 2),
-                "ratio": round(float(np.median(b) / np.median(a)), 3),
-                "interval": f"[{low:.3f}, {high:.3f}]",
-                "says": judge_ratio(low, high),
+                "what": ", ".join(f"{v}" if k == "arm" else f"{k} {v}" for k, v in key),
+                "first µs": round(float(np.exp(np.mean(np.log(a)))), 2),
+                "second µs": round(float(np.exp(np.mean(np.log(b)))), 2),
+                "runs": f"{len(a)}, {len(b)}",
+                "ratio": round(ratio, 3),
+                "interval": f"[{low:.3f}, {high:.3f}]" if enough else "–",
+                "says": judge_ratio(low, high) if enough else f"{few} cannot tell",
             }
         )
     if not rows:
         raise LabError(
             f"{old.experiment} and {new.experiment} have no measured point in common; "
-            "compare two runs of the same experiment."
+            "compare two results of the same experiment."
         )
     return pd.DataFrame(rows)
+
+
+def describe_comparison(old: Result, new: Result, frame: pd.DataFrame) -> str:
+    """What the intervals and verdicts of `compare` are, in a sentence."""
+    if min(len(old.runs), len(new.runs)) < FEWEST_RUNS:
+        return (
+            f"What varies most is the run, so a verdict needs {FEWEST_RUNS} runs on each side: "
+            f"redis-lab publish {new.experiment} --runs {FEWEST_RUNS}"
+        )
+    return (
+        f"Intervals: 95 % over runs for all {len(frame)} rows together (Welch's, of the logarithms "
+        "of the runs' medians, corrected by Bonferroni)."
+    )
+
+
+def _medians_of(result: Result) -> dict[tuple, list[float]]:
+    """For each row that was measured in blocks, the medians of the runs that have it, in µs."""
+    found: dict[tuple, list[float]] = {}
+    for run in result.runs:
+        medians = {key_of(row): median_of(row) for row in run.rows if in_blocks(row)}
+        for key, value in medians.items():
+            found.setdefault(key, []).append(value)
+    return found

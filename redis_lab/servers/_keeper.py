@@ -33,8 +33,11 @@ POLL_S = 0.25
 WINDOWS = sys.platform == "win32"
 
 
-def die_with_keeper():
-    """On Linux the kernel kills the server even if the keeper itself is killed."""
+def before_exec():
+    """On Linux the kernel kills the server even if the keeper itself is killed; pin the server."""
+    cores = os.environ.get("REDIS_LAB_SERVER_CORES")  # set by redis-lab publish
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, map(int, cores.split(",")))
     if sys.platform.startswith("linux"):
         PR_SET_PDEATHSIG = 1
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -62,7 +65,7 @@ class Native:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=die_with_keeper,
+                preexec_fn=before_exec,
             )
         return self.alive()
 

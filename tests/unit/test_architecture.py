@@ -27,7 +27,7 @@ ROOMS = [
     ("teach",),
     (ROOT,),
     ("index", "notebooks"),
-    ("new",),
+    ("new", "publish"),
     ("cli",),
 ]
 

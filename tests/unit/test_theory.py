@@ -142,3 +142,74 @@ def test_against_an_exact_simulator(name, exponent, size, tmp_path):
     assert 1 - misses(warm, -1) == pytest.approx(
         rule(zipf.probabilities, size), abs=tolerance + 0.002
     )
+
+
+# ---------------------------------------------------------------- queues
+
+
+def one_by_one(arrivals: np.ndarray, services: np.ndarray) -> float:
+    """Mean response time where each reply leaves at once."""
+    free = total = 0.0
+    for arrival, service in zip(arrivals.tolist(), services.tolist(), strict=True):
+        free = max(free, arrival) + service
+        total += free - arrival
+    return total / len(arrivals)
+
+
+def by_turns(arrivals: np.ndarray, services: np.ndarray) -> float:
+    """Mean response time of an event loop: who has come is executed, then all replies leave."""
+    come, took = arrivals.tolist(), services.tolist()
+    now, n, total = 0.0, 0, 0.0
+    while n < len(come):
+        now = max(now, come[n])
+        batch = n
+        while batch < len(come) and come[batch] <= now:
+            batch += 1
+        now += sum(took[n:batch])
+        total += sum(now - arrival for arrival in come[n:batch])
+        n = batch
+    return total / len(come)
+
+
+SERVICES = {
+    "constant": lambda random, n: np.full(n, 0.001),
+    "exponential": lambda random, n: random.exponential(0.001, n),
+    "a tenth are long": lambda random, n: np.where(random.random(n) < 0.1, 0.0055, 0.0005),
+}
+
+
+@pytest.mark.parametrize("busy", [0.3, 0.6, 0.8])
+@pytest.mark.parametrize("services", SERVICES)
+def test_queues_are_as_long_as_in_a_simulation(services, busy):
+    random = np.random.default_rng(13)
+    n, rate = 120_000, busy / 0.001
+    arrivals = np.cumsum(random.exponential(1 / rate, n))
+    took = SERVICES[services](random, n)
+    moments = float(took.mean()), float(np.mean(took**2))
+    fifo, turns = one_by_one(arrivals, took), by_turns(arrivals, took)
+    assert theory.mg1(rate, *moments) == pytest.approx(fifo, rel=0.08)
+    assert theory.batch(rate, *moments) == pytest.approx(turns, rel=0.08)
+    if busy == 0.8:  # and the one formula is not the other queue
+        assert turns > 1.15 * theory.mg1(rate, *moments)
+        assert fifo < 0.87 * theory.batch(rate, *moments)
+    if services == "constant":
+        assert theory.md1(rate, 0.001) == pytest.approx(fifo, rel=0.08)
+        assert theory.batch(rate, 0.001) == pytest.approx(turns, rel=0.08)
+
+
+@pytest.mark.parametrize("queue", [theory.md1, theory.mg1, theory.batch])
+def test_queues_at_their_ends(queue):
+    assert queue(0, 0.002) == 0.002
+    assert queue(500, 0.002) == queue(900, 0.002) == float("inf")
+    times = [queue(rate, 0.002) for rate in range(0, 500, 50)]
+    assert times == sorted(times)
+    for wrong in ((-1, 0.001), (1, 0), (1, -0.1)):
+        with pytest.raises(LabError):
+            queue(*wrong)
+
+
+def test_moments_that_cannot_be_are_refused():
+    for queue in (theory.mg1, theory.batch):
+        assert queue(100, 0.001, 0.001**2) == queue(100, 0.001)
+        with pytest.raises(LabError, match="square"):
+            queue(100, 0.001, 0.0009**2)
