@@ -93,9 +93,11 @@ def prepared(path: Path) -> str:
     notebook = json.loads(path.read_text("utf-8"))
     for cell in notebook["cells"]:
         cell["source"] = renamed("".join(cell["source"]))
-        tags = cell["metadata"].get("tags", [])
+        tags = cell["metadata"].setdefault("tags", [])
         if "solution" in tags:
-            cell["metadata"]["tags"] = [*tags, "hide-cell"]
+            tags.append("hide-cell")
+        if cell["cell_type"] == "code" and is_prose(pages.said(cell)):
+            tags.append("sentences")
         alternatives = [
             output["metadata"]["image/png"]["alt"]
             for output in cell.get("outputs", ())
@@ -105,6 +107,11 @@ def prepared(path: Path) -> str:
             [text] = alternatives  # myst-nb knows one text for all images of a cell
             cell["metadata"]["mystnb"] = {"image": {"alt": text}}
     return json.dumps(notebook, ensure_ascii=False)
+
+
+def is_prose(lines: list[str]) -> bool:
+    """Whether what a cell printed may be wrapped: nothing in it stands in columns."""
+    return not any(re.search(r"\S {2,}\S", line) for line in lines)
 
 
 # ---------------------------------------------------------------- how Sphinx is set up
@@ -123,6 +130,7 @@ def settings() -> dict[str, Any]:
         "html_title": TITLE,
         "html_static_path": [str(Path(__file__).with_name("static"))],
         "html_css_files": ["style.css"],
+        "html_context": {"default_mode": "auto"},  # light or dark as the reader's system is
         "html_math_renderer": "mathml",
         "html_copy_source": False,
         "html_show_sphinx": False,
@@ -146,6 +154,7 @@ def theme(urls: dict[str, str]) -> dict[str, Any]:
         "show_navbar_depth": 1,
         "show_toc_level": 2,
         "navigation_with_keys": False,
+        "navbar_persistent": [],
         "pygments_light_style": "a11y-high-contrast-light",
         "pygments_dark_style": "a11y-high-contrast-dark",
     }

@@ -81,7 +81,7 @@ def patterns() -> dict[str, str]:
         seen = [f"[{each.title()}](../notebooks/{link(each)})" for each in users[name]]
         rows.append((f"[`{name}`]({name}.md)", summary.split(". ")[0].rstrip("."), ", ".join(seen)))
         found[f"patterns/{name}.md"] = "\n\n".join([
-            f"# `{name}`",
+            f"# {name.replace('_', ' ').capitalize()}",
             summary,
             f"**Public names:** {', '.join(f'`{each}`' for each in public)}",
             f"**The contract, argument by argument:** {api(name)}",
@@ -144,20 +144,26 @@ def results() -> dict[str, dict[str, Any]]:
     }
 
 
+def days(environments: Iterable[dict[str, Any]]) -> str:
+    """From the first day to the last; the hyphens do not break."""
+    when = sorted(
+        each["when"][:10].replace("-", "\N{NON-BREAKING HYPHEN}") for each in environments
+    )
+    return " to ".join(dict.fromkeys([when[0], when[-1]])) if when else "–"
+
+
 def status() -> str:
     """What the committed notebooks and results say of their own runs; nothing else."""
     measured = results()
     rows = []
     for each in lessons():
         run = Run(each.find())
-        when = sorted(measured[name]["when"][:10] for name in run.experiments if name in measured)
-        days = " to ".join(dict.fromkeys([when[0], when[-1]])) if when else "–"
         rows.append((
             f"{each.place}. [{each.title()}](notebooks/{link(each)})",
             run.cells,
             f"{run.held} of {run.held + run.failed}",
             f"{run.solved} of {run.exercises}",
-            days,
+            days(measured[name] for name in run.experiments if name in measured),
             run.server,
         ))  # fmt: skip
     return "\n\n".join([
@@ -189,10 +195,9 @@ def environments(measured: dict[str, dict[str, Any]]) -> list[Sequence[object]]:
     rows: list[Sequence[object]] = []
     for key, members in groups.items():
         cpu, cores, memory, system, server, version, python, client, effort = key
-        days = sorted(each["when"][:10] for each in members)
         rows.append((
             cpu, cores, f"{memory} GB", system, f"{server} {version}", python, client, effort,
-            " to ".join(dict.fromkeys([days[0], days[-1]])), len(members),
+            days(members), len(members),
         ))  # fmt: skip
     return rows
 
@@ -221,7 +226,9 @@ class Run:
         ]
         self.exercises = len(solutions)
         self.solved = sum(any(line.startswith("✓ ") for line in lines) for lines in solutions)
-        self.server = next((line.split(",")[0] for lines in printed for line in lines), "–")
+        self.server = next(
+            (line.split(",")[0].split(" (")[0] for lines in printed for line in lines), "–"
+        )
 
 
 def said(cell: dict[str, Any]) -> list[str]:

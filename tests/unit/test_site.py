@@ -124,3 +124,12 @@ def test_a_claim_that_did_not_hold_is_counted_as_such(tmp_path):
     notebook.write_text(json.dumps({"cells": cells}))
     run = pages.Run(notebook)
     assert (run.cells, run.held, run.failed, run.server) == (3, 1, 1, "Redis 8.2.0")
+
+
+def test_the_status_has_a_row_for_each_lesson_and_adds_up_the_results():
+    lines = pages.status().splitlines()
+    for place, each in enumerate(lessons()):
+        [row] = [line for line in lines if line.startswith(f"| {place}. [{each.title()}](")]
+        assert row.count("2026") >= 1 and row.count(" of ") == 2
+    last_columns = [int(line.split("|")[-2]) for line in lines if "| full |" in line]
+    assert sum(last_columns) == len(list(pages.RESULTS.glob("*.json")))
