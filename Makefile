@@ -8,6 +8,7 @@ RUNS ?= 5
 failed_last_time = --last-failed --last-failed-no-failures none || [ $$? = 5 ]
 
 .PHONY: help setup lab plots publish test drills lint docs lock clean
+.PHONY: help setup lab plots test drills lint docs site browser lock clean
 
 help:
 	@echo "make lab      open the lessons in JupyterLab, a Redis already running"
@@ -27,6 +28,9 @@ help:
 	@echo "                AGAIN=1           those that failed last time"
 	@echo "make lint     ruff over package, tests and notebooks; mypy over the package"
 	@echo "make docs     the API reference, from the docstrings: build/docs/index.html"
+	@echo "make site     the lessons as a web site, with search: build/site/index.html"
+	@echo "make browser  the site and JupyterLab in Chromium; pictures go to build/screenshots"
+	@echo "                SITE=as-it-is     do not build the site again"
 	@echo "make lock     write requirements.lock from what pyproject.toml declares"
 	@echo "                UPGRADE=1         with the newest versions"
 	@echo "make clean    remove what the others have made"
@@ -67,6 +71,12 @@ lint: setup
 docs: setup
 	@rm -rf build/docs
 	@"$(VENV)/bin/python" docs/api.py build/docs
+
+site: setup
+	@"$(VENV)/bin/python" docs/site/build.py build/site
+
+browser: $(if $(SITE),setup,site)
+	"$(VENV)/bin/python" -m pytest -m browser tests/browser $(if $(AGAIN),$(failed_last_time))
 
 lock:
 	@$(PYTHON) bootstrap.py --venv "$(VENV)" --uv compile pyproject.toml --quiet --universal \

@@ -60,6 +60,14 @@ def set_paragraphs(page: pdoc.doc.Namespace) -> None:
             member.docstring = LABEL.sub(r"\n**\1**\2", member.docstring)
 
 
+def no_lost_links(html: str) -> str:
+    """A page without the links to what is not on it: pdoc leaves out what is private."""
+    anchors = set(re.findall(r'\bid="([^"]+)"', html))
+    return re.sub(
+        r'<a href="#([^"]+)">([^<]*)</a>', lambda m: m[0] if m[1] in anchors else m[2], html
+    )
+
+
 def write(folder: Path) -> None:
     """Write one page a module, an index and the index of the search."""
     pages = documented()
@@ -71,7 +79,7 @@ def write(folder: Path) -> None:
     for name, module in pages.items():
         page = folder / f"{name.replace('.', '/')}.html"
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(pdoc.render.html_module(module, pages), encoding="utf-8")
+        page.write_text(no_lost_links(pdoc.render.html_module(module, pages)), encoding="utf-8")
     (folder / "index.html").write_text(pdoc.render.html_index(pages), encoding="utf-8")
     (folder / "search.js").write_text(pdoc.render.search_index(pages), encoding="utf-8")
 

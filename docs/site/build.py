@@ -1,0 +1,240 @@
+"""Build the site from the notebooks with their committed outputs: `make site`.
+
+    python docs/site/build.py build/site
+
+Nothing is executed and nothing is downloaded, neither here nor by the pages. The order of the
+lessons is that of notebooks/toc.yml. Warnings are errors, and so is a link that leads nowhere. The
+site appears in its folder only when it is whole; Ctrl-C leaves the one that was there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+import tomllib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import links
+import pages
+from sphinx.application import Sphinx
+from sphinx.util.docutils import docutils_namespace, patch_docutils
+
+from redis_lab.toc import lessons
+
+ROOT = pages.ROOT
+sys.path.insert(0, str(ROOT / "docs"))
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+TITLE = "Redis, measured"
+LINK = re.compile(r"\]\(([^)\s#:]+)(?:#[^)\s]*)?\)")
+
+
+# ---------------------------------------------------------------- what Sphinx reads
+
+
+def stage(source: Path) -> None:
+    """Lay out what Sphinx reads: the repository's pages at their places, and the generated ones.
+
+    The places are those of the repository, so every relative link holds as it is.
+    """
+    for lesson in lessons():
+        put(source, lesson.find(), prepared(lesson.find()))
+    put(source, ROOT / "index.md", pages.home(renamed((ROOT / "README.md").read_text("utf-8"))))
+    for page in documents():
+        put(source, page, renamed(page.read_text("utf-8")))
+    for name, text in {"status.md": pages.status(), **pages.patterns()}.items():
+        put(source, ROOT / name, text)
+    shutil.copytree(ROOT / "redis_lab/patterns", source / "redis_lab/patterns")
+    for page in [ROOT / "README.md", *documents()]:
+        for name in LINK.findall(page.read_text("utf-8")):
+            wanted = (page.parent / name).resolve()
+            if wanted.is_file() and wanted.suffix not in (".md", ".ipynb"):
+                place = source / wanted.relative_to(ROOT)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(wanted, place)
+
+
+def documents() -> list[Path]:
+    """Pages of the repository that are pages of the site, the README apart: it is the home page."""
+    top = [ROOT / f"{name}.md" for name in ("SECURITY", "CONTRIBUTING", "CHANGELOG")]
+    places = [ROOT / "notebooks", ROOT / "docs", ROOT / "data"]
+    return [*top, *(page for place in places for page in sorted(place.glob("*.md")))]
+
+
+def put(source: Path, origin: Path, text: str) -> None:
+    place = source / origin.relative_to(ROOT)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text, encoding="utf-8")
+
+
+def renamed(text: str) -> str:
+    """A page's text; links to the README lead to the home page, which it is on the site."""
+    text = re.sub(r"\]\(((?:\.\./)*)README\.md(#[^)]*)?\)", r"](\1index.md\2)", text)
+    if "\n## " not in text:  # the glossary: its words are one level further down
+        text = re.sub("^### ", "## ", text, flags=re.M)
+    # The names of two clients stand behind the language of the blocks in from_node.md.
+    return re.sub(r"^```(js|mermaid)\b.*$", lambda m: f"```{LANGUAGES[m[1]]}", text, flags=re.M)
+
+
+# A diagram is shown as it is written: drawing it would need a script of three megabytes.
+LANGUAGES = {"js": "js", "mermaid": "text"}
+
+
+def prepared(path: Path) -> str:
+    """A notebook for the site: solutions folded, figures with their alternative texts."""
+    notebook = json.loads(path.read_text("utf-8"))
+    for cell in notebook["cells"]:
+        cell["source"] = renamed("".join(cell["source"]))
+        tags = cell["metadata"].setdefault("tags", [])
+        if "solution" in tags:
+            tags.append("hide-cell")
+        if cell["cell_type"] == "code" and is_prose(pages.said(cell)):
+            tags.append("sentences")
+        alternatives = [
+            output["metadata"]["image/png"]["alt"]
+            for output in cell.get("outputs", ())
+            if "image/png" in output.get("data", {})
+        ]
+        if alternatives:
+            [text] = alternatives  # myst-nb knows one text for all images of a cell
+            cell["metadata"]["mystnb"] = {"image": {"alt": text}}
+    return json.dumps(notebook, ensure_ascii=False)
+
+
+def is_prose(lines: list[str]) -> bool:
+    """Whether what a cell printed may be wrapped: nothing in it stands in columns."""
+    return not any(re.search(r"\S {2,}\S", line) for line in lines)
+
+
+# ---------------------------------------------------------------- how Sphinx is set up
+
+
+def settings() -> dict[str, Any]:
+    return {
+        "project": TITLE,
+        "author": PROJECT["authors"][0]["name"],
+        "copyright": PROJECT["authors"][0]["name"],
+        "version": PROJECT["version"],
+        "language": "en",
+        "extensions": ["myst_nb", "mathml"],
+        "nitpicky": True,
+        "html_theme": "sphinx_book_theme",
+        "html_title": TITLE,
+        "html_static_path": [str(Path(__file__).with_name("static"))],
+        "html_css_files": ["style.css"],
+        "html_context": {"default_mode": "auto"},  # light or dark as the reader's system is
+        "html_math_renderer": "mathml",
+        "html_copy_source": False,
+        "html_show_sphinx": False,
+        "html_theme_options": theme(PROJECT.get("urls", {})),
+        "myst_enable_extensions": ["dollarmath"],
+        "myst_heading_anchors": 4,
+        "nb_execution_mode": "off",
+        "nb_code_prompt_show": "Show one solution",
+        "nb_code_prompt_hide": "Hide the solution",
+        "nb_merge_streams": True,
+        "nb_render_markdown_format": "myst",
+        "nb_ipywidgets_js": {},
+    }
+
+
+def theme(urls: dict[str, str]) -> dict[str, Any]:
+    """Options of the theme; buttons to edit and to launch only if the project has an address."""
+    options: dict[str, Any] = {
+        "use_download_button": False,
+        "use_fullscreen_button": False,
+        "show_navbar_depth": 1,
+        "show_toc_level": 2,
+        "navigation_with_keys": False,
+        "navbar_persistent": [],
+        "pygments_light_style": "a11y-high-contrast-light",
+        "pygments_dark_style": "a11y-high-contrast-dark",
+    }
+    address = urls.get("Repository")
+    if address:
+        options |= {
+            "repository_url": address,
+            "use_repository_button": True,
+            "use_edit_page_button": True,
+            "launch_buttons": {
+                "binderhub_url": "https://mybinder.org",
+                "notebook_interface": "jupyterlab",
+            },
+        }
+    return options
+
+
+# ---------------------------------------------------------------- build
+
+
+def build(site: Path) -> int:
+    """Build into `site`; an exit code. What is wrong stands on stderr."""
+    with work_folder(site) as work:
+        source, html = work / "source", work / "html"
+        stage(source)
+        with patch_docutils(), docutils_namespace():
+            app = Sphinx(
+                srcdir=source,
+                confdir=None,
+                outdir=html,
+                doctreedir=work / "doctrees",
+                buildername="html",
+                confoverrides=settings(),
+                status=None,
+                warningiserror=True,
+                parallel=os.cpu_count() or 1,
+            )
+            app.build()
+        if app.statuscode:
+            print("The site was not built: the warnings above are errors.", file=sys.stderr)
+            return app.statuscode
+        write_api(html / "api")
+        wrong = links.faults(html)
+        print("\n".join(wrong), end="\n" * bool(wrong), file=sys.stderr)
+        if wrong:
+            print(f"The site was not built: {len(wrong)} faults.", file=sys.stderr)
+            return 1
+        shutil.rmtree(site, ignore_errors=True)
+        os.replace(html, site)
+    return 0
+
+
+@contextlib.contextmanager
+def work_folder(site: Path) -> Iterator[Path]:
+    """An empty folder beside the site, gone at the end."""
+    work = site.with_name(f"{site.name}-unfinished")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def write_api(folder: Path) -> None:
+    """The API reference, as `make docs` writes it."""
+    import api
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        api.write(folder)
+
+
+if __name__ == "__main__":
+    began = time.monotonic()
+    try:
+        code = build(Path(sys.argv[1]))
+    except KeyboardInterrupt:
+        print("\nStopped. The site that was there is as it was.", file=sys.stderr)
+        sys.exit(130)
+    if not code:
+        print(f"Written in {time.monotonic() - began:.0f} s: {sys.argv[1]}/index.html")
+    sys.exit(code)

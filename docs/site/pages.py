@@ -1,0 +1,237 @@
+"""The pages of the site that no file holds: what they say is read from the repository."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from redis_lab.notebooks import FIGURE_CALL
+from redis_lab.toc import Lesson, lessons
+
+ROOT = Path(__file__).resolve().parents[2]
+PATTERNS = ROOT / "redis_lab" / "patterns"
+RESULTS = ROOT / "data" / "results"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def toctree(caption: str, entries: Iterable[str]) -> str:
+    return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *entries, "```"])
+
+
+# ---------------------------------------------------------------- home
+
+
+def home(readme: str) -> str:
+    """The README, with the way into the lessons at its top and the site's contents at its end."""
+    listed = lessons()
+    first = listed[0]
+    title, intro, rest = readme.split("\n\n", 2)
+    way_in = (
+        f"**Read it here:** [{first.title()}](notebooks/{link(first)}) is the first lesson; the "
+        "arrows at the foot of a page lead on. All outputs are those of a real run: "
+        "[what was run, when and where](status.md). Solutions are folded; open them when you have "
+        "tried. To run and change the code, take a copy of the repository:"
+    )
+    parts: dict[str, list[str]] = defaultdict(list)
+    for each in listed:
+        parts[each.part].append(f"notebooks/{link(each).removesuffix('.ipynb')}")
+    trees = [toctree(part, entries) for part, entries in parts.items()]
+    trees += [
+        toctree("Look it up", ["notebooks/glossary", "notebooks/from_node", "patterns/index"]),
+        toctree("About", [
+            *("status", "data/README", "docs/architecture", *more_docs(), "docs/environment"),
+            *("SECURITY", "CONTRIBUTING", "CHANGELOG"),
+        ]),
+    ]  # fmt: skip
+    return "\n\n".join([title, intro, way_in, rest.rstrip(), *trees]) + "\n"
+
+
+def more_docs() -> list[str]:
+    named = {"architecture", "environment"}
+    return [f"docs/{each.stem}" for each in sorted((ROOT / "docs").glob("*.md"))
+            if each.stem not in named]  # fmt: skip
+
+
+def link(lesson: Lesson) -> str:
+    """From `notebooks/` to the lesson's notebook."""
+    return lesson.find().relative_to(lesson.root).as_posix()
+
+
+# ---------------------------------------------------------------- patterns
+
+
+def patterns() -> dict[str, str]:
+    """By the page's place: an index, and a page for each pattern with its source."""
+    users = used_in()
+    rows, found = [], {}
+    for file in sorted(PATTERNS.glob("[a-z]*.py")):
+        name = file.stem
+        about = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        summary = code_spans(about.split("\n\n")[0].replace("\n", " "))
+        public = public_names(file)
+        seen = [f"[{each.title()}](../notebooks/{link(each)})" for each in users[name]]
+        rows.append((f"[`{name}`]({name}.md)", summary.split(". ")[0].rstrip("."), ", ".join(seen)))
+        found[f"patterns/{name}.md"] = "\n\n".join([
+            f"# {name.replace('_', ' ').capitalize()}",
+            summary,
+            f"**Public names:** {', '.join(f'`{each}`' for each in public)}",
+            f"**The contract, argument by argument:** {api(name)}",
+            *([f"**Lessons that use it:** {', '.join(seen)}"] if seen else []),
+            f"## The source\n\n`redis_lab/patterns/{name}.py` imports redis-py and the standard "
+            "library only. Copy the file as it is.",
+            f"```{{literalinclude}} ../redis_lab/patterns/{name}.py\n:language: python\n```",
+        ]) + "\n"  # fmt: skip
+    contents = "\n".join(["```{toctree}", ":hidden:", "", *(Path(p).stem for p in found), "```"])
+    found["patterns/index.md"] = "\n\n".join([
+        "# Patterns to copy",
+        "Each file is one pattern, for redis-py and for asyncio, tested under concurrency and "
+        "kills. It imports nothing of this workbook, so it works alone in a service of your own. "
+        f"{api('', 'The API reference')} has everything else of `redis_lab` as well.",
+        table(["file", "what it is", "lessons"], rows),
+        contents,
+    ]) + "\n"  # fmt: skip
+    return found
+
+
+def api(name: str, text: str = "") -> str:
+    """A link to the page that pdoc writes; it is raw since Sphinx does not know that page."""
+    place = f"redis_lab/patterns/{name}.html" if name else "index.html"
+    return f'<a href="../api/{place}">{text or f"API reference of <code>{name}</code>"}</a>'
+
+
+def code_spans(text: str) -> str:
+    """A docstring's text as Markdown: it is written for readers of the source."""
+    return re.sub(r"``([^`]+)``", r"`\1`", text)
+
+
+def public_names(file: Path) -> list[str]:
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    return []
+
+
+def used_in() -> dict[str, list[Lesson]]:
+    """The lessons that import each pattern."""
+    users: dict[str, list[Lesson]] = defaultdict(list)
+    for lesson in lessons():
+        text = lesson.find().read_text(encoding="utf-8")
+        for name in sorted(set(re.findall(r"redis_lab\.patterns\.(\w+)", text))):
+            users[name].append(lesson)
+    return users
+
+
+# ---------------------------------------------------------------- what was run
+
+MACHINE = ("cpu", "cores", "memory_gb", "system")
+SOFTWARE = ("server", "server_version", "python", "redis_py")
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """The environment of each committed result."""
+    return {
+        file.stem: json.loads(file.read_text(encoding="utf-8"))["environment"]
+        for file in sorted(RESULTS.glob("*.json"))
+    }
+
+
+def days(environments: Iterable[dict[str, Any]]) -> str:
+    """From the first day to the last; the hyphens do not break."""
+    when = sorted(
+        each["when"][:10].replace("-", "\N{NON-BREAKING HYPHEN}") for each in environments
+    )
+    return " to ".join(dict.fromkeys([when[0], when[-1]])) if when else "–"
+
+
+def status() -> str:
+    """What the committed notebooks and results say of their own runs; nothing else."""
+    measured = results()
+    rows = []
+    for each in lessons():
+        run = Run(each.find())
+        rows.append((
+            f"{each.place}. [{each.title()}](notebooks/{link(each)})",
+            run.cells,
+            f"{run.held} of {run.held + run.failed}",
+            f"{run.solved} of {run.exercises}",
+            days(measured[name] for name in run.experiments if name in measured),
+            run.server,
+        ))  # fmt: skip
+    return "\n\n".join([
+        "# What was run, when and where",
+        "Read from the committed notebooks and results when this site was built. Every code cell "
+        "of each lesson has the output of a real run; `make test` runs all of them again and "
+        "compares. How long that takes is not recorded; its report says so for your machine.",
+        "## The lessons\n\nA claim is what a lesson asserts after a measurement. The exercises "
+        "are counted by their solutions, each of which passed its check. Server: the first line "
+        "of the lesson's output; some lessons start further servers.",
+        table(["lesson", "code cells", "claims held", "solutions right", "measured", "server"],
+              rows),
+        f"## Machines and servers\n\nThe {len(measured)} results in `data/results/` were measured "
+        "in these environments.",
+        table(
+            ["processor", "cores", "memory", "system", "server", "Python", "redis-py", "effort",
+             "days", "results"],
+            environments(measured),
+        ),
+    ]) + "\n"  # fmt: skip
+
+
+def environments(measured: dict[str, dict[str, Any]]) -> list[Sequence[object]]:
+    """A row for each combination of machine and software that results were measured in."""
+    groups: dict[tuple, list[dict]] = defaultdict(list)
+    for found in measured.values():
+        key = tuple(str(found.get(name, "–")) for name in (*MACHINE, *SOFTWARE, "effort"))
+        groups[key].append(found)
+    rows: list[Sequence[object]] = []
+    for key, members in groups.items():
+        cpu, cores, memory, system, server, version, python, client, effort = key
+        rows.append((
+            cpu, cores, f"{memory} GB", system, f"{server} {version}", python, client, effort,
+            days(members), len(members),
+        ))  # fmt: skip
+    return rows
+
+
+class Run:
+    """What a committed notebook says of its last run."""
+
+    def __init__(self, path: Path) -> None:
+        text = path.read_text(encoding="utf-8")
+        code = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        self.experiments = sorted(set(FIGURE_CALL.findall(text)))
+        self.cells = len(code)
+        printed = [said(cell) for cell in code]
+        claims = [
+            line
+            for cell, lines in zip(code, printed, strict=True)
+            if "lab.claim(" in "".join(cell["source"])
+            for line in lines
+        ]
+        self.held = sum(line.startswith("✓ ") for line in claims)
+        self.failed = sum(line.startswith("✗ ") for line in claims)
+        solutions = [
+            lines
+            for cell, lines in zip(code, printed, strict=True)
+            if "solution" in cell["metadata"].get("tags", [])
+        ]
+        self.exercises = len(solutions)
+        self.solved = sum(any(line.startswith("✓ ") for line in lines) for lines in solutions)
+        self.server = next(
+            (line.split(",")[0].split(" (")[0] for lines in printed for line in lines), "–"
+        )
+
+
+def said(cell: dict[str, Any]) -> list[str]:
+    """The lines that a cell printed."""
+    texts = ("".join(output.get("text", "")) for output in cell["outputs"])
+    return [line for text in texts for line in text.splitlines()]
