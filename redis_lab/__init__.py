@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # what __getattr__ provides, for editors and type checkers
     from . import figures, patterns, rest, source, teach
     from . import teach as lesson
     from .measure import bench, load, results, theory, workload
-    from .teach import check, claim, figure, predict, show_source
+    from .teach import check, claim, figure, hint, predict, show_source, solution
 
     __version__: str
 
@@ -46,6 +46,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "claim": (".teach", "claim"),
     "figure": (".teach", "figure"),
     "figures": (".figures", None),
+    "hint": (".teach", "hint"),
     "lesson": (".teach", None),  # as the notebooks call it
     "load": (".measure.load", None),
     "patterns": (".patterns", None),
@@ -53,6 +54,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "rest": (".rest", None),
     "results": (".measure.results", None),
     "show_source": (".teach", "show_source"),
+    "solution": (".teach", "solution"),
     "source": (".source", None),
     "teach": (".teach", None),
     "theory": (".measure.theory", None),
@@ -74,6 +76,7 @@ __all__ = [
     "figure",
     "figures",
     "has",
+    "hint",
     "lesson",
     "link",
     "load",
@@ -85,6 +88,7 @@ __all__ = [
     "results",
     "server",
     "show_source",
+    "solution",
     "source",
     "teach",
     "theory",
