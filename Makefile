@@ -7,11 +7,12 @@ RUNS ?= 5
 # pytest's exit code for "no tests" is 5: none failed last time
 failed_last_time = --last-failed --last-failed-no-failures none || [ $$? = 5 ]
 
-.PHONY: help setup lab plots publish test drills lint docs lock clean
-.PHONY: help setup lab plots test drills lint docs site browser lock clean
+.PHONY: help setup lab work plots publish test drills lint docs site browser lock clean
 
 help:
-	@echo "make lab      open the lessons in JupyterLab, a Redis already running"
+	@echo "make lab      open your own copy of the lessons (work/) in JupyterLab, a Redis already running"
+	@echo "                COMMITTED=1       open notebooks/ itself, to change the lessons"
+	@echo "make work     only make that copy, for another editor"
 	@echo "make plots    measure on this machine and draw the plots"
 	@echo "                ONLY=pipelines   one experiment    REDRAW=1   draw without measuring"
 	@echo "make publish  measure as plots does, several runs of each, for results to commit"
@@ -41,7 +42,10 @@ setup:
 	@$(PYTHON) bootstrap.py --venv "$(VENV)"
 
 lab: setup
-	@"$(VENV)/bin/redis-lab" lab
+	@"$(VENV)/bin/redis-lab" lab $(if $(COMMITTED),--committed)
+
+work: setup
+	@"$(VENV)/bin/redis-lab" work
 
 plots: setup
 	@"$(VENV)/bin/redis-lab" plots $(ONLY) $(if $(REDRAW),--redraw)
@@ -93,4 +97,4 @@ clean:
 		-prune -exec rm -rf {} +
 	@rm -rf build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@echo "Removed: $(VENV), build/, the shop's data (*.sqlite), caches."
-	@echo "Kept: notebooks/ and what you wrote in them, data/results/, data/plots/, data/local/."
+	@echo "Kept: notebooks/, your copies in work/, data/results/, data/plots/, data/local/."

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # what __getattr__ provides, for editors and type checkers
         replicated,
         server,
     )
-    from .teach import check, claim, figure, predict, show_source
+    from .teach import check, claim, figure, hint, predict, show_source, solution
     from .wiretap import wire
 
     __version__: str
@@ -53,6 +53,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "figure": (".teach", "figure"),
     "figures": (".figures", None),
     "has": (".servers", "has"),
+    "hint": (".teach", "hint"),
     "lesson": (".teach", None),  # as the notebooks call it
     "link": (".distance", "link"),
     "load": (".measure.load", None),
@@ -64,6 +65,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "results": (".measure.results", None),
     "server": (".servers", "server"),
     "show_source": (".teach", "show_source"),
+    "solution": (".teach", "solution"),
     "source": (".source", None),
     "teach": (".teach", None),
     "theory": (".measure.theory", None),
@@ -86,6 +88,7 @@ __all__ = [
     "figure",
     "figures",
     "has",
+    "hint",
     "lesson",
     "link",
     "load",
@@ -97,6 +100,7 @@ __all__ = [
     "results",
     "server",
     "show_source",
+    "solution",
     "source",
     "teach",
     "theory",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -21,11 +20,11 @@ from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
-from . import notebooks
+from . import copies, notebooks
 from .child import TemporaryFolder, TemporaryRun
 from .errors import LabError
 from .extras import describe_missing, require
-from .files import data_folder, write_whole
+from .files import data_folder
 from .index import index as write_index
 from .servers.base import redact
 from .servers.choose import KINDS, choose_kind, connect
@@ -132,19 +131,31 @@ def doctor() -> None:
 def lab(
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
     port: Annotated[int, typer.Option(help="JupyterLab's port; 0 takes a free one.")] = 8888,
+    committed: Annotated[
+        bool,
+        typer.Option(
+            "--committed", help="Open notebooks/ itself, to change the lessons; not your copies."
+        ),
+    ] = False,
 ) -> None:
-    """Open JupyterLab on the first lesson."""
+    """Open JupyterLab on the first lesson, in your own copy of the notebooks (work/)."""
     require("jupyterlab", "ipykernel")
+    root = notebooks.folder().parent
+    if committed:
+        first = lessons()[0].find()
+    else:
+        first = prepare().first
+        root = root if first.is_relative_to(root) else first.parent
     try:
         kind, why = choose_kind()
         out.print(f"Each notebook starts its own server ({kind}{', ' + why if why else ''}).")
     except LabError as error:
         out.print(f"[red]{error}[/red]")
-    first = f"notebooks/{lessons()[0].find().name}"
-    command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url=/lab/tree/{first}"]
+    page = f"/lab/tree/{first.relative_to(root).as_posix()}"
+    command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url={page}"]
     command += [f"--port={port}"] + ([] if browser else ["--no-browser"])
     command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    os.chdir(notebooks.folder().parent)
+    os.chdir(root)
     if os.name == "posix":  # it replaces this process, and so receives signals and Ctrl-C
         if "JUPYTER_RUNTIME_DIR" not in os.environ:  # it leaves files there when it is killed
             runtime = TemporaryFolder()
@@ -155,6 +166,32 @@ def lab(
                 signal.signal(number, signal.SIG_DFL)
         os.execv(sys.executable, command)
     raise typer.Exit(subprocess.run(command).returncode)
+
+
+@app.command()
+def work() -> None:
+    """Make your own copy of the notebooks in work/, or renew what you have not changed."""
+    made = prepare()
+    out.print(str(made.first), highlight=False, soft_wrap=True)
+
+
+def prepare() -> copies.Work:
+    """Make or renew the reader's copies, and print a line for each new version that is offered."""
+    made = copies.renew()
+    for name in made.offers:
+        out.print(f"New version of {name}: redis-lab reset {name} (your copy is kept)")
+    return made
+
+
+@app.command()
+def reset(
+    lesson: Annotated[str, typer.Argument(help="The lesson, such as strings.")],
+) -> None:
+    """Begin a lesson anew in work/; your copy of it stays beside the new one."""
+    fresh, kept = copies.reset(lesson)
+    out.print(str(fresh), highlight=False, soft_wrap=True)
+    if kept:
+        out.print(f"Yours is kept: {kept.name}", highlight=False, soft_wrap=True)
 
 
 @app.command(name="plots")
@@ -506,16 +543,5 @@ def handout(
     to: Annotated[Path, typer.Argument(help="A new folder for the copies.")] = Path("handout"),
 ) -> None:
     """Write copies of the notebooks without solutions and outputs."""
-    if to.exists():
-        raise LabError(f"{to} is there already; name a new folder.")
-    names = []
-    with contextlib.suppress(OSError):  # which is said in the next line
-        to.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryFolder(f".{to.name}-making-", to.parent) as folder:  # all of it, or nothing
-        whole = Path(folder, to.name)
-        for path in notebooks.find():
-            names.append(path.relative_to(notebooks.folder()))
-            write_whole(whole / names[-1], notebooks.without_solutions(path).encode())
-        whole.rename(to)
-    for name in names:
-        out.print(str(to / name), highlight=False)
+    for copy in copies.hand_out(to):
+        out.print(str(copy), highlight=False)

@@ -7,7 +7,7 @@ import importlib.util
 from .errors import LabError
 
 EXTRAS = {
-    "lab": ("jupyterlab", "ipykernel", "IPython", "nbformat", "nbclient", "nbconvert", "trustme"),
+    "lab": ("jupyterlab", "ipykernel", "IPython", "nbformat", "nbclient", "trustme"),
     "rivals": ("limits", "rq", "dogpile", "cashews"),
     "http": ("upstash_redis", "httpx", "tornado"),
     "docker": ("testcontainers", "docker"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import LabError
 from .files import write_whole
-from .toc import Lesson, first_heading, folder, lessons
+from .toc import Lesson, first_heading, folder, lessons, renumbered
 
 BEGIN, END = "<!-- lessons, written by redis-lab index -->", "<!-- end of lessons -->"
 TABLE = re.compile(re.escape(BEGIN) + r".*?" + re.escape(END), flags=re.S)
@@ -32,7 +32,7 @@ def index(root: Path | None = None, *, check: bool = False) -> list[str]:
     for place, each in enumerate(listed):
         before = here[each.name].read_text(encoding="utf-8")
         around = neighbours[place], neighbours[place + 2]
-        after = _in_cells(_renumbered(before, listed), each, around, listed, titles)
+        after = _in_cells(renumbered(before, listed), each, around, listed, titles)
         changes += _written(here[each.name], before, after, root, check)
         if here[each.name] != each.path:
             changes.append(f"{here[each.name].relative_to(root.parent)} becomes {each.path.name}")
@@ -40,7 +40,7 @@ def index(root: Path | None = None, *, check: bool = False) -> list[str]:
                 os.rename(here[each.name], each.path)
     for path in _documents(root):
         before = path.read_text(encoding="utf-8")
-        after = _renumbered(before, listed)
+        after = renumbered(before, listed)
         if path == root.parent / "README.md":
             after = _with_table(after, path, _table(listed, titles, path.parent))
         changes += _written(path, before, after, root, check)
@@ -64,13 +64,6 @@ def _written(path: Path, before: str, after: str, root: Path, check: bool) -> li
     if not check:
         write_whole(path, after.encode())
     return [f"{path.relative_to(root.parent)} is brought up to date"]
-
-
-def _renumbered(text: str, listed: list[Lesson]) -> str:
-    """The text, its links to notebooks with today's numbers."""
-    for each in listed:
-        text = re.sub(rf"\b(?:\d\d+_)?{each.name}\.ipynb\b", each.path.name, text)
-    return text
 
 
 def _in_cells(

@@ -3,7 +3,8 @@
 A check is a function `(client, answer) -> praise` marked with `@exercise`. It runs the learner's
 answer on keys of its own, returns a sentence of praise with the facts, or raises `NotYet` with a
 hint. The decorator turns what goes wrong in the learner's code into such a hint, and what goes
-wrong in the check itself into `CheckFailed`.
+wrong in the check itself into `CheckFailed`. With the check stand the hints that `lab.hint` shows
+one after the other, from a nudge to nearly the answer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import traceback
 import types
 import typing
 from collections import abc, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +31,9 @@ Check = Callable[[redis.Redis, A], str]
 EXERCISES: dict[str, Check[Any]] = {}
 """The checks of the modules imported so far, by name: `hashes.reserve`."""
 
+HINTS: dict[str, tuple[str, ...]] = {}
+"""The hints of these exercises, in Markdown, the first only a nudge."""
+
 REMEMBERED = 1000  # returned values of an answer, to explain why a check could not use them
 
 
@@ -40,14 +45,22 @@ class CheckFailed(LabError):
     """A check broke down by itself: a fault of the workbook, not of the answer."""
 
 
-def exercise(check: Check[A]) -> Check[A]:
+def exercise(*, hints: Sequence[str]) -> Callable[[Check[A]], Check[A]]:
     """Mark a function as the check of an exercise, so that `lab.check("lesson.name", …)` finds it.
+
+    `hints` are shown by `lab.hint`, one with each call.
 
     The marked function raises: NotYet, also for an exception in the learner's code and for a
     result of a type that the check cannot use; CheckFailed for an exception of the
     check's own; LabError where the lab's server is gone.
     """
+    return partial(mark, hints=tuple(hints))
+
+
+def mark(check: Check[A], hints: tuple[str, ...]) -> Check[A]:
+    """What `exercise` does with a check."""
     name = f"{check.__module__.rpartition('.')[2]}.{check.__name__}"
+    HINTS[name] = hints
 
     @functools.wraps(check)
     def checked(client: redis.Redis, answer: A) -> str:

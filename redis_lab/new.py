@@ -36,7 +36,12 @@ FIGURES: dict[str, Chart] = {
 }
 
 
-@exercise
+@exercise(
+    hints=(
+        "Without an option, a key lives until somebody deletes it. Look at the options of SET.",
+        "`ex` is the time to live in seconds.",
+    )
+)
 def write(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
     answer(r, "check:NAME", "hello")
     found, ttl = r.get("check:NAME"), r.ttl("check:NAME")
@@ -48,7 +53,12 @@ def write(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> 
     return "right: the value is there, and it will expire"
 
 
-@exercise
+@exercise(
+    hints=(
+        "What does GET return for a key that is not there?",
+        "It returns None. Write `or` and what should be returned instead.",
+    )
+)
 def read(r: redis.Redis, answer: Callable[[redis.Redis, str], str]) -> str:
     r.set("check:NAME", "hello", ex=60)
     there = answer(r, "check:NAME")

@@ -1,4 +1,4 @@
-"""Find, execute and strip the workbook's notebooks."""
+"""Find, execute and validate the workbook's notebooks."""
 
 from __future__ import annotations
 
@@ -171,20 +171,6 @@ def embed(path: Path, drawn: Mapping[str, bytes], alternatives: Mapping[str, str
     if changed:
         write(path, notebook)
     return changed
-
-
-def without_solutions(path: Path) -> str:
-    """The notebook's JSON without the cells tagged `solution` and without outputs."""
-    from nbconvert import NotebookExporter
-    from nbconvert.preprocessors import ClearOutputPreprocessor, TagRemovePreprocessor
-    from traitlets.config import Config
-
-    config = Config()
-    config.TagRemovePreprocessor.remove_cell_tags = {"solution"}
-    exporter = NotebookExporter(config=config)
-    exporter.register_preprocessor(TagRemovePreprocessor(config=config), enabled=True)
-    exporter.register_preprocessor(ClearOutputPreprocessor(), enabled=True)
-    return str(exporter.from_filename(str(path))[0])
 
 
 @dataclass

@@ -6,6 +6,8 @@ import ast
 import inspect
 import linecache
 import math
+import textwrap
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, zip_longest
 from numbers import Real
@@ -14,7 +16,7 @@ from typing import Any
 
 import redis
 
-from . import claims, lessons
+from . import claims, copies, lessons, toc
 from .child import TemporaryFolder as TemporaryFolder
 from .claims import NOT_MEASURED
 from .errors import LabError
@@ -195,6 +197,63 @@ def check(exercise: str, answer: object) -> None:
         print(f"✓ {judge(client, answer)}")
     except NotYet as hint:
         print(f"✗ not yet: {hint}")
+
+
+class Note:
+    """A text in Markdown, which a notebook shows as such; its lines break between words."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        if self.text.startswith("```"):
+            return self.text
+        return textwrap.fill(self.text, WIDTH)
+
+    def _repr_markdown_(self) -> str:
+        return self.text
+
+
+WIDTH = 80  # of what is printed: JupyterLab cuts longer lines wherever they reach its edge
+_shown: Counter[str] = Counter()  # how many hints of an exercise this kernel has shown
+
+
+def hint(exercise: str) -> Note:
+    """The next hint for an exercise, `lab.hint("hashes.reserve")`: first a nudge, last nearly all.
+
+    Once all have been shown, the last one is shown again. Raises: LabError for an exercise that
+    does not exist.
+    """
+    hints = lessons.find_hints(exercise)
+    number = min(_shown[exercise] + 1, len(hints))
+    _shown[exercise] = number
+    left = len(hints) - number
+    more = f"`lab.hint` has {left} more" if left else "This is the last one"
+    return Note(
+        f"**Hint {number} of {len(hints)}.** {hints[number - 1]} "
+        f'*({more}; `lab.solution("{exercise}")` shows an answer.)*'
+    )
+
+
+def solution(exercise: str) -> Note:
+    """An answer to an exercise, from the workbook's notebook: `lab.solution("hashes.reserve")`.
+
+    Raises: LabError for an exercise that does not exist, or where the notebooks are not here.
+    """
+    lessons.find_check(exercise)
+    return Note(f"```python\n{solution_of(exercise)}\n```")
+
+
+def solution_of(exercise: str) -> str:
+    """The source of the cell that is tagged `solution` and checks this exercise."""
+    name = exercise.partition(".")[0]
+    for lesson in toc.lessons():
+        if lesson.name == name:
+            for cell in copies.read(lesson.find())["cells"]:
+                source = "".join(cell["source"])
+                if "solution" in copies.tags(cell) and f'lab.check("{exercise}"' in source:
+                    return source
+    raise LabError(f"The workbook has no solution of {exercise}.")
 
 
 def show_source(thing: type | Callable) -> object:

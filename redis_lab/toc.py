@@ -108,3 +108,10 @@ def _lesson(root: Path, place: int, part: str, entry: Any) -> Lesson:
     if not re.fullmatch(r"([a-z_]+/)?[a-z]\w*", str(entry["lesson"])):
         raise LabError(f"notebooks/{TOC}: {entry['lesson']!r} should be like structures/hashes.")
     return Lesson(root=root, place=place, part=part, **entry)
+
+
+def renumbered(text: str, listed: list[Lesson]) -> str:
+    """The text, its links to notebooks with today's numbers."""
+    for each in listed:
+        text = re.sub(rf"\b(?:\d\d+_)?{each.name}\.ipynb\b", each.path.name, text)
+    return text

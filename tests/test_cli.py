@@ -46,7 +46,8 @@ def lab(data, tmp_path):
     """Run `redis-lab` to its end, far from the checkout's own data."""
 
     def run(*words: object, **env: str) -> subprocess.CompletedProcess:
-        changes = {"REDIS_LAB_DATA": str(data), "COLUMNS": "200", "NO_COLOR": "1", **env}
+        own = {"REDIS_LAB_DATA": str(data), "REDIS_LAB_WORK": str(tmp_path / "work")}
+        changes = {**own, "COLUMNS": "200", "NO_COLOR": "1", **env}
         said = subprocess.run(
             [SCRIPT, *map(str, words)],
             env=environment(**changes),
@@ -71,7 +72,7 @@ def one_line_of_trouble(said: subprocess.CompletedProcess) -> str:
 def test_help_lists_every_command(lab):
     said = lab("--help")
     assert said.returncode == 0
-    commands = "doctor lab plots bench compare validate index serve handout"
+    commands = "doctor lab work reset plots bench compare validate index serve handout"
     for command in commands.split():
         assert re.search(rf"\b{command}\b", said.stdout)
 
@@ -542,6 +543,18 @@ def test_handout_leaves_out_solutions_and_outputs(lab, tmp_path):
     assert "is there already" in one_line_of_trouble(lab("handout", tmp_path / "copies"))
 
 
+@needs_notebooks
+def test_reset_keeps_the_copy_that_work_has_made(lab, tmp_path):
+    first = tmp_path / "work" / "00_start_here.ipynb"
+    assert lab("work").stdout.split() == [str(first)]
+    first.write_text("mine")
+    said = lab("reset", "start_here")
+    assert said.returncode == 0 and nbformat.read(first, 4).cells
+    (kept,) = first.parent.glob("00_start_here.before-*.ipynb")
+    assert kept.name in said.stdout and kept.read_text() == "mine"
+    assert "the name of one lesson" in one_line_of_trouble(lab("reset", "nowhere"))
+
+
 @pytest.fixture
 def checkout(tmp_path):
     """A checkout with one notebook of its own, which the console script is made to find."""
@@ -633,13 +646,16 @@ def test_validate_that_is_stopped_leaves_no_kernel(checkout, tmp_path, sign):
 
 
 def test_jupyter_is_gone_after_sigterm(tmp_path):
-    env = environment(JUPYTER_CONFIG_DIR=str(tmp_path), JUPYTER_DATA_DIR=str(tmp_path / "data"))
+    places = {"JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_DATA_DIR": str(tmp_path / "data")}
+    env = environment(REDIS_LAB_WORK=str(tmp_path / "work"), **places)
     command = [SCRIPT, "lab", "--no-browser", "--port", "0"]
     log = tmp_path / "log"
     with log.open("wb") as out:
         running = subprocess.Popen(command, env=env, stdout=out, stderr=out)
     try:
         assert within(90, lambda: "/lab" in log.read_text() and "http://" in log.read_text())
+        assert "/lab/tree/00_start_here.ipynb" in log.read_text(), "the reader's copy"
+        assert (tmp_path / "work" / "00_start_here.ipynb").exists()
         family = [running.pid, *(child.pid for child in psutil.Process(running.pid).children(True))]
         running.terminate()
         running.wait(30)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import typing
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
 
-from redis_lab import judging, lessons
+from redis_lab import judging, lessons, teach
 from redis_lab.errors import LabError
 from redis_lab.judging import CheckFailed, NotYet, exercise
 
@@ -109,6 +110,62 @@ def test_an_exception_in_an_answer_is_the_answers(name, learner):
         assert f"in line {answer.__code__.co_firstlineno + 1}: mine" in hint
 
 
+# ---------------------------------------------------------------- hints and solutions
+
+
+def words_of(code: str) -> str:
+    return " ".join(code.split())
+
+
+def test_every_exercise_has_two_or_three_hints_and_none_is_the_whole_answer():
+    for name in NAMES:
+        hints, answer = judging.HINTS[name], teach.solution_of(name)
+        assert 2 <= len(hints) <= 3 and len(set(hints)) == len(hints), name
+        body = [
+            words_of(line)
+            for line in answer.splitlines()
+            if line.strip() and not re.match(r"(async )?def |lab\.check|from |import ", line)
+        ]
+        for hint in hints:
+            assert 30 < len(hint) < 500 and hint[-1] in ".?)", (name, hint)
+            plain = words_of(hint).replace("`", "")
+            assert not body or not all(line in plain for line in body), (name, hint)
+
+
+def test_hints_come_one_after_the_other_and_say_how_many_are_left(monkeypatch):
+    monkeypatch.setattr(teach, "_shown", Counter())
+    hints = judging.HINTS["locks.release"]
+    for number in (1, 2, 3, 3):
+        shown = teach.hint("locks.release")
+        assert f"**Hint {number} of 3.** {hints[number - 1]}" in shown._repr_markdown_()
+        left = f"has {3 - number} more" if number < 3 else "the last one"
+        assert left in shown._repr_markdown_()
+        assert max(map(len, repr(shown).splitlines())) <= teach.WIDTH
+    assert "Hint 1 of" in repr(teach.hint("start_here.on_average"))
+    with pytest.raises(LabError, match="no exercise"):
+        teach.hint("locks.nothing")
+
+
+def test_the_solution_is_the_committed_one():
+    shown = teach.solution("locks.release")
+    assert repr(shown) == shown._repr_markdown_() and shown.text.startswith("```python\n")
+    assert 'lab.check("locks.release", release)\n```' in shown.text
+    with pytest.raises(LabError, match="no exercise"):
+        teach.solution("locks.nothing")
+
+
+def test_what_is_shown_as_the_solution_was_right_when_it_was_committed():
+    """`redis-lab validate` runs these cells, and compares what they print."""
+    outputs = {}
+    for path in NOTEBOOKS.rglob("*.ipynb"):
+        for cell in json.loads(path.read_text())["cells"]:
+            if cell["cell_type"] == "code":
+                said = "".join("".join(output.get("text", "")) for output in cell["outputs"])
+                outputs["".join(cell["source"])] = said
+    for name in NAMES:
+        assert outputs[teach.solution_of(name)].startswith("✓ right"), name
+
+
 # ---------------------------------------------------------------- whose fault
 
 
@@ -122,7 +179,7 @@ def marked():
 
 
 def test_a_fault_of_the_check_is_not_blamed_on_the_answer(marked):
-    @marked
+    @marked(hints=())
     def broken(_: redis.Redis, answer: typing.Callable[[], int]) -> str:
         return f"{answer() / 0}"
 
@@ -133,7 +190,7 @@ def test_a_fault_of_the_check_is_not_blamed_on_the_answer(marked):
 
 
 def test_a_server_that_is_gone_is_nobodys_fault(marked):
-    @marked
+    @marked(hints=())
     def lonely(client: redis.Redis, answer: typing.Callable[[], int]) -> str:
         answer()
         raise redis.ConnectionError("refused")
@@ -144,7 +201,7 @@ def test_a_server_that_is_gone_is_nobodys_fault(marked):
 
 
 def test_a_key_of_another_type_is_the_answers(marked, r):
-    @marked
+    @marked(hints=())
     def listed(client: redis.Redis, answer: typing.Callable[[redis.Redis], object]) -> str:
         answer(client)
         return str(client.lrange("check:list", 0, -1))
@@ -155,7 +212,7 @@ def test_a_key_of_another_type_is_the_answers(marked, r):
 
 
 def test_an_exception_keeps_its_author_on_the_way_through_a_library(marked):
-    @marked
+    @marked(hints=())
     def sorting(_: redis.Redis, answer: typing.Callable[[int], int]) -> str:
         return str(sorted([2, 1], key=answer))
 

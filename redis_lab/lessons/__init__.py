@@ -18,7 +18,7 @@ from typing import Any
 
 from redis_lab.errors import LabError
 from redis_lab.figures import Chart, DotPlot
-from redis_lab.judging import EXERCISES, Check
+from redis_lab.judging import EXERCISES, HINTS, Check
 
 # Measured by benchmarks/harness_cost.py, in no lesson.
 WITHOUT_A_LESSON: dict[str, Chart] = {
@@ -85,3 +85,9 @@ def find_check(exercise: str) -> Check[Any]:
     if exercise not in EXERCISES:
         raise LabError(f"There is no exercise {exercise!r}.")
     return EXERCISES[exercise]
+
+
+def find_hints(exercise: str) -> tuple[str, ...]:
+    """The hints of an exercise, the first only a nudge. Raises: as `find_check`."""
+    find_check(exercise)
+    return HINTS[exercise]

@@ -53,7 +53,17 @@ def _count_calls(client: redis.Redis) -> dict[str, int]:
     return {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}
 
 
-@exercise
+@exercise(
+    hints=(
+        "KEYS looks at all keys in one go while the others wait. And one MEMORY USAGE a round "
+        "trip makes thousands of round trips.",
+        "SCAN gives the names in pages, with a cursor. Ask for the sizes of one page in a "
+        "pipeline, then go on with the next page.",
+        "Loop until the cursor is 0 again: `cursor, names = client.scan(cursor, count=1000)`; "
+        "queue `pipe.memory_usage(name)` for each; remember the name with the largest reply. A "
+        "reply may be None if the key has gone meanwhile.",
+    )
+)
 def biggest_key(_: redis.Redis, answer: Callable[[redis.Redis], str]) -> str:
     with server() as private, private.client() as r:
         r.eval(FILL, 0, 2000)
@@ -79,7 +89,17 @@ def biggest_key(_: redis.Redis, answer: Callable[[redis.Redis], str]) -> str:
     return "right, in a few dozen round trips, none of them long"
 
 
-@exercise
+@exercise(
+    hints=(
+        "Two commands here make others wait: KEYS, and DEL for big keys. Each has a "
+        "counterpart that does not.",
+        "SCAN with `match` and `count` gives pages of names. UNLINK takes names out at once "
+        "and frees the memory in another thread. Delete page by page.",
+        'Loop over `client.scan(cursor, match=prefix + "*", count=500)` until the cursor is '
+        "0; if a page has names, add `client.unlink(*names)` to the number. A page may be "
+        "empty.",
+    )
+)
 def delete_prefix(_: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> str:
     with server() as private, private.client() as r:
         r.eval(FILL, 0, 5000)

@@ -38,7 +38,17 @@ FIGURES: dict[str, Chart] = {
 }
 
 
-@exercise
+@exercise(
+    hints=(
+        "A user who does not exist is never stored, so the database is asked again each time. "
+        "Can the absence be stored like a user?",
+        "`json.dumps(None)` is `'null'`, a text that can be cached. So store what `load` "
+        "returned in any case, the absence for a shorter time. And `if cached` is one test for "
+        "two different things.",
+        "Test `cached is not None`, and return `json.loads(cached)`. After `load`, always SET, "
+        "with a time to live that depends on whether there is a user.",
+    )
+)
 def get_user(r: redis.Redis, answer: Callable[[redis.Redis, int, Callable], dict | None]) -> str:
     users = {1: {"name": "Ada"}, 2: {"name": "Grace"}}
     keys = [f"user:{k}" for k in (1, 2, 99)]
@@ -75,7 +85,15 @@ def get_user(r: redis.Redis, answer: Callable[[redis.Redis, int, Callable], dict
     return "right: 150 requests, 3 questions to the database, a time to live on every key"
 
 
-@exercise
+@exercise(
+    hints=(
+        "With a hit ratio of h, a share h of the requests costs a hit, and the rest costs a "
+        "miss. When is that exactly as expensive as the query alone?",
+        "Write it as an equation: h · hit + (1 − h) · miss = query. Solve it for h. If a hit "
+        "alone costs as much as the query, no hit ratio is enough.",
+        "h is (miss − query) divided by (miss − hit). Return None unless `hit_us < query_us`.",
+    )
+)
 def needed(_: redis.Redis, answer: Callable[[float, float, float], float | None]) -> str:
     if answer(10, 150, 400) is not None:
         raise NotYet(

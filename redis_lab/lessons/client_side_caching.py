@@ -36,7 +36,17 @@ FIGURES: dict[str, Chart] = {
 }
 
 
-@exercise
+@exercise(
+    hints=(
+        "Three kinds of message break this code: a name without a copy, no names at all, and a "
+        "message of another kind.",
+        "`message[0]` says what it is; only `invalidate` matters. If `message[1]` is None, "
+        "everything was deleted. A dictionary's `pop` with a default does not mind a name that "
+        "is not there.",
+        'Return at once unless `message[0]` is `"invalidate"`. At None, `copies.clear()`. '
+        "Otherwise `copies.pop(name, None)` for each name.",
+    )
+)
 def on_push(_: redis.Redis, answer: Callable[[dict, list], None]) -> str:
     def after(*message: object) -> dict[str, int]:
         copies = {"a": 1, "b": 2, "c": 3}
@@ -60,7 +70,16 @@ def on_push(_: redis.Redis, answer: Callable[[dict, list], None]) -> str:
     return "right: some keys, a key without a copy, all keys, and other messages"
 
 
-@exercise
+@exercise(
+    hints=(
+        "With TRACKING ON the server remembers every key that you read. There is a mode in "
+        "which you say for which reads it should.",
+        "With the option OPTIN it tracks only what is read right after `CLIENT CACHING YES`, "
+        "and that holds for the next command only.",
+        "Switch on tracking with OPTIN as a further word. Read the cold keys plainly; before "
+        'each GET of a hot key, `ask("CLIENT", "CACHING", "YES")`.',
+    )
+)
 def read_all(_: redis.Redis, answer: Callable[[Callable, list[str], list[str]], None]) -> str:
     hot = [f"hot:{n}" for n in range(5)]
     cold = [f"cold:{n}" for n in range(1000)]

@@ -40,7 +40,16 @@ FIGURES: dict[str, Chart] = {
 }
 
 
-@exercise
+@exercise(
+    hints=(
+        "What is between the braces decides the slot. Now it is the same for all users, so all "
+        "of them are on one server.",
+        "All keys of one user must have the same text between the braces, and another user "
+        "another one. So the braces must contain what the user is known by.",
+        "Move the braces: they should enclose the user's number, for example together with the "
+        "word `user:`. In an f-string a brace that is meant is written twice.",
+    )
+)
 def names(_: redis.Redis, answer: Callable[[int], Sequence[str]]) -> str:
     every = {user: list(answer(user)) for user in range(300)}
     for user, keys in every.items():
@@ -64,7 +73,16 @@ def names(_: redis.Redis, answer: Callable[[int], Sequence[str]]) -> str:
     return "right: one slot for each user, and the users spread over the servers"
 
 
-@exercise
+@exercise(
+    hints=(
+        "Each GET is a round trip of its own. The keys are in many slots, so one MGET for all "
+        "of them is refused.",
+        "A pipeline of the cluster's client sorts its commands by server, and sends each "
+        "server its part at once.",
+        "In `with client.pipeline() as pipe:` queue a `get` for each key. `execute()` returns "
+        "the values in the order of the keys.",
+    )
+)
 def values(_: redis.Redis, answer: Callable[[redis.RedisCluster, list[str]], Sequence]) -> str:
     wanted = {f"page:{n}": str(n) for n in range(200)}
     with cluster(3) as three, three.client() as rc:

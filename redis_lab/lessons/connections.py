@@ -39,7 +39,16 @@ LATEST_S = 60  # how much longer than the pop a worker may wait before it consid
 WAITS_S = 0.4
 
 
-@exercise
+@exercise(
+    hints=(
+        "How long does the server keep silent while a pop waits, and how long is the socket "
+        "willing to wait? And what happens to a pop that is sent a second time?",
+        "`socket_timeout` must be some seconds longer than `block_s`, whatever `block_s` is. "
+        "The number of retries is the second argument of `Retry`.",
+        "Compute the timeout as `block_s` plus some seconds, and let `Retry(NoBackoff(), …)` "
+        "retry 0 times.",
+    )
+)
 def worker_client(_: redis.Redis, answer: Callable[[str, float], redis.Redis]) -> str:
     with server() as private:
         client = answer(private.url, LONG_S)
@@ -119,7 +128,16 @@ MAY_NOT = (
 )
 
 
-@exercise
+@exercise(
+    hints=(
+        "`+@write` allows every command that writes, FLUSHALL as well, and `+@read` allows "
+        "KEYS. A pattern of keys does not stop commands that name no key.",
+        "Take the two categories out, and allow the two commands that the worker needs by "
+        "name. A plus sign allows a command.",
+        "Keep `on`, the password and the two patterns. After them write `+` and the name of "
+        "the command, once for BLMOVE and once for LREM.",
+    )
+)
 def rules(_: redis.Redis, answer: str) -> str:
     with server() as private, private.client() as admin:
         admin.rpush("jobs:mail", "letter", "parcel")

@@ -37,7 +37,17 @@ FIGURES: dict[str, Chart] = {
 Rules = list[tuple[int, int]]
 
 
-@exercise
+@exercise(
+    hints=(
+        "A rule needs both: its seconds and its changes. At a slow rate, the changes take "
+        "longer than the seconds.",
+        "At a rate of w writes a second, n changes take n / w seconds. So a rule is ready "
+        "after the larger of the two times. The snapshot comes with the first rule that is "
+        "ready.",
+        "Take the `max` of `seconds` and `changes / writes_per_s` for each rule, the `min` of "
+        "that over the rules, and multiply it by the rate.",
+    )
+)
 def lost_at_most(_: redis.Redis, answer: Callable[[Rules, float], float]) -> str:
     default = [(3600, 1), (300, 100), (60, 10_000)]
     for rules, rate in (([(60, 1)], 100), (default, 1000), (default, 1), (default, 0.01)):
@@ -56,7 +66,17 @@ def lost_at_most(_: redis.Redis, answer: Callable[[Rules, float], float]) -> str
     return "right: the rule that is ready first, and it is ready when both its parts are"
 
 
-@exercise
+@exercise(
+    hints=(
+        "Between your DELETE and the last ZADD readers see an empty or half board. Build the "
+        "new board where nobody looks.",
+        "Fill another key in a pipeline, and put it in place with RENAME, which replaces the "
+        "old key in one step. What an earlier attempt may have left under the other name must "
+        "be removed first.",
+        'In a pipeline: `delete(f"{key}:new")`, a `zadd` to it for each row, then '
+        '`rename(f"{key}:new", key)`, and one `execute()`.',
+    )
+)
 def refill(r: redis.Redis, answer: Callable[[redis.Redis, str, Iterator], object]) -> str:
     key, old = "check:bestsellers", {"1": 5.0, "2": 4.0, "no longer sold": 9.0}
     wanted = {str(product): float(product % 50 + 1) for product in range(1, 401)}

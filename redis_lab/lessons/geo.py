@@ -36,7 +36,17 @@ FIGURES: dict[str, Chart] = {
 TOWN = (10.0, 50.0)
 
 
-@exercise
+@exercise(
+    hints=(
+        "ANY stops at the first members that it finds, which are not the nearest. And a radius "
+        "of 5 km is too small in the country.",
+        'Leave ANY out and sort with `sort="ASC"`; `count=k` limits what is sent. COUNT does '
+        "not limit the work, though: the server looks at everybody within the radius. So begin "
+        "with a small radius, and take a larger one only if too few are found.",
+        'Loop over some radii, such as 1, 5, 25, 125 and 500 km, with `sort="ASC", count=k`. '
+        "Stop as soon as `k` are found, and return what the last search found.",
+    )
+)
 def nearest(
     r: redis.Redis, answer: Callable[[redis.Redis, str, float, float, int], list[str]]
 ) -> str:
@@ -77,7 +87,18 @@ def nearest(
     return f"right: the five nearest of {len(crowd) + 5:,} in {counted.bytes_in} bytes"
 
 
-@exercise
+@exercise(
+    hints=(
+        "EXPIRE removes the whole map, and only if nobody reports at all. One courier who is "
+        "silent must go alone. So you need to know when each of them was last seen.",
+        "Keep a second sorted set with the courier as member and `now` as score. At each "
+        "report, look up those whose score is at most `now - 60` and remove them from both "
+        "sets. A geo key is a sorted set, so ZREM works on it.",
+        "Write one script: GEOADD to `KEYS[1]`, ZADD to `KEYS[2]`, a loop over `ZRANGE KEYS[2] "
+        "-inf now-60 BYSCORE` with two ZREMs, and an EXPIRE of 60 for each key. Call it with "
+        '`r.eval(script, 2, "check:couriers", "check:couriers:seen", …)`.',
+    )
+)
 def report(
     r: redis.Redis, answer: Callable[[redis.Redis, str, float, float, float], object]
 ) -> str:

@@ -90,7 +90,18 @@ def _sell_to_crowd(r: redis.Redis, answer: Reserve, key: str) -> int:
         return sum(pool.map(buyer, range(BUYERS)))
 
 
-@exercise
+@exercise(
+    hints=(
+        "Between your HGET and your HINCRBY another buyer can take what you have just counted. "
+        "The look and the change must be one step on the server.",
+        "A Lua script is one step: nothing runs between its commands. In it, read the stock "
+        "with HGET, return 0 if there is too little, and otherwise subtract with HINCRBY and "
+        "return 1.",
+        "In Lua: `tonumber(redis.call('HGET', KEYS[1], 'stock') or '0')` is what is left; "
+        "compare it with `tonumber(ARGV[1])`. Call it with `r.eval(script, 1, key, quantity)` "
+        "and compare the reply with 1.",
+    )
+)
 def reserve(r: redis.Redis, answer: Reserve) -> str:
     key, absent = "check:product:1", "check:product:none"
     try:
@@ -140,7 +151,16 @@ def reserve(r: redis.Redis, answer: Reserve) -> str:
     return f"right: {BUYERS} buyers at once, {CROWDED} lamps, none sold twice"
 
 
-@exercise
+@exercise(
+    hints=(
+        "Two things are too many: the round trips, and the fields. Only the price is asked "
+        "for, and no product waits for another.",
+        "HGET reads one field. Queue one HGET for each product in a pipeline with "
+        "`transaction=False`. A product that is not there gives None.",
+        "After the loop: `zip(ids, pipe.execute())`, leave out the pairs whose price is None, "
+        "and make an `int` of the others.",
+    )
+)
 def price_list(
     r: redis.Redis, answer: Callable[[redis.Redis, Sequence[int]], dict[int, int]]
 ) -> str:

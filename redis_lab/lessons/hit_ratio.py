@@ -56,7 +56,15 @@ FIGURES: dict[str, Chart] = {
 }
 
 
-@exercise
+@exercise(
+    hints=(
+        "Think of one life of the key. It begins with a miss, which sets it. How many requests "
+        "come, on average, while it lives? They are the hits.",
+        "While it lives, rate × TTL requests come, and all of them hit. The miss that began it "
+        "is a request too.",
+        "The hits are λT and all requests are λT + 1. The answer is the one divided by the other.",
+    )
+)
 def one_key(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
     got = {}
     for rate, ttl in ((0.1, 1), (1, 1), (10, 60), (3, 0)):
@@ -82,7 +90,18 @@ def one_key(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
     return "right: λT hits for each miss; 90 % needs λT = 9"
 
 
-@exercise
+@exercise(
+    hints=(
+        "Popular keys make up for many others, so the share of keys is not the share of hits. "
+        "`theory.lru(probabilities, size)` gives the hit ratio for a size. You look for the "
+        "smallest size that is enough.",
+        "The ratio only grows with the size, so you can halve the interval: try the middle; if "
+        "it is enough, look below it, else above.",
+        "Keep two bounds: one size that is too small (begin with -1) and one that is enough "
+        "(begin with all keys). While they are more than 1 apart, try the middle and move one "
+        "of them. Return the one that is enough.",
+    )
+)
 def room_needed(_: redis.Redis, answer: Callable[[np.ndarray, float], int]) -> str:
     for exponent in (0.7, 1.0):
         chance = Zipf(2000, exponent).probabilities

@@ -73,7 +73,15 @@ def _set_bits(r: redis.Redis, key: str, users: Iterable[int]) -> None:
     pipe.execute()
 
 
-@exercise
+@exercise(
+    hints=(
+        "If you add up the days, a visitor who came on two days is counted twice. The question "
+        "is about all days together.",
+        "PFCOUNT takes several keys, and counts what is in their union. It needs no key to "
+        "store that union.",
+        "`r.pfcount` takes the keys as separate arguments: unpack the list with a star.",
+    )
+)
 def visitors(r: redis.Redis, answer: Callable[[redis.Redis, list[str]], int]) -> str:
     days = [f"2031-03-{day:02}" for day in range(1, 8)]
     # 300 come each day, 200 of them the day before as well; on the last day nobody comes
@@ -109,7 +117,16 @@ def visitors(r: redis.Redis, answer: Callable[[redis.Redis, list[str]], int]) ->
     return "right: seven days in one round trip, nobody counted twice, no key left behind"
 
 
-@exercise
+@exercise(
+    hints=(
+        "The number is right. But BITOP makes a key like any other, and nobody removes it. And "
+        "what if two callers use the same key at the same moment?",
+        "Remove the key once it has been counted, with UNLINK. BITOP, BITCOUNT and UNLINK must "
+        "run without another client in between: that is a transaction.",
+        "Queue `bitop`, `bitcount` and `unlink` in `r.pipeline()`, which wraps them in MULTI "
+        "and EXEC. The number is the second of the replies.",
+    )
+)
 def retained(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> str:
     monday, tuesday, friday = (f"check:active:{day}" for day in ("mon", "tue", "fri"))
     days = {monday, tuesday, friday}
@@ -149,7 +166,16 @@ def retained(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> 
     return "right: one round trip, no client in between, and no key is left for ever"
 
 
-@exercise
+@exercise(
+    hints=(
+        "BITOP NOT only inverts as many bytes as its key has. If the second day is shorter, "
+        "all users beyond its end are missing. Can you find the number without NOT?",
+        "Who came on the first day only are those of the first day, minus those of both days. "
+        "Both of these are a BITCOUNT.",
+        'Queue `bitcount(first)`, the `bitop("AND", "came:lost", first, second)`, its '
+        "`bitcount` and the `unlink`, and subtract the second count from the first.",
+    )
+)
 def lost(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> str:
     cases = {
         "lengths alike": (range(0, 800, 2), range(0, 800, 4), 200),

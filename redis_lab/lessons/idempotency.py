@@ -82,7 +82,17 @@ class _MortalConnection(sqlite3.Connection):
         super().commit()
 
 
-@exercise
+@exercise(
+    hints=(
+        "Each statement commits by itself. If the worker dies between the two, the event "
+        "counts as seen and the money is missing. What makes two statements one step in a "
+        "database?",
+        "A transaction. `BEGIN IMMEDIATE` also makes the other seven wait at the beginning, so "
+        "they see the mark afterwards.",
+        "Execute `BEGIN IMMEDIATE` before the INSERT and `COMMIT` after the UPDATE, whether or "
+        "not the event was new.",
+    )
+)
 def handle_once(_: redis.Redis, answer: Callable[[sqlite3.Connection, str, int], object]) -> str:
     with TemporaryFolder() as folder:
         return _run_in_file(answer, f"{folder}/shop.sqlite")
@@ -163,7 +173,16 @@ def _run_in_file(answer: Callable[[sqlite3.Connection, str, int], object], file:
     return f"right: each booked once, by eight at once and when killed at any of {lives} places"
 
 
-@exercise
+@exercise(
+    hints=(
+        "For each, imagine that the server did it and only the reply was lost. Is the state "
+        "the same after a second time? And does the caller get the same answer?",
+        "What adds, counts or pushes does it again. What sets a value, or adds a member to a "
+        "set, leaves the same state. With NX the second reply differs from the first.",
+        "Four are safe: the two that write a fixed value to a fixed place with no condition, "
+        "the one that adds to a set, and the one that only reads.",
+    )
+)
 def safe_to_repeat(_: redis.Redis, answer: Mapping[str, bool]) -> str:
     if set(answer) != set(SAFE):
         raise NotYet("keep the eight commands as they are, and say True or False for each.")

@@ -34,7 +34,16 @@ FIGURES: dict[str, Chart] = {
 Announce = Callable[[str, int], object]
 
 
-@exercise
+@exercise(
+    hints=(
+        "Imagine a reader that comes between your DELETE and your commit: it loads the old "
+        "price and stores it. What must come first?",
+        "First commit, then tell the cache. But a reader that had loaded before the commit may "
+        "still store afterwards. A deletion does not stop it; the number of the version does.",
+        "Keep what `commit(cents)` returns and hand it to `cache.invalidate`, together with "
+        "the key.",
+    )
+)
 def update(
     r: redis.Redis, answer: Callable[[Callable[[int], int], CacheAside, str, int], object]
 ) -> str:
@@ -85,7 +94,16 @@ def update(
     return "right: three readers at three bad moments, and none left an old price"
 
 
-@exercise
+@exercise(
+    hints=(
+        "`pop` takes the announcement off the list before it has been made. What is left if "
+        "`announce` raises then?",
+        "Announce first, remove afterwards. Look at the first element without taking it: "
+        "`waiting[0]`.",
+        "In the loop: `announce(*waiting[0])`, then `waiting.pop(0)`. If `announce` raises, "
+        "the element is still there.",
+    )
+)
 def deliver(_: redis.Redis, answer: Callable[[list[tuple[str, int]], Announce], object]) -> str:
     news = [("a", 3), ("b", 7), ("a", 4), ("c", 1)]
     waiting, announced, away = list(news), [], [True]

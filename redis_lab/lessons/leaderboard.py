@@ -46,7 +46,16 @@ ROUNDS, MOST_SOLVED, MOST_MINUTES = 8, 1_000_000, 99_999
 Pairs = Sequence[Sequence]
 
 
-@exercise
+@exercise(
+    hints=(
+        "The week's board takes part in its own sum, so the second call counts everything "
+        "again. And nobody gives it a time to live.",
+        "ZUNIONSTORE takes all seven days at once and replaces what was in the target. After "
+        "it come EXPIRE and ZRANGE; none of them waits for another's reply.",
+        'In one pipeline: `zunionstore("check:week", days)`, `expire`, and the `zrange` with '
+        "`desc=True, withscores=True` from your code. The last reply is the answer.",
+    )
+)
 def weekly(r: redis.Redis, answer: Callable[[redis.Redis, list[str], int], Pairs]) -> str:
     chance = random.Random(8)
     days = [f"check:day:{k}" for k in range(10)]
@@ -102,7 +111,17 @@ def _describe_leader(board: Pairs) -> str:
     return f"{board[0][0]} with {board[0][1]}" if board else "nobody"
 
 
-@exercise
+@exercise(
+    hints=(
+        "One round is right. In the sum of eight rounds, up to 8 × 99,999 minutes are "
+        "subtracted. Is that still less than what one solved problem is worth?",
+        "The weight of one problem must be larger than all minutes of eight rounds together. "
+        "And the whole sum, 8 × 1,000,000 problems times the weight, must stay below 2**53, or "
+        "doubles lose digits.",
+        "8 × 99,999 is 799,992. Choose a weight above that and below 2**53 / 8,000,000, which "
+        "is about a thousand million; a power of two reads well.",
+    )
+)
 def contest(r: redis.Redis, answer: Callable[[int, int], float]) -> str:
     better = [  # (solved, minutes), the better first
         ((3, 50), (2, 10)),

@@ -35,7 +35,18 @@ DAYS_30 = 30 * 86400
 AT_ONCE = {"MULTI", "EVAL", "EVALSHA", "FCALL"}  # any of these makes several commands one step
 
 
-@exercise
+@exercise(
+    hints=(
+        "If the product is in the list already, it should move to the front. The simplest way "
+        "to move something is to remove it and to push it again.",
+        "LREM removes a value wherever it is, LPUSH puts it in front, LTRIM keeps ten, EXPIRE "
+        "sets the 30 days. The EXPIRE is needed every time, because LREM may empty the list, "
+        "and an empty list is a key that is gone.",
+        "In `with r.pipeline() as pipe:` queue `lrem(key, 0, product_id)`, `lpush`, "
+        "`ltrim(key, 0, 9)` and `expire`, then execute. That is one transaction and one round "
+        "trip.",
+    )
+)
 def remember(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
     key, views = "check:seen", [f"product:{n}" for n in range(12)]
     try:
@@ -103,7 +114,14 @@ def _require_one_trip(counted: Wire, praise: str) -> str:
     return praise
 
 
-@exercise
+@exercise(
+    hints=(
+        "Between LRANGE and LTRIM another worker reads the same jobs. Is there one command "
+        "that both returns and removes?",
+        "LPOP removes from the left and returns what it removed. It takes a count.",
+        "`r.lpop(key, n)` returns a list, or None if the key is gone. Turn the None into `[]`.",
+    )
+)
 def take(r: redis.Redis, answer: Callable[[redis.Redis, str, int], list]) -> str:
     key, jobs = "check:jobs", [f"job:{n}" for n in range(10)]
     try:

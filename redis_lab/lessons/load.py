@@ -51,7 +51,16 @@ FIGURES: dict[str, Chart] = {
 }
 
 
-@exercise
+@exercise(
+    hints=(
+        "While one request took 10 ms, a client with one request every 2 ms would have sent "
+        "more. How long would each of those have waited?",
+        "The next would have waited one interval less than the slow one, the one after it two "
+        "intervals less, and so on, as long as there is any wait left.",
+        "For each latency: append it, then start at `latency - interval_ms`, and while that is "
+        "above 0, append it and subtract the interval again.",
+    )
+)
 def corrected(_: redis.Redis, answer: Callable[[Sequence[float], float], Sequence[float]]) -> str:
     for latencies, interval, right in (
         ([1, 1, 1], 2, [1, 1, 1]),
@@ -75,7 +84,16 @@ def corrected(_: redis.Redis, answer: Callable[[Sequence[float], float], Sequenc
     return "right: this is what HdrHistogram's record_corrected_value does"
 
 
-@exercise
+@exercise(
+    hints=(
+        "At 1000 / service_ms the server is busy all the time, and the queue grows without "
+        "end. How busy (ρ) may it be, so that the mean wait is `wait_ms`?",
+        "For commands of equal length the mean wait is ρ · S / (2 · (1 − ρ)). Set it equal to "
+        "`wait_ms` and solve it for ρ.",
+        "ρ is 2w / (S + 2w). The rate is ρ divided by S, in requests a millisecond; times 1000 "
+        "it is in requests a second.",
+    )
+)
 def rate_for(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
     for service_ms, wait_ms in ((1, 0.5), (1, 9.5), (0.02, 0.1), (5, 1)):
         got = answer(service_ms, wait_ms)

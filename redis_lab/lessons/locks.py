@@ -52,7 +52,17 @@ class _MeddledClient(redis.Redis):
         return reply
 
 
-@exercise
+@exercise(
+    hints=(
+        "After your GET the lease may run out, and Bob may take the lock. Your DELETE then "
+        "removes his. The comparison and the deletion must be one step on the server.",
+        "A short Lua script is one step: compare GET of KEYS[1] with ARGV[1], and only if they "
+        "are equal, DEL.",
+        "In Lua, `return 0` if they differ, and otherwise return what `redis.call('DEL', "
+        "KEYS[1])` replies. Call it with `r.eval(script, 1, key, token)`; the lock was hers if "
+        "the reply is 1.",
+    )
+)
 def release(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
     client = _MeddledClient(connection_pool=r.connection_pool)
 
@@ -109,7 +119,16 @@ class _InterruptedConnection(sqlite3.Connection):
         return cursor
 
 
-@exercise
+@exercise(
+    hints=(
+        "Between your SELECT and your UPDATE somebody with a greater fence can write. SQLite "
+        "can make the comparison itself.",
+        "Put the condition into the UPDATE, as its WHERE, and leave the SELECT out. The same "
+        "holder may write twice, so an equal fence is allowed.",
+        "`UPDATE … WHERE fence <= ?` changes one row or none. `execute` returns a cursor whose "
+        "`rowcount` says how many.",
+    )
+)
 def fenced(client: redis.Redis, answer: Callable[[sqlite3.Connection, int, str], object]) -> str:
     database = sqlite3.connect(":memory:", isolation_level=None, factory=_InterruptedConnection)
     database.execute("CREATE TABLE report (id INTEGER PRIMARY KEY, text TEXT, fence INTEGER)")

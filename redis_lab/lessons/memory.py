@@ -87,7 +87,17 @@ def _measure_key(kind: str) -> float:
         return (_read_used_memory(r) - before) / len(COUNTERS)
 
 
-@exercise
+@exercise(
+    hints=(
+        "One object is not like the next, and MEMORY USAGE leaves out the table of keys. What "
+        "does the server itself report about its memory?",
+        '`client.info("memory")["used_memory"]` counts everything. Read it before and '
+        "after you have written many objects. The first object also pays for things that are "
+        "made once, so write it before the first reading.",
+        "Write object 0, read `used_memory`, write objects 1 to 1999, read it again. The "
+        "difference divided by 1999, times `count`, is the answer.",
+    )
+)
 def estimate(_: redis.Redis, answer: Callable[[redis.Redis, Write, int], float]) -> str:
     written: list[int] = []
 
@@ -112,7 +122,16 @@ def estimate(_: redis.Redis, answer: Callable[[redis.Redis, Write, int], float])
     return "right, within a fifth"
 
 
-@exercise
+@exercise(
+    hints=(
+        "What makes a small counter expensive is not the number but the key around it. How "
+        "could many counters share a key?",
+        "A small hash stores its fields packed, as a listpack, as long as there are at most "
+        "some hundred. HINCRBY adds to one field, in one command.",
+        "Counter `n` is field `n % 100` of the hash `check:counter:` followed by `n // 100`. "
+        "Use `hincrby` to add and `hget` to read; what was never counted is 0.",
+    )
+)
 def counters(_: redis.Redis, answer: tuple[Callable, Callable]) -> str:
     add, total = answer
     with server() as private, private.client() as r:

@@ -25,7 +25,17 @@ FIGURES: dict[str, Chart] = {
 }
 
 
-@exercise
+@exercise(
+    hints=(
+        "Which commands need the reply of another before they can be sent? Only the HGETs need "
+        "the names from SMEMBERS; they do not need each other.",
+        "SMEMBERS is the first round trip. All the lines can then be read in one pipeline, the "
+        "second round trip. HMGET reads both fields of a line at once.",
+        'In the loop over the members, queue `pipe.hmget(line, "quantity", '
+        '"price_cents")`. After the loop, sum the products over the replies of '
+        "`pipe.execute()`.",
+    )
+)
 def cart_total(r: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> str:
     lines = {f"check:line:{k}": (1 + k % 3, 199 + 50 * k) for k in range(20)}
     right = sum(quantity * price for quantity, price in lines.values())
@@ -47,7 +57,16 @@ def cart_total(r: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> str
     return f"right, in {counted.round_trips} round trips"
 
 
-@exercise
+@exercise(
+    hints=(
+        "The prices are independent of each other, so many can go in one pipeline. How many "
+        "pipelines of at most 1000 commands do 2,500 prices need?",
+        "MSET would be one command, but it cannot set a time to live. Use a pipeline of SETs "
+        "with `ex=3600`, and begin a new pipeline after each thousand.",
+        "Make a list of `prices.items()` and go through it with `range(0, len(items), 1000)`: "
+        "a fresh pipeline for each slice, and one `execute()` at the end of each slice.",
+    )
+)
 def load(r: redis.Redis, answer: Callable[[redis.Redis, dict], object]) -> str:
     prices = {f"check-{k}": 100 + k for k in range(2500)}
     keys = [f"price:{product}" for product in prices]

@@ -55,7 +55,17 @@ def _read_reply(stream: io.BufferedReader) -> object:
     return [_read_reply(stream) for _ in range(int(rest))]
 
 
-@exercise
+@exercise(
+    hints=(
+        "A word may be a number or bytes, which have no `len` as text. And is the length of a "
+        "text with umlauts the number of its letters?",
+        "Lengths on the wire count bytes. So make bytes of every word first "
+        "(`str(word).encode()`, unless it is bytes already), and work with bytes only from "
+        "there.",
+        'Build `b"*%d\\r\\n" % len(words)`, and after it, for each word, its length and the '
+        'word: `b"$%d\\r\\n%s\\r\\n" % (len(w), w)`. Join them with `b"".join`.',
+    )
+)
 def encode(_: redis.Redis, answer: Callable[..., bytes]) -> str:
     words: list[tuple[object, bytes]] = [
         ("lamp", b"lamp"),
@@ -99,7 +109,19 @@ def encode(_: redis.Redis, answer: Callable[..., bytes]) -> str:
     return f"right: {len(words)} words came back as they were sent"
 
 
-@exercise
+@exercise(
+    hints=(
+        "What stands inside a map or a list can be of the new kinds as well. `old` does not "
+        "know those. Who must read the inner parts?",
+        "Read the parts of maps, sets and lists with `read3` itself. So you also have to read "
+        "lists (`*`) yourself, as `old` would read their parts as RESP2. Everything else goes "
+        "to `old`.",
+        "Look at the first byte; if it is none of `% ~ , _ # *`, return `old(stream)`. "
+        "Otherwise take the line: `rest = stream.readline()[1:-2]`. A map reads `int(rest)` "
+        "pairs, a set and a list read `int(rest)` parts, `,` is `float(rest)`, `_` is None, "
+        'and `#` is True if `rest` is `b"t"`.',
+    )
+)
 def read3(_: redis.Redis, answer: Callable[[io.BufferedReader, Callable], object]) -> str:
     cases: list[tuple[bytes, object]] = [
         (b"$4\r\nlamp\r\n", b"lamp"),

@@ -76,7 +76,16 @@ def _read_messages(p: PubSub, quiet_s: float = 0.1) -> list[dict]:
     return messages
 
 
-@exercise
+@exercise(
+    hints=(
+        "A listener that hears the message reads the key at once. Which of the two commands "
+        "must come first? And what if the process dies between them?",
+        "First SET, then PUBLISH. To get both or neither, put them into a transaction; PUBLISH "
+        "works inside MULTI.",
+        "In `with r.pipeline() as pipe:` queue the `set`, then the `publish`, then "
+        "`pipe.execute()`.",
+    )
+)
 def announce(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str], object]) -> str:
     at_once: list[object] = []
 
@@ -121,7 +130,16 @@ def announce(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str], obje
     return "right: state and news atomically, in one round trip"
 
 
-@exercise
+@exercise(
+    hints=(
+        "The price may change right after you have read it and before you are subscribed. In "
+        "which order is there no such gap?",
+        "Subscribe first, then read the key. But `subscribe` only sends the command. The "
+        "subscription holds from the moment at which the server confirms it.",
+        "After `p.subscribe(channel)` take one message with `p.get_message(timeout=5)`: it is "
+        "the confirmation. Then return `r.get(key)`.",
+    )
+)
 def join(r: redis.Redis, answer: Callable[[redis.Redis, PubSub, str, str], str | None]) -> str:
     changes: list[str] = []
 
@@ -216,7 +234,17 @@ def _publish_words(r: redis.Redis, words: list[str], pause_s: float = 0.03) -> t
     return thread
 
 
-@exercise
+@exercise(
+    hints=(
+        "`get_message` without a timeout looks once and returns None if nothing is there. And "
+        'not everything that it returns is a message: look at its `"type"`.',
+        "`get_message(timeout=timeout_s)` waits. If it returns None then, there was silence "
+        "for so long: give up. Confirmations have the type `subscribe`; only `message` and "
+        "`pmessage` count.",
+        "Loop while you have fewer than `n`: take a message with the timeout; at None, break; "
+        'append its `"data"` if the type is right. Return the list.',
+    )
+)
 def collect(r: redis.Redis, answer: Callable[[PubSub, int, float], list[str] | None]) -> str:
     client = _make_client(r)
     p = client.pubsub()

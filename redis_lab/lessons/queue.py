@@ -102,7 +102,17 @@ def _delete_keys(r: redis.Redis) -> None:
     r.delete(REVENUE, *r.scan_iter("check:*", count=1000))
 
 
-@exercise
+@exercise(
+    hints=(
+        "If the worker dies between SET and INCRBY, the mark is there and the money is not. "
+        "The two must be one step.",
+        "In a script, nothing can come between: if SET with NX succeeds, INCRBY. Keep the time "
+        "to live of the mark.",
+        "In Lua: `if redis.call('SET', KEYS[1], 1, 'NX', 'EX', 86400) then "
+        "redis.call('INCRBY', KEYS[2], ARGV[1]) end`. Register it, and call it with the two "
+        "keys and the cents.",
+    )
+)
 def book(r: redis.Redis, answer: Callable[[Any, str, int], object]) -> str:
     _delete_keys(r)
     try:
@@ -153,7 +163,17 @@ def book(r: redis.Redis, answer: Callable[[Any, str, int], object]) -> str:
     return "right: each job booked once, by four workers at once and whenever one is killed"
 
 
-@exercise
+@exercise(
+    hints=(
+        "If the worker dies after ZREM and before LPUSH, the job is in neither key. And with "
+        "several workers, `len(due)` is not what this one moved.",
+        "Do all of it in one script: ZRANGE by score up to `now`, then ZREM and LPUSH for each "
+        "job. The script returns how many there were.",
+        "In Lua, loop with `for _, job in ipairs(due) do … end`, and `return #due`. ZRANGE "
+        "with BYSCORE gives the earliest first, and LPUSH puts each in front of the one "
+        "before; that is the order that is wanted.",
+    )
+)
 def move_due(r: redis.Redis, answer: Callable[[Any, int], int]) -> str:
     due = {f"job {k}": 100 + k for k in range(30)}
     waiting = {"edge": 1000, "tomorrow": 1001, "next year": 5000}

@@ -57,7 +57,20 @@ NOON_MS = 1_767_268_800_000
 CALLERS = 8
 
 
-@exercise
+@exercise(
+    hints=(
+        "Three things are wrong: refused requests are written into the log, two requests in "
+        "the same millisecond are one member, and the time is the client's. To decide before "
+        "writing, without a gap, you need a script.",
+        "In the script: take the time from TIME if none was given, remove what is older than "
+        "1000 ms, count with ZCARD, return 0 if there are five; otherwise ZADD with a member "
+        "that is unique, PEXPIRE, and return 1.",
+        "TIME returns seconds and microseconds: `at[1] * 1000 + math.floor(at[2] / 1000)`. As "
+        "member take the time and the count, joined by a colon. Pass `now` as ARGV[1], an "
+        "empty text if there is none; `tonumber` of that is nil. Call `r.eval(script, 1, key, "
+        "now)` and compare the reply with 1.",
+    )
+)
 def log(r: redis.Redis, answer: Callable[..., bool]) -> str:
     keys = [f"check:log:{part}" for part in ("eager", "patient", "many", "same", "cost", "now")]
     eager, patient, many, same, cost, live = keys
@@ -145,7 +158,16 @@ def _count_time_calls(r: redis.Redis) -> int:
     return r.info("commandstats").get("cmdstat_time", {"calls": 0})["calls"]
 
 
-@exercise
+@exercise(
+    hints=(
+        "The oldest entry may be too old to count, or there may be fewer than five. Which "
+        "entry decides when there is room again?",
+        "There is room as soon as the fifth entry from the end is a second old. If there is no "
+        "such entry, there is room now. ZRANGE takes negative positions.",
+        "Read position -5 to -5 with its score. The wait is that score plus 1000 minus `now`, "
+        "but never below 0; without such an entry it is 0.",
+    )
+)
 def retry_after(r: redis.Redis, answer: Callable[[redis.Redis, str, int], int]) -> str:
     key = "check:wait"
     now = NOON_MS + 5000

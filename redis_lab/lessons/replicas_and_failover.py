@@ -60,7 +60,16 @@ def _make_alternating_client(made: Replicated) -> redis.Redis:
     return client
 
 
-@exercise
+@exercise(
+    hints=(
+        "WAIT asks about the last write of its own connection. The client has a pool, so are "
+        "SET and WAIT on the same connection?",
+        "A pipeline uses one connection for all its commands. Without MULTI, that is: inside a "
+        "transaction WAIT does not wait.",
+        "In `primary.pipeline(transaction=False)` queue the `set` and `wait(1, 200)`. The last "
+        "reply is the number of replicas that have it.",
+    )
+)
 def write_safely(_: redis.Redis, answer: Callable[[redis.Redis, str, str], bool]) -> str:
     with replicated(2) as made, made.primary.client() as own:
         client = _make_alternating_client(made)
@@ -111,7 +120,15 @@ def write_safely(_: redis.Redis, answer: Callable[[redis.Redis, str, str], bool]
     return f"right: True only when a replica has it, round trips: {w.round_trips}"
 
 
-@exercise
+@exercise(
+    hints=(
+        "`min_replicas_max_lag` is only looked at if replicas are required. How many, if one "
+        "of the two may be down?",
+        "`min_replicas_to_write` says how many. And silence is counted in whole seconds and "
+        "looked at once a second, so up to two seconds come on top of the lag.",
+        "Require 1 replica, and make the lag two seconds shorter than what is asked for.",
+    )
+)
 def settings(_: redis.Redis, answer: Callable[[int], dict]) -> str:
     for seconds in (30, 10, 3):
         given = {name.replace("-", "_"): int(value) for name, value in answer(seconds).items()}

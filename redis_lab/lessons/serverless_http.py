@@ -62,7 +62,16 @@ CUT = (
 )
 
 
-@exercise
+@exercise(
+    hints=(
+        "A path is cut at slashes and ends at a question mark, so a value cannot be put there "
+        "as it is. Where else in a request can text go?",
+        "The body. With POST to `/` the gateway takes the command as a JSON array. The token "
+        "stays in the header.",
+        'Return `"POST"`, `"/"`, the header that is there already, and `json.dumps` of the '
+        "command.",
+    )
+)
 def encode(_: redis.Redis, answer: Callable[[list[str], str], tuple]) -> str:
     with server() as private, rest.gateway(private) as web, private.client() as r:
         return _check_encoding(answer, web, r)
@@ -110,7 +119,17 @@ def _send_request(
         connection.close()
 
 
-@exercise
+@exercise(
+    hints=(
+        "Three requests are three moments at which the function may end. One request can carry "
+        "several commands.",
+        "There are two ways to send several: `/pipeline`, between whose commands others may "
+        "come, and `/multi-exec`, which runs them as a transaction. The client has a method "
+        "for each.",
+        "Begin with `multi = client.multi()`, call the three commands on `multi` instead of "
+        "`client`, and end with `multi.exec()`.",
+    )
+)
 def place_order(_: redis.Redis, answer: Callable[[object, str, dict[str, str]], object]) -> str:
     with server() as private, rest.gateway(private) as web, private.client() as r:
         return _check_order(answer, web, r)

@@ -41,7 +41,16 @@ FIGURES: dict[str, Chart] = {
 ENDS = 200  # how many sessions end while somebody writes to them
 
 
-@exercise
+@exercise(
+    hints=(
+        "Between EXISTS and HSET the session may end. HSET then makes it anew, without a user. "
+        "The look and the write must be one step.",
+        "A script is one step: return 0 if EXISTS says 0; otherwise HSET, EXPIRE with 1800, "
+        "and return 1.",
+        "`r.register_script(SAVE)(keys=[key], args=[field, value])` returns 1 or 0; make a "
+        "bool of it. In the script, field and value are ARGV[1] and ARGV[2].",
+    )
+)
 def save(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str], bool]) -> str:
     try:
         return _judge_save(r, answer)
@@ -139,7 +148,17 @@ def _make_meddler(r: redis.Redis, key: str, at: int, ended: list, execute: Calla
     return execute_command
 
 
-@exercise
+@exercise(
+    hints=(
+        "The id stays the same, so whoever knew it before the login is logged in now. And "
+        "whose cart may be in that session?",
+        "Make a new id with `secrets.token_urlsafe(16)`, store the session under it, delete "
+        "the old one, and return the new id. If the old session belongs to another user, begin "
+        "with an empty one.",
+        '`data.get("user", user) != user` is True only if somebody else is logged in there: '
+        "then set `data = {}`. Nobody's cart, or her own, goes with her.",
+    )
+)
 def login(r: redis.Redis, answer: Callable[[redis.Redis, str, str], str]) -> str:
     try:
         return _judge_login(r, answer)

@@ -64,7 +64,16 @@ def _has_limit(args: tuple) -> bool:
     return "LIMIT" in words and words[words.index("LIMIT") + 1] != "0"
 
 
-@exercise
+@exercise(
+    hints=(
+        "Your code fetches all common members only to count them. The server can count them "
+        "itself.",
+        "SINTERCARD (since 7.0) returns the number of common members. It can be told to stop "
+        "counting at a limit.",
+        "`r.sintercard` takes the number of keys, the list of keys, and `limit`. The limit is "
+        "`enough`.",
+    )
+)
 def bought_both(r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], int]) -> str:
     a, b, rare, absent = "check:a", "check:b", "check:rare", "check:absent"
     try:
@@ -100,7 +109,17 @@ def bought_both(r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], i
     return f"right: {counted.bytes_in} bytes came back, and the server stopped at 100"
 
 
-@exercise
+@exercise(
+    hints=(
+        "Between SISMEMBER and SADD another till can ask the same question. Is the first look "
+        "needed at all? Look at what SADD replies.",
+        "SADD replies 1 if the member is new and 0 if it was there: it looks and writes in one "
+        "step. EXPIRE with the option NX sets a time to live only if there is none, so later "
+        "customers do not prolong it.",
+        "Put `sadd` and `expire(key, 3600, nx=True)` into one `r.pipeline()`. The first of the "
+        "replies of `execute()` says whether this customer is the first to ask.",
+    )
+)
 def once(r: redis.Redis, answer: Callable[[redis.Redis, str, object], bool]) -> str:
     key = "check:spring"
     together = threading.Barrier(TILLS, timeout=30)
@@ -167,7 +186,16 @@ def once(r: redis.Redis, answer: Callable[[redis.Redis, str, object], bool]) -> 
     return f"right: {TILLS} tills, {CUSTOMERS} customers, {sum(given)} coupons, and a time to live"
 
 
-@exercise
+@exercise(
+    hints=(
+        "Only the number of common buyers is needed, not the buyers. And the question for one "
+        "candidate does not wait for that of another.",
+        "SINTERCARD counts on the server. Queue one for each candidate in a pipeline, then "
+        "sort the candidates by the replies.",
+        "`dict(zip(candidates, pipe.execute()))` is a table of shared buyers. Sort the "
+        "candidates by it, the most first, and return the first `k`.",
+    )
+)
 def also_bought(
     r: redis.Redis, answer: Callable[[redis.Redis, int, Sequence[int], int], list[int]]
 ) -> str:

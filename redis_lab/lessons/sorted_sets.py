@@ -42,7 +42,17 @@ LATE = (
 )
 
 
-@exercise
+@exercise(
+    hints=(
+        "Two cases are missing: a member near the top, where `place - k` is below zero, and a "
+        "member who is not on the board.",
+        "A negative start counts from the end of the board, so the start must never be below "
+        "0. And ZREVRANK returns None for a member who is not there: test for that first. "
+        "Places begin with 1, ranks with 0.",
+        "Set `first = max(0, place - k)`, read from `first` to `place + k` with `desc=True`, "
+        "and number the result from `first + 1` with `enumerate`.",
+    )
+)
 def around(
     r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], list[tuple[int, str]]]
 ) -> str:
@@ -106,7 +116,17 @@ def _compare_places(where: str, place: int, got: Any, right: list[tuple[int, str
     raise NotYet(f"{where} it should be {right}, and is {got}.")
 
 
-@exercise
+@exercise(
+    hints=(
+        "The count is right, but three things are missing: users who have not been here for an "
+        "hour are never removed, the key never goes, and a late event overwrites a newer one.",
+        "ZREMRANGEBYSCORE removes a range of times. EXPIRE lets the key go if nobody comes. "
+        "ZADD with the option GT only ever raises a score. None of them needs the reply of "
+        "another, so they fit into one pipeline.",
+        'In a pipeline: `zadd(key, {user: now}, gt=True)`, `zremrangebyscore` from `"-inf"` '
+        "to `now - 3600`, `expire`, and at last `zcard`, whose reply is the answer.",
+    )
+)
 def seen(r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], int]) -> str:
     key, fresh = "check:seen", "check:seen:fresh"
     visits = [("ada", 1000), ("bob", 1500), ("ada", 2000), ("eve", 4000), ("ian", 5200)]

@@ -52,7 +52,16 @@ FIGURES: dict[str, Chart] = {
 Rule = Callable[[float, float, float, float], bool]
 
 
-@exercise
+@exercise(
+    hints=(
+        "The rule is: recompute if −took · beta · ln(chance) is at least as long as the time "
+        "that is left. Your version uses only `left_s`.",
+        "`math.log` is the natural logarithm. The logarithm of a number below one is negative, "
+        "so the minus sign makes it a time.",
+        "Compare `-took_s * beta * math.log(chance)` with `left_s`: it is due if the first is "
+        "not smaller.",
+    )
+)
 def rule(_: redis.Redis, answer: Rule) -> str:
     def says(left_s: float, took_s: float, beta: float, reach: float) -> bool:
         """For the random number whose -ln is `reach`."""
@@ -92,7 +101,17 @@ def rule(_: redis.Redis, answer: Rule) -> str:
 Answer = Callable[[redis.Redis, str, Callable[[str], str | None], int, int], str | None]
 
 
-@exercise
+@exercise(
+    hints=(
+        "If `load` returns None, nothing is stored, so every further request loads again. The "
+        "absence must be stored as well.",
+        "Redis cannot store None. Store a text that cannot be a real value, for "
+        "`missing_ttl_s`, and translate it back into None when you read it.",
+        "Choose a constant mark that no value can be. If `r.get` gives the mark, return None. "
+        "After a `load` that returned None, `r.set(key, mark, ex=missing_ttl_s)`; otherwise "
+        "set the value with `ex=ttl_s`.",
+    )
+)
 def negative(r: redis.Redis, answer: Answer) -> str:
     there, missing = "check:product:1", "check:product:999"
     asked: list[str] = []

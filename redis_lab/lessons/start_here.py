@@ -26,7 +26,15 @@ FIGURES: dict[str, Chart] = {
 }
 
 
-@exercise
+@exercise(
+    hints=(
+        "A round trip is one wait for the server. Go through `morning` line by line and ask at "
+        "each: does the code wait here? How many values come back does not matter.",
+        "SET waits once. MGET asks for three keys in one command, so it waits once as well. "
+        "The loop waits once in each of its turns.",
+        "One for SET, one for MGET, four for INCR: add them up.",
+    )
+)
 def round_trips(r: redis.Redis, answer: dict) -> str:
     morning, guess = answer.get("morning"), answer.get("answer")
     if not callable(morning) or not isinstance(guess, int):
@@ -40,7 +48,15 @@ def round_trips(r: redis.Redis, answer: dict) -> str:
     raise NotYet(f"{guess} is too few. Each turn of the loop waits for its own answer.")
 
 
-@exercise
+@exercise(
+    hints=(
+        "Think of ten requests. Nine find the answer in the cache. What does each of these "
+        "nine cost, and what does the tenth cost?",
+        "The tenth request asks Redis first, in vain, and then the database: it pays both. So "
+        "every request pays for the GET.",
+        "The average is what all of them pay, plus a tenth of what only one in ten pays.",
+    )
+)
 def on_average(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
     for query_us, get_us in ((1000, 100), (10, 100), (200_000, 2100)):
         right = get_us + 0.1 * query_us

@@ -59,7 +59,17 @@ def _read_pending(r: redis.Redis) -> set[str]:
     return {str(note["message_id"]) for note in notes}
 
 
-@exercise
+@exercise(
+    hints=(
+        "If `handle` raises in the middle, what has happened to the entries after it? Look at "
+        "the order of acknowledging and handling.",
+        "An entry that was acknowledged is never handed out again. So XACK must come after the "
+        "work, not before it. What is not acknowledged stays pending, and can be claimed "
+        "later.",
+        "Move the line with `r.xack` behind the loop over the entries, or acknowledge each "
+        "entry right after its `handle`.",
+    )
+)
 def work(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, Callable], object]) -> str:
     ids = [f"{k}-0" for k in range(1, 11)]
     handled: list[str] = []
@@ -109,7 +119,18 @@ def work(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, Callable]
     )
 
 
-@exercise
+@exercise(
+    hints=(
+        "XAUTOCLAIM answers in pages, and your code reads only the first page. What is in the "
+        "part of the reply that is thrown away?",
+        "The first part of the reply is the cursor at which the next page begins. Go on from "
+        "there with `start_id` until the cursor is `0-0`. A page may be empty although more "
+        "follow.",
+        "Loop: `cursor, claimed, _ = r.xautoclaim(stream, group, consumer, idle_ms, "
+        'start_id=cursor)`, beginning at `"0-0"`; collect the ids; stop only if the new '
+        'cursor is `"0-0"`.',
+    )
+)
 def recover(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, int], list[str]]) -> str:
     ids = [f"{k}-0" for k in range(1, 2501)]
     # XAUTOCLAIM looks at ten times COUNT entries a page: among the fresh ones a page is empty
@@ -146,7 +167,17 @@ def recover(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, int], 
     return f"right: all {len(idle)} idle entries claimed, over empty pages, and no other touched"
 
 
-@exercise
+@exercise(
+    hints=(
+        "An id is milliseconds, a hyphen and a number. What does the range mean if the number "
+        "is left out at the end of it?",
+        "An end without a number means the last possible id of that millisecond, so the "
+        "entries of second `end` itself are counted. A round bracket before an id excludes "
+        "this one id. Which id is the first that must not be counted?",
+        "The first id that must not be counted is `end * 1000`, a hyphen, and 0. Write it as a "
+        "text with a round bracket in front, as `max`.",
+    )
+)
 def views_between(r: redis.Redis, answer: Callable[[redis.Redis, str, int, int], int]) -> str:
     inside = [f"{START * 1000}-0", f"{START * 1000}-1", f"{START * 1000 + 500}-0"]
     inside += [f"{END * 1000 - 1}-{k}" for k in (0, 7, 9)]

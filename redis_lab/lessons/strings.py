@@ -29,7 +29,16 @@ FIGURES: dict[str, Chart] = {
 }
 
 
-@exercise
+@exercise(
+    hints=(
+        "A plain SET makes the key anew, so its time to live is gone, and it creates a key "
+        "that was not there. Look at the options of SET: there is one for each of these two.",
+        "One option keeps the time to live that the key has; another writes only if the key "
+        "exists. In redis-py they are arguments of `r.set`.",
+        "The arguments are called `keepttl` and `xx`, and both are True or False. Give both to "
+        "the one `r.set`.",
+    )
+)
 def replace(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
     key, absent = "check:here", "check:absent"
     try:
@@ -61,7 +70,17 @@ def replace(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -
     return "right: one round trip, the time to live kept, no new key created"
 
 
-@exercise
+@exercise(
+    hints=(
+        "There are two things to change: how the names are found, and how many round trips the "
+        "TTLs take.",
+        "`r.scan_iter(pattern, count=1000)` finds the names in pages, without holding up other "
+        "clients. The TTLs of all of them can be asked for in one pipeline; a key without one "
+        "answers -1.",
+        "Make a list of the names, queue `pipe.ttl(key)` for each, `execute()` once, and keep "
+        "the names whose reply is -1: `zip` puts names and replies side by side.",
+    )
+)
 def immortals(r: redis.Redis, answer: Callable[[redis.Redis, str], list[str]]) -> str:
     with_ttl = [f"check:{k}" for k in range(500)]
     without_ttl = {f"check:{k}" for k in range(500, 517)}

@@ -75,7 +75,18 @@ return 3
 Buy = Callable[[redis.Redis, str, str, int], bool]
 
 
-@exercise
+@exercise(
+    hints=(
+        "MULTI keeps other clients out while your two commands run. But the decision, the GET "
+        "and the `if`, is made before it. What may happen between the two?",
+        "WATCH and a retry would notice, in several round trips. A script decides on the "
+        "server, in one: GET, compare, DECRBY, INCRBY.",
+        "In Lua: `if tonumber(redis.call('GET', KEYS[1]) or '0') < tonumber(ARGV[1]) then "
+        "return 0 end`, then the two writes and `return 1`. Register it with "
+        "`r.register_script`, call it with `keys=[stock, cart], args=[quantity], client=r`, "
+        "and compare the reply with 1.",
+    )
+)
 def buy(r: redis.Redis, answer: Buy) -> str:
     stock, cart = "check:stock", "check:cart"
     try:
@@ -181,7 +192,16 @@ def _check_crowd(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
         )
 
 
-@exercise
+@exercise(
+    hints=(
+        "EVALSHA sends only the hash of the script. What does a server say that does not know "
+        "the script, for example after a restart?",
+        "It says NOSCRIPT, and then the text must be sent. redis-py has an object that does "
+        "exactly this: it tries EVALSHA, and sends the text only if it must.",
+        "`r.register_script(HIGHER)` makes it. Call it like a function, with `keys`, `args`, "
+        "and `client=r`, so that it talks to the client that was handed in.",
+    )
+)
 def set_if_higher(shared: redis.Redis, answer: Callable[[redis.Redis, str, int], object]) -> str:
     """On a server of its own: SCRIPT FLUSH is not for one that others use."""
     key = "check:best"

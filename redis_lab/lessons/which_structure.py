@@ -68,7 +68,19 @@ CHOICES = {
 }
 
 
-@exercise
+@exercise(
+    hints=(
+        "For each question, think of what must come back: one value, some fields, the newest "
+        "few, a number of different things, a rank, a member of two groups, work to be "
+        "confirmed, or what is near.",
+        "The table at the beginning of the lesson has a row for each. If the order of arrival "
+        "counts, it is a list; if members of two groups are compared, a set; if there is a "
+        "score, a sorted set; if the number may be a little wrong, a HyperLogLog.",
+        "Work that must survive its worker needs a structure that remembers what was delivered "
+        "and not yet confirmed. And one question does fit a string: a counter with a time to "
+        "live.",
+    )
+)
 def choose(_: redis.Redis, answer: Mapping[str, str]) -> str:
     if set(answer) != set(CHOICES):
         raise NotYet("keep the eight questions as they are, and change the structures only.")
@@ -84,7 +96,19 @@ def choose(_: redis.Redis, answer: Mapping[str, str]) -> str:
     return "right: eight questions, eight structures made for them"
 
 
-@exercise
+@exercise(
+    hints=(
+        "Three questions, three structures: one that counts different users without storing "
+        "them, one that ranks pages, one that keeps an order. And three commands sent one by "
+        "one are neither one round trip nor all or nothing.",
+        "PFADD counts without storing the names. LPUSH puts the latest page in front, and "
+        "LTRIM cuts the list to five. Every key needs an EXPIRE of 86,400 seconds. A pipeline "
+        "with MULTI does all of it at once.",
+        "Inside `with r.pipeline() as pipe:` (without `transaction=False`) queue `pfadd`, "
+        "`zincrby`, `lpush`, `ltrim(key, 0, 4)` and an `expire` for each of the three keys, "
+        "then `pipe.execute()`.",
+    )
+)
 def viewed(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
     visitors, top, last = "check:visitors", "check:top", "check:last:ada"
     keys = [visitors, top, last, *(f"check:last:u{k}" for k in range(50))]

@@ -48,7 +48,17 @@ def _run_in_new_loop(work: Awaitable[T]) -> T:
         return thread.submit(asyncio.run, wait()).result()
 
 
-@exercise
+@exercise(
+    hints=(
+        "A thousand GETs at once want a thousand connections, and you may use ten. What should "
+        "the others do: fail, or wait?",
+        "`redis.asyncio.BlockingConnectionPool` makes them wait. It takes `max_connections`. "
+        "(One pipeline, or MGET, on a single connection is possible, too.)",
+        "Make the pool with `BlockingConnectionPool.from_url(url, max_connections=10, "
+        "decode_responses=True)`, and the client with `redis.asyncio.Redis.from_pool(pool)`; "
+        "the `gather` stays as it is.",
+    )
+)
 def fetch(_: redis.Redis, answer: Callable[[str, list[str]], Awaitable[list]]) -> str:
     wanted = {f"cart:{n}": str(n) for n in range(1000)}
     with server() as private, private.client() as r, link(private, rtt_ms=5) as far:
@@ -79,7 +89,15 @@ def fetch(_: redis.Redis, answer: Callable[[str, list[str]], Awaitable[list]]) -
 Load = Callable[[str], Awaitable[str]]
 
 
-@exercise
+@exercise(
+    hints=(
+        "`except BaseException` catches too much. What else does asyncio raise in a task, "
+        "apart from errors?",
+        "CancelledError is how a task is ended; it must get out. Catch only what means that "
+        "Redis did not answer: the timeout, and the errors of redis-py.",
+        "Name two exceptions in the `except`: `TimeoutError` and `redis.RedisError`, as a tuple.",
+    )
+)
 def page(_: redis.Redis, answer: Callable[[redis.asyncio.Redis, str, Load], Awaitable[str]]) -> str:
     loaded: list[str] = []
 

@@ -19,7 +19,7 @@ ROOT = "the package itself"  # redis_lab/__init__.py
 ROOMS = [
     ("errors", "claims", "internals", "patterns", "_relay", "_remover"),
     ("files", "child", "extras", "judging", "toc", "wiretap"),
-    ("source", "servers"),
+    ("copies", "source", "servers"),
     ("distance", "magic"),
     ("measure",),
     ("figures", "rest"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from redis_lab import notebooks
+from redis_lab import copies, notebooks
 
 ROOT = notebooks.folder()
 LESSONS = notebooks.find()
@@ -167,7 +167,7 @@ def test_the_sanitizer_applies() -> None:
 
 
 def test_handouts_have_no_solutions(lesson) -> None:
-    copy = nbformat.reads(notebooks.without_solutions(lesson.path), as_version=4)
+    copy = nbformat.reads(copies.without_solutions(lesson.path), as_version=4)
     kept = [cell.source for cell in copy.cells]
     assert not any("solution" in tags(cell) for cell in copy.cells)
     assert all(cell.source in kept for cell in code(lesson) if "exercise" in tags(cell))

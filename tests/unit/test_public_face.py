@@ -171,7 +171,6 @@ def test_the_core_measures_without_any_extra():
         (["lab"], "lab"),
         (["validate"], "test"),
         (["plots", "00_start_here", "--effort", "quick"], "lab"),
-        (["handout", "/nowhere/at/all"], "lab"),
     ],
     ids=lambda words: words[0] if isinstance(words, list) else "",
 )
