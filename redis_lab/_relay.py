@@ -1,9 +1,11 @@
 """The relay: a tiny process that passes bytes between clients and one server, half the delay late.
 
 Run as `python -I -S _relay.py OWNER_PID LIMIT tcp HOST PORT` (or `unix PATH`), standard library
-only. It prints `port N` and then obeys `delay NANOSECONDS` (one way) on its standard input, each
-answered by `ok`. It ends at `quit`, when its input closes, or when its owner is no longer its
-parent (a process that the owner forked may hold the pipe open).
+only. It prints `port N` and then obeys what comes on its standard input, each answered by `ok`:
+`delay NANOSECONDS` (one way); `lose N`: the next N replies are lost with their connections, after
+the server has executed what they answer; `cut`: every connection is reset. It ends at `quit`, when
+its input closes, or when its owner is no longer its parent (a process that the owner forked may
+hold the pipe open).
 
 It is a pure delay of unlimited bandwidth: each chunk leaves `delay` after it came, in order,
 whatever else is under way. A new connection's first bytes wait one round trip more, which is what
@@ -69,6 +71,8 @@ class Relay:
     def __init__(self, owner, limit, target):
         self.owner, self.limit, self.target = owner, limit, target
         self.delay = 0
+        self.losing = 0  # so many replies
+        self.nears = set()  # the clients' ends
         self.timers = []
         self.order = itertools.count()
         self.selector = selectors.DefaultSelector()
@@ -119,7 +123,16 @@ class Relay:
             if line == b"quit":
                 self.running = False
                 return
-            self.delay = int(line.split()[1])
+            word, _, number = line.partition(b" ")
+            if word == b"delay":
+                self.delay = int(number)
+            elif word == b"lose":
+                self.losing = int(number)
+            else:
+                for near in list(self.nears):
+                    near.queue.clear()
+                    near.earliest = 0
+                    self.post(near, RESET, at_once=True)
             print("ok", flush=True)
 
     def dial(self):
@@ -162,6 +175,7 @@ class Relay:
         far = End(far_sock, now + 3 * self.delay)
         far.connecting = connecting
         near.other, far.other = far, near
+        self.nears.add(near)
         self.watch(near)
         self.watch(far)
 
@@ -202,17 +216,21 @@ class Relay:
             return
         except OSError:
             chunk = RESET
+        if chunk and self.losing and end not in self.nears:
+            self.losing -= 1
+            chunk = RESET
         if not chunk:
             end.reading = False
         self.post(end.other, chunk)
         if end.other.queued > self.limit:
             end.held = True
 
-    def post(self, end, chunk):
+    def post(self, end, chunk, at_once=False):
         if end.deaf and chunk is not RESET:
             return
         # never before an earlier chunk, also when the delay has just been shortened
-        due = end.earliest = max(time.monotonic_ns() + self.delay, end.earliest)
+        delay = 0 if at_once else self.delay
+        due = end.earliest = max(time.monotonic_ns() + delay, end.earliest)
         end.queue.append((due, chunk))
         if chunk:
             end.queued += len(chunk) + CHUNK_COST
@@ -266,6 +284,7 @@ class Relay:
 
     def close(self, end):
         for one in (end, end.other):
+            self.nears.discard(one)
             if not one.closed:
                 one.closed = True
                 if one.mask:

@@ -448,6 +448,42 @@ def bench(
 
 
 @app.command()
+def drill(
+    target: Annotated[str, typer.Argument(help="A class or adapter, my_module:MyCache.")],
+    kind: Annotated[
+        str, typer.Option("--as", help="cache, lock, queue, limiter, session or once.")
+    ],
+    seed: Annotated[
+        int | None, typer.Option(help="Plays the same faults again; by default a new one.")
+    ] = None,
+    kills: Annotated[int, typer.Option(help="SIGKILLs of clients in the race; 0: no race.")] = 100,
+    workers: Annotated[int, typer.Option(help="Processes in the race.", min=1)] = 4,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="The server keeps nothing when it is restarted.")
+    ] = False,
+    steps: Annotated[
+        bool, typer.Option(help="Play the known interleavings step by step, before the race.")
+    ] = True,
+    save: Annotated[
+        Path | None, typer.Option("--json", help="Write what was found here, as JSON.")
+    ] = None,
+) -> None:
+    """Hold a class to a contract: interleavings, then a race with kills and a failing server.
+
+    Exit code 1 if something that it promises is broken. How to write an adapter: docs/drill.md.
+    """
+    from .drill import drill as run_drill
+
+    options: Any = {"seed": seed, "kills": kills, "workers": workers, "forget": forget}
+    with tqdm(bar_format="{desc} {elapsed}", leave=False) as bar:
+        report = run_drill(target, kind, steps=steps, progress=bar.set_description_str, **options)
+    out.print(str(report), highlight=False, markup=False, soft_wrap=True)
+    if save is not None:
+        report.save(save)
+    raise typer.Exit(INTERRUPTED if report.interrupted else int(not report.ok))
+
+
+@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A result, such as data/results/pipelines.json.")],
     second: Annotated[Path, typer.Argument(help="Another one, such as data/local/pipelines.json.")],

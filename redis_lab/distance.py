@@ -75,6 +75,14 @@ class Relay(Child):
             raise LabError("The link's relay process has ended. Make the link again.")
         self.delay_ms = both_ways_ms
 
+    def lose(self, replies: int) -> None:
+        """Lose so many of the next replies, each with its connection; the server has executed."""
+        self.ask(f"lose {replies}")
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        self.ask("cut")
+
 
 @dataclass(frozen=True)
 class Round:

@@ -21,6 +21,7 @@ ROOMS = [
     ("files", "child", "extras", "judging", "toc", "wiretap"),
     ("copies", "source", "servers"),
     ("distance", "magic"),
+    ("drill",),
     ("measure",),
     ("figures", "rest"),
     ("lessons",),

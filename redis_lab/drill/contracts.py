@@ -1,0 +1,278 @@
+"""What each kind of class must offer, and what it is then held to.
+
+Your class, or a small adapter around it, is called with a client (`redis.Redis`), or with a client
+and `load` if it is a cache. Attributes of the class tell the drill what it needs to know; all of
+them may be left out:
+
+- `lease_s` (1): how long a lock, a job or a claim is the caller's, in seconds. Make it short.
+- `limit` (20) and `window_s` (1) of a limiter; `most` (= limit): how many it may let through in any
+  span of `window_s`. A fixed window promises twice its limit.
+- `errors`: a tuple of exceptions that belong to its contract. Redis's own always do, except for the
+  `get` of a cache, which has the source to turn to.
+- `not_promised`: a tuple of names of promises that it does not make. They are counted all the same.
+- `client_options`: a dictionary of options for the client.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+from ..errors import LabError
+
+__all__ = [
+    "KINDS",
+    "Cache",
+    "Limiter",
+    "Lock",
+    "Once",
+    "Promise",
+    "Queue",
+    "Sessions",
+    "Target",
+    "resolve",
+]
+
+
+class Cache(Protocol):
+    """Called with `(client, load)`; `load(key)` reads the source: a whole number or None."""
+
+    def get(self, key: str) -> Any:
+        """The value of `load(key)`, from the cache or from the source."""
+        ...
+
+    def invalidate(self, key: str) -> object:
+        """Called after each commit of the source. It may take the row's version as a second one."""
+        ...
+
+
+class Lock(Protocol):
+    """Called with `(client)`. Each client of the drill has its own."""
+
+    def acquire(self, name: str) -> Any:
+        """A lease, or None (or False) at once if somebody else has it.
+
+        If the lease has an attribute `fence`, a whole number, the store that the drill writes to
+        refuses a smaller fence than it has seen, at reading and at writing.
+        """
+        ...
+
+    def release(self, lease: Any) -> object:
+        """Give it back; False if it was lost meanwhile."""
+        ...
+
+
+class Queue(Protocol):
+    """Called with `(client)`."""
+
+    def put(self, payload: str) -> object:
+        """Add a job."""
+        ...
+
+    def take(self) -> Any:
+        """A job or None, at once or within a second: an object with `payload`, or the payload.
+
+        Jobs whose worker died must come back in time, so bring them back here if nobody else does.
+        """
+        ...
+
+    def done(self, job: Any) -> object:
+        """The job is done; False if it was no longer the caller's."""
+        ...
+
+
+class Limiter(Protocol):
+    """Called with `(client)`."""
+
+    def allow(self, name: str) -> bool:
+        """Whether `name` may do it now; counted if so."""
+        ...
+
+
+class Sessions(Protocol):
+    """Called with `(client)`. A session must live for at least a minute without being loaded."""
+
+    def start(self, user: str) -> str:
+        """A new session's id."""
+        ...
+
+    def load(self, id: str) -> Any:
+        """What belongs to it, which keeps it alive; None (or False) if it is over."""
+        ...
+
+    def end(self, id: str) -> object:
+        """Log out."""
+        ...
+
+
+class Once(Protocol):
+    """Called with `(client)`."""
+
+    def run(self, key: str, work: Callable[[], str]) -> Any:
+        """What `work()` returned, the first time and every time after.
+
+        Raises: one of `errors` while somebody else is at it, or if it cannot be known.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Promise:
+    """Something that must never happen, and how it is counted."""
+
+    name: str
+    how: str
+
+
+def _common(*, ttl: bool = True) -> tuple[Promise, ...]:
+    found = (
+        Promise("hung", "seconds: once all faults are over, nothing gets on by itself any more"),
+        Promise("errors not in the contract", "calls that raised what the contract does not name"),
+    )
+    lasting = Promise("keys without TTL", "keys that would stay for ever")
+    return (*found, lasting) if ttl else found
+
+
+KINDS: dict[str, tuple[Promise, ...]] = {
+    "cache": (
+        Promise(
+            "stale after invalidate",
+            "reads that began after `invalidate` had returned, and gave a value from before",
+        ),
+        Promise("no order of reads", "histories of reads and updates that no one order explains"),
+        Promise("loads for one miss", "second loads of a key while the first one was under way"),
+        Promise("absences loaded", "further loads of a key that the source does not have"),
+        *_common(),
+    ),
+    "lock": (
+        Promise("two holders", "leases that began within another holder's lease"),
+        Promise("lost updates", "writes to the store that overwrote one they had not read"),
+        *_common(),
+    ),
+    "queue": (
+        Promise("jobs lost", "jobs that were put, and were never worked on"),
+        Promise("done twice", "jobs that were handed out after `done` had returned"),
+        Promise("two at one job", "jobs that were handed out within another worker's lease"),
+        Promise("out of order", "histories of put and take that no first-in-first-out explains"),
+        *_common(ttl=False),
+    ),
+    "limiter": (
+        Promise("over the limit", "let through beyond `most` in a span of `window_s`"),
+        Promise("locked out", "names refused although nobody had asked for two windows"),
+        *_common(),
+    ),
+    "session": (
+        Promise("sessions revived", "loads that began after `end` had returned, and found it"),
+        Promise("sessions lost", "loads that found nothing of a session that nobody had ended"),
+        *_common(),
+    ),
+    "once": (
+        Promise("effects repeated", "effects that began after `run` had returned a result"),
+        Promise("two at work", "effects that began within another's lease, while it was at work"),
+        Promise("two answers", "keys for which `run` returned different results"),
+        *_common(),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """The class that is held to a contract: where it is, and what it says of itself."""
+
+    make: Callable[..., Any]
+    module: str
+    name: str
+    kind: str
+    file: str = ""
+    lease_s: float = 1.0
+    limit: int = 20
+    window_s: float = 1.0
+    most: int = 20
+    errors: tuple[type[BaseException], ...] = ()
+    not_promised: tuple[str, ...] = ()
+    client_options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.name}"
+
+    @property
+    def promises(self) -> tuple[Promise, ...]:
+        """What it is held to."""
+        return KINDS[self.kind]
+
+    @property
+    def patience_s(self) -> float:
+        """How long to wait before something counts as hung; generous, for a busy machine."""
+        return 3 * self.lease_s + 3
+
+
+def resolve(what: str | Callable[..., Any], kind: str) -> Target:
+    """The target for a class, or for its address "module:Name".
+
+    Raises: LabError if it cannot be imported, also by a process of its own, or is of no kind.
+    """
+    if kind not in KINDS:
+        raise LabError(f"There is no contract {kind!r}: it is one of {', '.join(KINDS)}.")
+    if isinstance(what, str):
+        module_name, colon, name = what.partition(":")
+        if not (module_name and colon and name):
+            raise LabError(f"{what!r} is not an address: my_module:MyClass.")
+        module = _import(module_name)
+        make: Callable[..., Any] = getattr(module, name, None)  # type: ignore[assignment]
+        if not callable(make):
+            raise LabError(f"{module_name} has nothing that can be called {name}.")
+    else:
+        make, name = what, getattr(what, "__qualname__", repr(what))
+        module_name = getattr(what, "__module__", "")
+        if getattr(sys.modules.get(module_name), name, None) is not make:
+            raise LabError(
+                f"The drill's workers import it in processes of their own, and cannot import "
+                f"{name}: define it at the top of a module."
+            )
+        module = sys.modules[module_name]
+    said = {k: getattr(make, k) for k in SAYS if hasattr(make, k)}
+    if "limit" in said:
+        said.setdefault("most", said["limit"])
+    unknown = set(said.get("not_promised", ())) - {promise.name for promise in KINDS[kind]}
+    if unknown:
+        raise LabError(f"A {kind} makes no promise called {', '.join(sorted(unknown))}.")
+    file = getattr(module, "__file__", None) or ""
+    return Target(make, module_name, name, kind, str(Path(file).resolve()) if file else "", **said)
+
+
+SAYS = ("lease_s", "limit", "window_s", "most", "errors", "not_promised", "client_options")
+
+
+def _import(name: str) -> ModuleType:
+    if "" not in sys.path and "." not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise LabError(f"{name} cannot be imported: {error}.") from error
+
+
+def load_again(module: str, name: str, file: str, kind: str) -> Target:
+    """The same target in a worker's process, which has this one's `sys.path`."""
+    if module not in sys.modules:
+        known = None if module == "__main__" else importlib.util.find_spec(module)
+        if known is not None and known.origin and Path(known.origin).resolve() == Path(file):
+            importlib.import_module(module)
+        else:
+            _from_file("_drilled" if module == "__main__" else module, file)
+    found = sys.modules["_drilled" if module == "__main__" else module]
+    return resolve(getattr(found, name), kind)
+
+
+def _from_file(name: str, file: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise LabError(f"{file} is not a Python file that a worker can import.")
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])

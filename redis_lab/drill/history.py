@@ -1,0 +1,175 @@
+"""What clients did and when, and whether one order of it explains every answer.
+
+`linearizable` is the algorithm of Wing and Gong with Lowe's memory of what was tried: search for
+an order of the operations that keeps to real time and that a model accepts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = [
+    "FifoQueue",
+    "Model",
+    "Mutex",
+    "Op",
+    "Register",
+    "linearizable",
+    "read_log",
+]
+
+EVER = math.inf
+
+
+@dataclass
+class Op:
+    """One call of one client. Times are seconds of this machine's monotonic clock.
+
+    `end` is infinite if the call never returned: it may have taken effect, or not. `value` is
+    what was passed in, `result` what came back, `error` the exception instead; `unexpected` if
+    the contract knows no such exception.
+    """
+
+    who: str
+    name: str
+    key: str
+    start: float
+    end: float = EVER
+    value: Any = None
+    result: Any = None
+    error: str | None = None
+    unexpected: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether it returned, without an exception."""
+        return self.end < EVER and self.error is None
+
+    def __str__(self) -> str:
+        given = ", ".join(str(part) for part in (self.key, self.value) if part not in (None, ""))
+        if self.end == EVER:
+            return f"{self.name}({given}) never returned"
+        came = f"raised {self.error}" if self.error else f"returned {self.result}"
+        return f"{self.name}({given}) {came}"
+
+
+def read_log(files: Iterable[Path]) -> list[Op]:
+    """The operations that workers wrote down, in the order of their beginnings.
+
+    A call has one line when it begins, and one when it has returned; a worker that was killed may
+    have left half a line.
+    """
+    found: dict[tuple[str, int], Op] = {}
+    for file in files:
+        for line in file.read_text(errors="replace").splitlines():
+            try:
+                number, entry = json.loads(line)
+            except ValueError:
+                continue
+            at = (file.name, number)
+            found[at] = Op(**({**asdict(found[at]), **entry} if at in found else entry))
+    return sorted(found.values(), key=lambda op: op.start)
+
+
+class Model(Protocol):
+    """What a sequential object may do. States are hashable."""
+
+    initial: Hashable
+
+    def step(self, state: Any, op: Op) -> Iterable[Hashable]:
+        """The states that may follow if `op` happens in `state`; none if it cannot."""
+        ...
+
+
+def linearizable(ops: Sequence[Op], model: Model, *, most_states: int = 200_000) -> bool | None:
+    """Whether one order of the operations explains them all; None if the search was given up.
+
+    Operations that never returned may stand anywhere after their beginning, or nowhere. Split a
+    history by keys first: the search may take exponential time in operations that overlap.
+    """
+    ops = sorted(ops, key=lambda op: op.start)
+    needed = sum(1 << k for k, op in enumerate(ops) if op.end < EVER)
+    seen: set[tuple[int, Hashable]] = set()
+    stack: list[tuple[int, Hashable]] = [(0, model.initial)]
+    while stack:
+        done, state = stack.pop()
+        if done & needed == needed:
+            return True
+        if (done, state) in seen:
+            continue
+        if len(seen) >= most_states:
+            return None
+        seen.add((done, state))
+        left = [k for k in range(len(ops)) if not done >> k & 1]
+        first_end = min(ops[k].end for k in left)
+        for k in reversed(left):
+            if ops[k].start <= first_end:
+                for after in model.step(state, ops[k]):
+                    stack.append((done | 1 << k, after))
+    return False
+
+
+class Register:
+    """`write` puts `value` there, `read` returns what is there."""
+
+    def __init__(self, initial: Hashable = None) -> None:
+        self.initial = initial
+
+    def step(self, state: Hashable, op: Op) -> Iterable[Hashable]:
+        """As Model.step."""
+        if op.name == "write":
+            return [op.value]
+        return [state] if op.end == EVER or op.result == state else []
+
+
+class Mutex:
+    """`acquire` when nobody holds it; `release` by its holder; `expire` frees it like a release.
+
+    With `fenced`, the result of each `acquire` is a number greater than all before. An `acquire`
+    that found it taken (result None) is always allowed: nobody promises that it is free.
+    """
+
+    initial = (None, 0)
+
+    def __init__(self, fenced: bool = False) -> None:
+        self.fenced = fenced
+
+    def step(self, state: tuple[Any, float], op: Op) -> Iterable[Hashable]:
+        """As Model.step."""
+        holder, fence = state
+        if op.name == "acquire":
+            if op.end < EVER and not op.result:
+                return [state]
+            if holder is not None:
+                return []
+            if not self.fenced or op.end == EVER:
+                return [(op.value, fence)]
+            return [(op.value, op.result)] if op.result > fence else []
+        if holder == op.value:
+            return [(None, fence)]
+        # A lease that is over twice, or a release that came too late, changes nothing
+        return [state] if op.name == "expire" or not op.result else []
+
+
+class FifoQueue:
+    """`put` appends `value`; `take` returns the first, or None if there is nothing."""
+
+    initial: tuple = ()
+
+    def step(self, state: tuple, op: Op) -> Iterable[Hashable]:
+        """As Model.step."""
+        if op.name == "put":
+            return [(*state, op.value)]
+        if op.end == EVER:
+            return [state[1:]]
+        if op.result is None:
+            return [state] if not state else []
+        return [state[1:]] if state and state[0] == op.result else []
+
+
+Record = Callable[[Op], None]

@@ -1,0 +1,203 @@
+"""Several processes race at one server, while clients are killed and the server fails.
+
+Which fault comes when is drawn from the seed; how the processes interleave is up to the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import redis
+
+from ..child import Child
+from ..distance import Relay
+from ..errors import LabError
+from ..servers import Server
+from .contracts import Target
+from .hands import Hands, History, Play
+from .history import Op, read_log
+from .ledger import Ledger
+
+__all__ = ["Race"]
+
+WORKER = Path(__file__).with_name("_worker.py")
+CALM, FAULTS, SETTLE, STOP = b"c", b"f", b"s", b"x"
+CALM_S = 1.2
+# What else goes wrong, at every third kill: in turn, so that a short race has some of each
+OTHERS = ("lost replies", "stall", "cut", "pause", "restart", "full")
+
+
+class Race:
+    """One race; `run()` it, then ask for its `history()`. Use it in a `with` block."""
+
+    def __init__(
+        self,
+        target: Target,
+        play: Play,
+        server: Server,
+        *,
+        seed: int,
+        kills: int,
+        workers: int,
+        restarts: bool,
+        progress: Callable[[str], object],
+    ) -> None:
+        self.target, self.play, self.server = target, play, server
+        self.kills, self.restarts, self.progress = kills, restarts, progress
+        self.luck = Random(seed)
+        self.faults: dict[str, int] = dict.fromkeys(("kill", *OTHERS), 0)
+        self.marks: list[Op] = []
+        self.names = [f"w{n}" for n in range(workers)]
+        self.generation = 0
+        self.crew: list[str] = []
+        self.folder = Path(tempfile.mkdtemp(prefix="redis-lab-drill-"))
+        self.settled: list[Op] = []
+        self._ended: History | None = None
+        try:
+            (self.folder / "phase").write_bytes(CALM)
+            Ledger(self.folder / "ledger").close()
+            self.relay = Relay("tcp", server.host, str(server.port))
+            settings = {
+                "path": [os.path.abspath(entry) if entry == "" else entry for entry in sys.path],
+                "target": [target.module, target.name, target.file, target.kind],
+                "folder": str(self.folder),
+                "port": self.relay.port,
+            }
+            self.forker = Child("The drill's workers", WORKER, settings=settings, isolated=False)
+            self.forker.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> Race:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End all processes and remove what they wrote."""
+        for part in ("forker", "relay"):
+            if hasattr(self, part):
+                getattr(self, part).stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # ------------------------------------------------------------ the course of it
+
+    def run(self) -> None:
+        """A calm phase, one with faults, then it must come to rest."""
+        for _ in self.names:
+            self._hire()
+        self._sleep(CALM_S)
+        self._phase(FAULTS)
+        for kill in range(self.kills):
+            self.progress(f"kill {kill + 1} of {self.kills}")
+            self._sleep(self.luck.uniform(0.005, 0.12))
+            if kill % 3 == 2:
+                self._fault(OTHERS[kill // 3 % len(OTHERS)])
+            victim = self.luck.choice(self.crew)
+            self._mark("kill", victim)
+            self._tell(f"kill {victim}")
+            self.crew.remove(victim)
+            self._hire()
+        self._phase(SETTLE)
+        self._settle()
+        self._phase(STOP)
+        for name in list(self.crew):
+            self._tell(f"kill {name}")
+        self.crew.clear()
+
+    def _sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def _phase(self, phase: bytes) -> None:
+        with open(self.folder / "phase", "r+b") as file, mmap.mmap(file.fileno(), 1) as now:
+            now[:1] = phase
+
+    def _tell(self, line: str) -> str:
+        answer = self.forker.ask(line)
+        if not answer:
+            raise LabError(f"The drill's workers ended: {self.forker.last_words()}")
+        return answer
+
+    def _hire(self) -> None:
+        name = f"{self.names[self.generation % len(self.names)]}.{self.generation}"
+        self.generation += 1
+        self._tell(f"start {name} {self.luck.randrange(2**32)}")
+        self.crew.append(name)
+
+    def _mark(self, fault: str, who: str = "server") -> None:
+        self.faults[fault] += 1
+        self.marks.append(Op(who, fault, "", now := time.monotonic(), now))
+
+    def _fault(self, fault: str) -> None:
+        native = self.server.pid is not None
+        if fault in ("stall", "restart") and not native:
+            return
+        if fault == "restart" and not self.restarts:
+            return
+        who = self.luck.choice(self.crew) if fault == "pause" else "server"
+        self._mark(fault, who)
+        if fault == "lost replies":
+            self.relay.lose(self.luck.randint(1, 12))
+        elif fault == "cut":
+            self.relay.cut()
+        elif fault == "stall":
+            with self.server.stalled():
+                self._sleep(self.luck.uniform(0.05, 0.8))
+        elif fault == "pause":
+            self._tell(f"stop {who}")
+            self._sleep(self.luck.uniform(1.1, 2) * min(self.target.lease_s, 1))
+            self._tell(f"go {who}")
+        elif fault == "restart":
+            self.server.kill()
+            self.server.restart()
+        else:
+            with self.server.client() as admin:
+                admin.config_set("maxmemory", 1)
+                self._sleep(self.luck.uniform(0.05, 0.3))
+                admin.config_set("maxmemory", 0)
+
+    def _settle(self) -> None:
+        """No more faults: everything must get on again by itself."""
+        self.progress("whether it gets on again")
+        self.relay.lose(0)
+        ledger = Ledger(self.folder / "ledger")
+        try:
+            with self.server.client() as client:
+                luck = Random(0)
+                hands = Hands("later", self.target, client, ledger, luck, self.settled.append)
+                hands.made = self.play.make(hands)
+                hands.history = self._so_far  # type: ignore[attr-defined]
+                self.play.settle(hands)
+        finally:
+            ledger.close()
+
+    # ------------------------------------------------------------ what came of it
+
+    def _so_far(self) -> list[Op]:
+        settled = {id(op): op for op in self.settled}.values()
+        return read_log(sorted(self.folder.glob("*.log"))) + list(settled)
+
+    def history(self) -> History:
+        """What happened, up to now. Raises: LabError if a worker failed for another reason."""
+        for crash in sorted(self.folder.glob("*.crash")):
+            _, words = json.loads(crash.read_text())
+            raise LabError(f"A worker of the drill failed in the adapter:\n{words}")
+        kept: list[str] = []
+        try:
+            with self.server.client() as admin:
+                kept = [key for key in admin.scan_iter(count=1000) if admin.pttl(key) == -1]
+        except redis.RedisError:
+            pass
+        ops = sorted(self._so_far(), key=lambda op: op.start)
+        return History(self.target, ops, Ledger(self.folder / "ledger"), kept)

@@ -1,0 +1,432 @@
+"""Clients played against each other step by step, in every order, on a real server.
+
+A step is what a client sends, or what it does to the source. Between two steps the other clients
+may come. The orders are tried by the number of switches they need, so the first one that breaks a
+promise is a shortest witness. Nothing depends on chance.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ..servers import Server
+from .contracts import Target
+from .faults import Watched
+from .hands import Finding, Hands, History, Play, Scenario
+from .history import Op
+from .ledger import Ledger
+
+__all__ = ["Step", "Witness", "interleavings"]
+
+ASLEEP_S = 1.0  # a client that has not come to its next step for so long waits for something
+MOST_STEPS = 60
+IN_A_ROW = 8  # a client that polls must let the others go on
+SWITCHES = 2
+MOST_RUNS = 150  # of one scenario
+
+
+class _Abandoned(BaseException):
+    """This client is dead; its thread ends here."""
+
+
+@dataclass
+class Step:
+    """One step of a witness."""
+
+    who: str
+    text: str
+    reply: str = ""
+
+
+@dataclass
+class Witness:
+    """How a promise was broken, as a timeline."""
+
+    title: str
+    steps: list[Step]
+    because: list[str]
+
+
+class _Connection(Watched):
+    actor: _Actor
+    lost = False
+
+    def on_sending(self, packed: bytes) -> None:
+        self.step = self.actor.arrive(shorten(packed))
+
+    def on_reply(self, reply: Any) -> None:
+        step = getattr(self, "step", None)
+        if step is None:
+            return
+        shown = show(reply)
+        step.reply = f"{step.reply}, {shown}" if step.reply else shown
+        if self.actor.loses == self.actor.steps and not self.actor.lost:
+            self.actor.lost = True
+            step.reply += "   (this reply is lost)"
+            self.lose()
+
+
+class _Actor:
+    """A client in a thread of its own, which waits at each step until it may go on."""
+
+    def __init__(self, stage: _Stage, name: str) -> None:
+        self.stage, self.name = stage, name
+        self.open = True  # not on the stage yet: nothing waits
+        self.waiting = 0
+        self.granted = self.ended = self.dead = self.lost = self.asleep = False
+        self.steps = 0
+        self.op: Op | None = None  # a call that has not taken its first step yet
+        self.dies: int | None = None
+        self.loses: int | None = None
+        self.lapses: int | None = None
+        kind = type("Stepping", (_Connection,), {"actor": self})
+        self.pool = redis.ConnectionPool(
+            connection_class=kind,
+            host="127.0.0.1",
+            port=stage.server.port,
+            retry=Retry(NoBackoff(), 3),
+            **{"decode_responses": True, **stage.target.client_options},
+        )
+        self.client = redis.Redis(connection_pool=self.pool)
+        self.thread: threading.Thread | None = None
+
+    def arrive(self, text: str) -> Step | None:
+        """Wait for one's turn to take this step."""
+        if self.open:
+            return None
+        with self.stage.changed:
+            self.waiting += 1
+            self.stage.changed.notify_all()
+            try:
+                while not self.granted:
+                    if self.stage.over:
+                        raise _Abandoned
+                    self.stage.changed.wait(0.5)
+            finally:
+                self.waiting -= 1
+            self.granted = False
+            self.steps += 1
+            if self.op is not None:  # nothing of this call was sent before
+                self.op.start, self.op = time.monotonic(), None
+            step = Step(self.name, text)
+            self.stage.trace.append(step)
+            return step
+
+    def start(self, program: Callable[[Hands], object], hands: Hands) -> None:
+        self.open = False
+
+        def run() -> None:
+            try:
+                program(hands)
+            except _Abandoned:
+                pass
+            except Exception as error:
+                self.stage.crashes.append(error)
+            finally:
+                with self.stage.changed:
+                    self.ended = True
+                    self.stage.changed.notify_all()
+
+        self.thread = threading.Thread(target=run, daemon=True)
+        self.thread.start()
+
+    @property
+    def at_gate(self) -> bool:
+        return self.waiting > 0 and not self.granted and not self.dead
+
+    @property
+    def settled(self) -> bool:
+        return self.at_gate or (self.ended and not self.granted)
+
+
+class _Stepped(Hands):
+    actor: _Actor
+
+    def begins(self, op: Op) -> None:
+        self.actor.op = op
+
+    def pause(self, longest_s: float = 0.004) -> None:
+        pass
+
+    def point(self, text: str, function: Callable[[], Any]) -> Any:
+        step = self.actor.arrive(text)
+        result = function()
+        if step is not None and result is not None:
+            step.reply = str(result)
+        return result
+
+
+class _Stage:
+    """One run of a scenario, in one order."""
+
+    def __init__(self, server: Server, play: Play, target: Target, scenario: Scenario) -> None:
+        self.server, self.play, self.target, self.scenario = server, play, target, scenario
+        self.changed = threading.Condition()
+        self.trace: list[Step] = []
+        self.crashes: list[Exception] = []
+        self.ops: list[Op] = []
+        self.over = False
+        self.choices: list[tuple[str, tuple[str, ...]]] = []
+
+    def record(self, op: Op) -> None:
+        if not any(op is known for known in self.ops):
+            self.ops.append(op)
+
+    def run(
+        self,
+        admin: redis.Redis,
+        prefix: tuple[str, ...] = (),
+        *,
+        dies: int | None = None,
+        loses: int | None = None,
+        lapses: int | None = None,
+    ) -> History:
+        admin.flushall()
+        ledger = Ledger()
+        actors = {name: _Actor(self, name) for name in (*self.scenario.actors, "later")}
+        try:
+            hands = {name: self._hands(actor, ledger) for name, actor in actors.items()}
+            later = actors.pop("later")
+            first = next(iter(actors.values()))
+            first.dies, first.loses, first.lapses = dies, loses, lapses
+            if self.scenario.before:
+                self.scenario.before(hands["later"])
+            self.ops.clear()
+            for name, program in self.scenario.actors.items():
+                actors[name].start(program, hands[name])
+            self._play(actors, prefix)
+            self.trace.append(Step("", "then"))
+            later.open = True
+            if self.scenario.after:
+                self.scenario.after(hands["later"])
+            kept = [key for key in admin.scan_iter(count=1000) if admin.pttl(key) == -1]
+            if self.crashes:
+                raise self.crashes[0]
+            ops = sorted(self.ops, key=lambda op: op.start)
+            return History(self.target, ops, ledger, kept)
+        finally:
+            with self.changed:
+                self.over = True
+                self.changed.notify_all()
+            for actor in (*actors.values(), later):
+                if actor.thread:
+                    actor.thread.join(5)
+                actor.pool.disconnect()
+
+    def _hands(self, actor: _Actor, ledger: Ledger) -> _Stepped:
+        actor.client.ping()
+        luck = Random(actor.name)
+        found = _Stepped(actor.name, self.target, actor.client, ledger, luck, self.record)
+        found.actor = actor
+        found.made = self.play.make(found)
+        return found
+
+    def _settle(self, actors: dict[str, _Actor], seconds: float) -> None:
+        """Wait until each client is at its next step, has ended or is dead, or waits for long."""
+        deadline = time.monotonic() + seconds
+        with self.changed:
+            while left := deadline - time.monotonic():
+                busy = [a for a in actors.values() if not (a.settled or a.dead or a.asleep)]
+                if not busy:
+                    return
+                if left <= 0:
+                    break
+                self.changed.wait(left)
+            for actor in busy:
+                actor.asleep = True
+
+    def _play(self, actors: dict[str, _Actor], prefix: tuple[str, ...]) -> None:
+        now, row = "", 0
+        self._settle(actors, 5)
+        while len(self.choices) < MOST_STEPS:
+            for actor in actors.values():
+                actor.asleep = actor.asleep and not actor.settled
+                if actor.dies is not None and actor.steps >= actor.dies and not actor.dead:
+                    actor.dead = True
+                    self.trace.append(Step(actor.name, "is killed here"))
+            ready = tuple(name for name, actor in actors.items() if actor.at_gate)
+            if not ready:
+                if all(actor.ended or actor.dead for actor in actors.values()):
+                    return
+                if any(actor.asleep for actor in actors.values()):
+                    for actor in actors.values():
+                        actor.asleep = False
+                    self._settle(actors, self.target.patience_s)
+                    if any(actor.asleep for actor in actors.values()):
+                        return  # it hangs; what comes afterwards will show
+                    continue
+                self._settle(actors, ASLEEP_S)
+                continue
+            wanted = prefix[len(self.choices)] if len(self.choices) < len(prefix) else now
+            if wanted not in ready or (len(self.choices) >= len(prefix) and row >= IN_A_ROW):
+                others = [name for name in ready if name != now]
+                wanted = others[0] if others else ready[0]
+            row = row + 1 if wanted == now else 1
+            now = wanted
+            self.choices.append((now, ready))
+            actor = actors[now]
+            with self.changed:
+                actor.granted = True
+                self.changed.notify_all()
+            self._settle(actors, ASLEEP_S)
+            if actor.lapses == actor.steps:
+                actor.lapses = None
+                self.trace.append(Step(now, "stands still, longer than its lease"))
+                time.sleep(self.target.lease_s * 1.1 + 0.02)
+
+
+def _witness(stage: _Stage, finding: Finding) -> Witness:
+    steps = stage.trace[:-1] if stage.trace[-1].text == "then" else stage.trace
+    return Witness(stage.scenario.name, list(steps), [str(op) for op in finding.seen])
+
+
+def interleavings(
+    server: Server, play: Play, target: Target, progress: Callable[[str], object]
+) -> Iterator[tuple[list[Finding], dict[str, Witness]]]:
+    """Play every scenario in every order; yields what each run found, and witnesses by promise."""
+    with server.client() as admin:
+        for scenario in play.scenarios:
+            for mode in scenario.modes:
+                for stage, history in MODES[mode](server, play, target, scenario, admin):
+                    progress(f"{scenario.name} ({mode})")
+                    found = play.judge(history)
+                    yield found, {f.promise: _witness(stage, f) for f in found if f.count}
+                    if any(f.promise == "hung" and f.count for f in found):
+                        break  # each further one would have to be waited for as long
+
+
+Runs = Iterator[tuple[_Stage, History]]
+
+
+def _interleave(
+    server: Server,
+    play: Play,
+    target: Target,
+    scenario: Scenario,
+    admin: redis.Redis,
+    start: tuple[str, ...] = (),
+    lapses: int | None = None,
+    most: int = MOST_RUNS,
+) -> Runs:
+    tried: set[tuple[str, ...]] = set()
+    queue: list[tuple[int, int, tuple[str, ...]]] = [(0, len(start), start)]
+    runs = 0
+    while queue and runs < most:
+        _, _, prefix = heapq.heappop(queue)
+        stage = _Stage(server, play, target, scenario)
+        yield stage, stage.run(admin, prefix, lapses=lapses)
+        runs += 1
+        names = tuple(name for name, _ in stage.choices)
+        for k in range(max(len(prefix), len(start)), len(names)):
+            for other in stage.choices[k][1]:
+                new = (*names[:k], other)
+                polls = set(new[-IN_A_ROW - 1 :]) == {other} and len(new) > IN_A_ROW
+                if other == names[k] or new in tried or polls:
+                    continue
+                tried.add(new)
+                switches = sum(
+                    new[j] != new[j - 1] and new[j - 1] in stage.choices[j][1]
+                    for j in range(1, len(new))
+                )
+                if switches <= SWITCHES:
+                    heapq.heappush(queue, (switches, len(new), new))
+
+
+def _die(
+    server: Server, play: Play, target: Target, scenario: Scenario, admin: redis.Redis
+) -> Runs:
+    yield from _at_each_step(server, play, target, scenario, admin, "dies", 1)
+
+
+def _lose(
+    server: Server, play: Play, target: Target, scenario: Scenario, admin: redis.Redis
+) -> Runs:
+    yield from _at_each_step(server, play, target, scenario, admin, "loses", 1)
+
+
+def _lapse(
+    server: Server, play: Play, target: Target, scenario: Scenario, admin: redis.Redis
+) -> Runs:
+    """The first client stands still at one of its steps, and the second comes to one of its."""
+    names = list(scenario.actors)
+    for k in range(1, 5):
+        for j in range(1, 5) if len(names) > 1 else (0,):
+            stage = _Stage(server, play, target, scenario)
+            order = (names[0],) * k + (names[-1],) * j + (names[0],) * 12
+            history = stage.run(admin, order, lapses=k)
+            if sum(name == names[0] for name, _ in stage.choices) < k:
+                return
+            yield stage, history
+
+
+def _at_each_step(
+    server: Server,
+    play: Play,
+    target: Target,
+    scenario: Scenario,
+    admin: redis.Redis,
+    what: str,
+    first: int,
+) -> Runs:
+    baseline = _Stage(server, play, target, scenario)
+    baseline.run(admin)
+    name = next(iter(scenario.actors))
+    steps = sum(chosen == name for chosen, _ in baseline.choices)
+    for k in range(first, steps + 1):
+        stage = _Stage(server, play, target, scenario)
+        yield stage, stage.run(admin, **{what: k})  # type: ignore[arg-type]
+
+
+MODES: dict[str, Callable[..., Runs]] = {
+    "interleave": _interleave,
+    "die": _die,
+    "lose": _lose,
+    "lapse": _lapse,
+}
+
+
+# ---------------------------------------------------------------- what steps look like
+
+
+def shorten(packed: bytes) -> str:
+    """The commands that were sent, as one would type them; scripts by the start of their SHA-1."""
+    words, rest = 0, packed
+    found: list[str] = []
+    command: list[str] = []
+    while rest:
+        head, _, rest = rest.partition(b"\r\n")
+        if head[:1] == b"*":
+            words, command = int(head[1:]), []
+            continue
+        length = int(head[1:])
+        word, rest = rest[:length], rest[length + 2 :]
+        text = word.decode(errors="replace")
+        if command and command[-1] in ("EVALSHA", "EVAL"):
+            text = f"{text[:6]}…"
+        command.append(text if len(text) <= 24 else f"{text[:21]}…")
+        words -= 1
+        if not words:
+            found.append(" ".join(command[:9]) + (" …" if len(command) > 9 else ""))
+    return "; ".join(found)
+
+
+def show(reply: Any) -> str:
+    """A reply in one line."""
+    if reply is None:
+        return "nil"
+    if isinstance(reply, bytes):
+        reply = reply.decode(errors="replace")
+    if isinstance(reply, list):
+        reply = f"[{', '.join(map(show, reply))}]"
+    text = str(reply)
+    return text if len(text) <= 60 else f"{text[:57]}…"
