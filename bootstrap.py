@@ -29,13 +29,14 @@ STAMP = "redis-lab-stamp"
 UNFINISHED = "unfinished"
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 HEARD = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-# Runs a command and ends it with its owner, also if that is killed. First by SIGINT, at which pip
-# removes its temporary files.
+# Runs a command and ends it with its owner, also if that is killed; removes its temporary files.
 GUARD = """
-import os, signal, subprocess, sys, time
+import os, shutil, signal, subprocess, sys, tempfile, time
 owner, told = int(sys.argv[1]), []
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, lambda *_: told.append(1))
+folder = tempfile.mkdtemp(prefix="redis-lab-")
+os.environ["TMPDIR"] = folder
 child = subprocess.Popen(sys.argv[2:], close_fds=False, start_new_session=True)
 while child.poll() is None and os.getppid() == owner and not told:
     time.sleep(0.05)
@@ -47,6 +48,7 @@ for number in (signal.SIGINT, signal.SIGKILL):
             time.sleep(0.05)
     except OSError:
         pass
+shutil.rmtree(folder, ignore_errors=True)
 sys.exit(child.returncode)
 """
 # What uv calls pip's settings: it has to ask the index that pip asks, in the same way.
