@@ -29,6 +29,28 @@ STAMP = "redis-lab-stamp"
 UNFINISHED = "unfinished"
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 HEARD = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+# Runs a command and ends it with its owner, also if that is killed; removes its temporary files.
+GUARD = """
+import os, shutil, signal, subprocess, sys, tempfile, time
+owner, told = int(sys.argv[1]), []
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda *_: told.append(1))
+folder = tempfile.mkdtemp(prefix="redis-lab-")
+os.environ["TMPDIR"] = folder
+child = subprocess.Popen(sys.argv[2:], close_fds=False, start_new_session=True)
+while child.poll() is None and os.getppid() == owner and not told:
+    time.sleep(0.05)
+for number in (signal.SIGINT, signal.SIGKILL):
+    end = time.monotonic() + 2
+    try:
+        os.killpg(child.pid, number)
+        while child.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+    except OSError:
+        pass
+shutil.rmtree(folder, ignore_errors=True)
+sys.exit(child.returncode)
+"""
 # What uv calls pip's settings: it has to ask the index that pip asks, in the same way.
 UV_NAMES = {
     "index-url": "UV_INDEX_URL",
@@ -133,7 +155,7 @@ class Setup:
 
     def wait_for_others(self):
         """Hold a lock until this process has ended, and each that it runs: a pip whose bootstrap
-        was killed goes on for a while."""
+        was killed goes on for a moment."""
         os.makedirs(os.path.dirname(self.venv), exist_ok=True)
         lock = os.open(self.venv + ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         os.set_inheritable(lock, True)
@@ -149,9 +171,16 @@ class Setup:
 
     def run(self, command, failed, environment=None):
         """Run quietly; returns the output. Raises: Trouble with the line `failed`; OSError."""
-        # close_fds=False: the lock goes along
-        ran = subprocess.run(command, cwd=self.root, env=environment, close_fds=False, **HEARD)
-        output = ran.stdout.decode("utf-8", "replace")
+        guarded = [sys.executable, "-S", "-c", GUARD, str(os.getpid()), *command]
+        # close_fds=False: the lock goes along. A session of its own: it outlives a killed group.
+        options = {"start_new_session": True, "close_fds": False, **HEARD}
+        ran = subprocess.Popen(guarded, cwd=self.root, env=environment, **options)
+        try:
+            output = ran.communicate()[0].decode("utf-8", "replace")
+        except BaseException:
+            ran.terminate()
+            ran.wait()
+            raise
         if ran.returncode == 0:
             return output
         for number in FULL + FORBIDDEN:

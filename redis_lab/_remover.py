@@ -72,9 +72,9 @@ def processes_with(setting):
     elif not WINDOWS:
         listed = subprocess.run(["ps", "-axEwwo", "pid=,command="], stdout=subprocess.PIPE).stdout
         for line in listed.splitlines():
-            pid, *command = line.split()
+            number, *command = line.split()
             if setting in command and not any(word.endswith(CLEANERS) for word in command):
-                yield int(pid)
+                yield int(number)
 
 
 def end(setting, how):

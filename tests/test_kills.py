@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -47,7 +48,10 @@ shop = lab.source.shop("small", writable=True)
 own = lab.server(appendonly="yes")
 far = lab.link(own, rtt_ms=1)
 web = lab.rest.gateway(own)
-load = lab.load.open_loop(r, "PING", rate_per_s=50, seconds=30)
+try:
+    lab.load.open_loop(r, "PING", rate_per_s=50, seconds=5)
+finally:
+    time.sleep(60)
 """
 BENCH = """
 def arms(r):
@@ -161,18 +165,31 @@ def open_a_kernel(place: Place, running: subprocess.Popen) -> None:
         kernel = json.load(answer)["id"]
     for folder in ("home", "tmp"):
         for file in (place.folder / folder).glob(f"**/kernel-{kernel}.json"):
-            tell(file, [EVERYTHING])
+            tell(running, file, [EVERYTHING])
 
 
-def tell(connection: Path, cells: list[str]) -> None:
-    from jupyter_client.blocking import BlockingKernelClient
+# In a process of its own: zmq waits without end for what was on its way to a kernel that was killed
+TELL = """
+import json, sys
+from jupyter_client.blocking import BlockingKernelClient
+client = BlockingKernelClient(connection_file=sys.argv[1])
+client.load_connection_file()
+client.start_channels(hb=False)
+client.wait_for_ready(timeout=100)
+for cell in json.load(sys.stdin):
+    client.execute(cell, stop_on_error=False)
+client.get_shell_msg(timeout=200)
+"""
 
-    client = BlockingKernelClient(connection_file=str(connection))
-    client.load_connection_file()
-    client.start_channels(hb=False)
-    client.wait_for_ready(timeout=60)
-    for cell in cells:
-        client.execute(cell, stop_on_error=False)
+
+def tell(running: subprocess.Popen, connection: Path, cells: list[str]) -> None:
+    """Let a kernel run these cells, until the command has ended."""
+    command = [sys.executable, "-c", TELL, str(connection)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as user:
+        user.stdin.write(json.dumps(cells).encode())
+        user.stdin.close()
+        running.wait()
+        user.kill()
 
 
 def kernel(place: Place) -> list:
@@ -186,7 +203,7 @@ def run_a_lesson(place: Place, running: subprocess.Popen) -> None:
     file = place.folder / "kernel.json"
     while not file.exists() or not file.read_text():
         time.sleep(0.05)
-    tell(file, [cell.source for cell in cells if cell.cell_type == "code"])
+    tell(running, file, [cell.source for cell in cells if cell.cell_type == "code"])
 
 
 def half_a_handout(place: Place) -> str:
@@ -204,7 +221,9 @@ COMMANDS = {
     "validate": Command(redis_lab("validate", "own"), 6),
     "plots": Command(redis_lab("plots", "own", "--effort", "quick"), 6),
     "serve": Command(redis_lab("serve", "--port", "0"), 2),
-    "bench": Command(lambda place: [SCRIPT, "bench", written(place, "arms.py", BENCH)], 3),
+    "bench": Command(
+        lambda place: [SCRIPT, "bench", written(place, "arms.py", BENCH), "--seconds", "5"], 4
+    ),
     "data": Command(redis_lab("data"), 3, is_making),
     "handout": Command(redis_lab("handout"), 1, is_making, whole=half_a_handout),
     "index": Command(redis_lab("index", "--check"), 1, lambda place: True),
@@ -234,6 +253,14 @@ def checkout(tmp_path_factory) -> Path:
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(book, root / "notebooks" / "00_own.ipynb")
     return root
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path leaves room for that of a server's socket; pytest's own do not always."""
+    folder = Path(tempfile.mkdtemp(prefix="k-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -297,24 +324,25 @@ def kill(
 @pytest.mark.drill
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", COMMANDS)
-def test_nothing_outlives_it(name, checkout, tmp_path, request, figure):
+def test_nothing_outlives_it(name, checkout, short, request, figure):
     kills = request.config.getoption("--kills")
     seed = request.config.getoption("--kill-seed") or random.SystemRandom().randrange(10**6)
-    source.write(tmp_path / source.file_of("small", source.SEED).name, "small", source.SEED)
+    source.write(short / source.file_of("small", source.SEED).name, "small", source.SEED)
     rng, command = random.Random(f"{name} {seed}"), COMMANDS[name]
     print(f"seed {seed}")
     where = checkout if name in ("lab", "validate", "plots") else ROOT
-    running, worst = 0, 0.0
+    then, took = 0, []
     for number in range(kills):
         how = command.signals[number % len(command.signals)]
-        place = Place(tmp_path / f"{name}{number}", where)
+        place = Place(short / f"{name}{number}", where)
         moment_s = rng.uniform(0, command.seconds)
-        there, took = kill(command, place, how, moment_s, when_busy=number % 2 == 0)
-        running, worst = running + there, max(worst, took)
+        there, seconds = kill(command, place, how, moment_s, when_busy=number % 2 == 0)
+        then += there
+        took.append(seconds)
         shutil.rmtree(place.folder)
-    figure(
-        kills=kills, processes_and_files_then=running, left_after_5_s=0, s_at_worst=worst, seed=seed
-    )
-    if worst > PROMISED_S and psutil.getloadavg()[0] > (os.cpu_count() or 1):
-        raise TooBusy(f"{worst:.1f} s until nothing was left")
-    assert worst <= PROMISED_S
+    late = sum(seconds > PROMISED_S for seconds in took)
+    figure(kills=kills, processes_and_files_then=then, left_for_longer_than_5_s=late)
+    figure(s_at_worst=max(took), is_the_seed=str(seed))
+    if late and psutil.getloadavg()[0] > (os.cpu_count() or 1):
+        raise TooBusy(f"{max(took):.1f} s until nothing was left")
+    assert not late

@@ -111,6 +111,7 @@ class Server:
     settings: dict[str, object] | None = None
     clustered = False
     bus_port: int | None = None  # of a node of a cluster
+    restarted = False  # whether `listens` found that somebody else has restarted it meanwhile
 
     def client(self, **options: Any) -> redis.Redis:
         """A new client of this server; replies are text unless `decode_responses=False`."""

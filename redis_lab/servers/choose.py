@@ -117,6 +117,8 @@ def default(one_server: bool = False) -> tuple[Server, str]:
         _announced = None  # the next client is announced in its place
         chosen, why = default(one_server)
         return chosen, f"the server before it has ended{', ' if why else ''}{why}"
+    if before and before[0].restarted:
+        return before[0], "it was restarted since the last connect(), and may have lost keys"
     if one_server and _single:
         return _single
     if _default:
@@ -142,7 +144,8 @@ def connect(
     Where REDIS_URL is of a cluster, it is the cluster's client; with `one_server`, for what a
     cluster cannot do (commands over keys in several slots, say), a private server's instead.
 
-    A server that has ended is replaced by a new one, which is empty; the line says so.
+    A server that has ended is replaced by a new one, which is empty; the line says so, and also if
+    the user's own server was restarted in the meantime.
 
     Raises: LabError when there is no server, or the user's own one is not fit to work in or gone.
     """

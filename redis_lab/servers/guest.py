@@ -185,6 +185,14 @@ class Guest:
             self.journal.add(keys)
         self.written |= keys
 
+    def note_restart(self, server: str) -> None:
+        """Note the keys under the name that the server now has: it is still the same visit."""
+        if self.journal:
+            self.journal.clear()
+            self.journal = Journal(server, self.database)
+            if self.written:
+                self.journal.add(self.written)
+
     def _read_script(self, script: str) -> None:
         for _, name, _, second in CALLED.findall(script):
             command = name.strip().upper()

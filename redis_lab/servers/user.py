@@ -24,6 +24,7 @@ class UserServer(Server):
 
     kind = "url"
     guest: Guest | None = None
+    run: str | None = None  # the server's run id, which is another after a restart
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -38,6 +39,7 @@ class UserServer(Server):
     def _examine(self) -> None:
         """Find out what it is. Raises: LabError for one that the lab cannot work on."""
         info = self.identify()
+        self.run = info.get("run_id")
         mode = info.get("server_mode") or info.get("redis_mode")  # of Valkey, of Redis
         if mode == "sentinel":
             raise LabError(
@@ -152,7 +154,11 @@ class UserServer(Server):
         """
         client = self.guest.client if self.guest else super().client(**fail_fast())
         try:
-            client.info("server")
+            run = client.info("server").get("run_id")
+            self.restarted = self.run is not None and run != self.run
+            self.run = run
+            if self.restarted and self.guest:
+                self.guest.note_restart(str(run))
             return True
         except (redis.RedisError, OSError) as error:
             if os.environ.get("REDIS_URL") != self.url:

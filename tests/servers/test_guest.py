@@ -264,6 +264,42 @@ for line in sys.stdin:
             process.communicate()
 
 
+def test_a_restart_of_the_users_server_is_said_in_the_line_and_noted(journals):
+    body = """
+r.set("a", 1)
+print("done", flush=True)
+for line in sys.stdin:
+    connect().set("b", 1)
+    print("done", flush=True)
+"""
+    with server(appendonly=True, appendfsync="always") as host:
+        process = subprocess.Popen(
+            script(VISIT + body),
+            env=environment(REDIS_URL=host.url),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            said = ["".join(iter(process.stdout.readline, "done\n"))]
+            for restarted in (False, True, False):
+                if restarted:
+                    host.restart()
+                process.stdin.write("connect\n")
+                process.stdin.flush()
+                said.append("".join(iter(process.stdout.readline, "done\n")))
+            told = ["restarted since the last connect()" in line for line in said]
+            assert told == [False, False, True, False], said
+            process.kill()
+            process.communicate()
+            # What the killed run left is known by the name that the server has now
+            done = visit(host.url)
+            assert "Removed 2 keys" in done.stdout and host.client().keys() == []
+        finally:
+            process.kill()
+            process.communicate()
+
+
 def test_second_visit_is_refused_while_the_first_lives(user, host):
     body = VISIT + "sys.stdout.flush(); sys.stdin.readline(); r.set('a', 1)"
     first = subprocess.Popen(
