@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import getpass
+import importlib.util
 import json
 import os
 import re
@@ -395,6 +396,20 @@ def test_resampled_blocks_would_say_that_the_same_thing_differs():
         )
         differ += not low <= 1 <= high
     assert differ > 50
+
+
+def test_the_calibration_script_finds_a_verdict_that_is_too_sure(monkeypatch):
+    """Run by hand on a machine at rest; here its arithmetic, over simulated runs."""
+    file = Path(__file__).resolve().parents[1] / "benchmarks/compare_calibration.py"
+    spec = importlib.util.spec_from_file_location("compare_calibration", file)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "MOST_SPLITS", 12)
+    whole = Machine(seed=6).result(10, **{f"arm {n}": 100.0 for n in range(8)})
+    rows, arms, *_, blocks = script.shares(whole).values()
+    assert max(rows, arms) <= 0.05 and blocks > 0.5
+    ways = list(script.splits(6))
+    assert len(ways) == 10 and all(sorted([*one, *two]) == list(range(6)) for one, two in ways)
 
 
 def test_a_real_difference_is_found():
