@@ -237,6 +237,23 @@ def test_a_stall_in_the_middle_is_no_backlog_at_the_end(monkeypatch):
     assert found.ends_in_backlog and found.percentile_us(50) is None
 
 
+@pytest.mark.parametrize("options", [{"protocol": 3}, {"protocol": 2, "decode_responses": False}])
+def test_the_servers_own_clock_stands_beside_the_clients(lab, options):
+    """How long it executed each command, whatever the protocol of the client."""
+    with lab.client(**options) as client:
+        client.set("page", "x")
+        client.config_resetstat()
+        for _ in range(50):
+            client.get("page")
+        client.eval("local n = 0 for k = 1, 200000 do n = n + 1 end return n", 0)
+        found = load.server_latency(client)
+    get, slow = found["GET"], found["EVAL"]
+    assert (get["calls"], slow["calls"]) == (50, 1)
+    assert max(get["histogram_us"].values()) == 50 and max(slow["histogram_us"].values()) == 1
+    assert 0 < get["p50_us"] <= get["p99_us"] <= get["p999_us"]
+    assert slow["p50_us"] > get["p50_us"] and slow["p50_us"] <= 2 * max(slow["histogram_us"])
+
+
 def test_a_saved_load_keeps_its_histograms(r):
     run = open_loop(r, "PING", rate_per_s=800, seconds=0.5)
     result = results.of("load", run, title="t", client=r)
