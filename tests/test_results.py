@@ -563,9 +563,19 @@ def test_rows_that_a_run_lacks_are_left_out():
         assert [row["arm"] for row in results.merge(*pair).rows] == ["GET"]
 
 
+def test_rows_that_each_run_has_sorted_are_matched_by_their_arms():
+    def sorted_run(*arms: str) -> Result:
+        rows = [{"arm": arm, "p50_us": 10.0 + n} for n, arm in enumerate(arms)]
+        return Result("e", "t", [*rows, *rows_of(10)], {"when": "".join(arms)})
+
+    rows = results.merge(sorted_run("a", "b"), sorted_run("b", "a")).rows
+    assert [row["arm"] for row in rows] == ["a", "b", "GET"]
+    assert (rows[0]["p50_low_us"], rows[0]["p50_high_us"]) == (10, 11)
+
+
 def test_events_of_a_timeline_are_those_of_the_first_run():
-    first = Result("e", "t", [{"lane": "a", "at": 1.0}, {"lane": "b", "at": 2.0}], {"when": "1"})
-    second = Result("e", "t", [{"lane": "b", "at": 3.0}], {"when": "2"})
+    first = Result("e", "t", [{"lane": "a", "at": 1.0}, {"lane": "a", "at": 2.0}], {"when": "1"})
+    second = Result("e", "t", [{"lane": "a", "at": 3.0}], {"when": "2"})
     both = results.merge(first, second)
     assert both.rows == first.rows and both.environment["shown"] == "first run"
     assert both.table.attrs["runs"] == 1 and len(both.runs) == 2

@@ -134,7 +134,7 @@ def find_changed_config(client: redis.Redis, executable: str) -> dict[str, str] 
         return None
     try:
         present = read_config(client)
-    except redis.RedisError:
+    except (LabError, redis.RedisError):
         return None
     return {name: value for name, value in present.items() if value != usual.get(name)}
 
