@@ -408,7 +408,10 @@ class DotPanels(Chart):
         if key is not None:
             figure.legend(*key, frameon=False, fontsize=8, loc="upper right", ncols=2)
         grid[0].set_yticks(places, [str(name) for name in table[self.by]])
-        explain(figure, label_interval(table, *(c for panel in self.panels for c in panel.points)))
+        explain(
+            figure,
+            label_interval(table, *(c for panel in self.panels for c in panel.points.values())),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import getpass
+import importlib.util
 import json
 import os
 import re
@@ -397,6 +398,20 @@ def test_resampled_blocks_would_say_that_the_same_thing_differs():
     assert differ > 50
 
 
+def test_the_calibration_script_finds_a_verdict_that_is_too_sure(monkeypatch):
+    """Run by hand on a machine at rest; here its arithmetic, over simulated runs."""
+    file = Path(__file__).resolve().parents[1] / "benchmarks/compare_calibration.py"
+    spec = importlib.util.spec_from_file_location("compare_calibration", file)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script, "MOST_SPLITS", 12)
+    whole = Machine(seed=6).result(10, **{f"arm {n}": 100.0 for n in range(8)})
+    rows, arms, *_, blocks = script.shares(whole).values()
+    assert max(rows, arms) <= 0.05 and blocks > 0.5
+    ways = list(script.splits(6))
+    assert len(ways) == 10 and all(sorted([*one, *two]) == list(range(6)) for one, two in ways)
+
+
 def test_a_real_difference_is_found():
     machine = Machine(seed=4)
     faster = {**SAME, "arm 3": 50.0}
@@ -548,9 +563,19 @@ def test_rows_that_a_run_lacks_are_left_out():
         assert [row["arm"] for row in results.merge(*pair).rows] == ["GET"]
 
 
+def test_rows_that_each_run_has_sorted_are_matched_by_their_arms():
+    def sorted_run(*arms: str) -> Result:
+        rows = [{"arm": arm, "p50_us": 10.0 + n} for n, arm in enumerate(arms)]
+        return Result("e", "t", [*rows, *rows_of(10)], {"when": "".join(arms)})
+
+    rows = results.merge(sorted_run("a", "b"), sorted_run("b", "a")).rows
+    assert [row["arm"] for row in rows] == ["a", "b", "GET"]
+    assert (rows[0]["p50_low_us"], rows[0]["p50_high_us"]) == (10, 11)
+
+
 def test_events_of_a_timeline_are_those_of_the_first_run():
-    first = Result("e", "t", [{"lane": "a", "at": 1.0}, {"lane": "b", "at": 2.0}], {"when": "1"})
-    second = Result("e", "t", [{"lane": "b", "at": 3.0}], {"when": "2"})
+    first = Result("e", "t", [{"lane": "a", "at": 1.0}, {"lane": "a", "at": 2.0}], {"when": "1"})
+    second = Result("e", "t", [{"lane": "a", "at": 3.0}], {"when": "2"})
     both = results.merge(first, second)
     assert both.rows == first.rows and both.environment["shown"] == "first run"
     assert both.table.attrs["runs"] == 1 and len(both.runs) == 2

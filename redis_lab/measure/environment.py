@@ -32,6 +32,7 @@ PRIVATE = re.compile("pass|auth|user|file|dir|socket|port|announce|replicaof|sla
 
 
 def cpu_model() -> str:
+    """The processor's name, as the system gives it."""
     try:
         if sys.platform == "darwin":
             words = ["sysctl", "-n", "machdep.cpu.brand_string"]
@@ -86,6 +87,7 @@ def environment(client: redis.Redis | None = None, **more: object) -> dict[str, 
 
 
 def describe_server(client: redis.Redis) -> dict[str, object]:
+    """What the numbers depend on at the other end: server, configuration, placement, transport."""
     client = first(client)
     info = client.info("server")
     pool = client.connection_pool
@@ -132,7 +134,7 @@ def find_changed_config(client: redis.Redis, executable: str) -> dict[str, str] 
         return None
     try:
         present = read_config(client)
-    except redis.RedisError:
+    except (LabError, redis.RedisError):
         return None
     return {name: value for name, value in present.items() if value != usual.get(name)}
 

@@ -132,17 +132,21 @@ def summarize_histograms(runs: Sequence[Run]) -> dict[str, str]:
 def align(runs: Sequence[Run]) -> list[tuple[dict, ...]] | None:
     """The rows that measure the same thing, one of each run; None where they cannot be matched.
 
-    Rows match by position where all their words agree, otherwise by their keys if `compare`
-    measured them; rows that not every run has are left out.
+    Rows match by position where all their words agree. Otherwise, where they were sorted by time
+    or some were left out, by what they are a measurement of, if that names each row of a run: the
+    key of what `compare` measured, the words of others. Then rows that not every run has are left
+    out.
     """
     tables = [run.rows for run in runs]
     if len({len(rows) for rows in tables}) == 1:
         matched = list(zip(*tables, strict=True))
         if all(len({_words(row) for row in group}) == 1 for group in matched):
             return matched
-    if not all(in_blocks(row) for rows in tables for row in rows):
+    keyed = [
+        {key_of(row) if in_blocks(row) else _words(row): row for row in rows} for rows in tables
+    ]
+    if any(len(named) < len(rows) for named, rows in zip(keyed, tables, strict=True)):
         return None
-    keyed = [{key_of(row): row for row in rows} for rows in tables]
     common = [key for key in keyed[0] if all(key in rows for rows in keyed)]
     return [tuple(rows[key] for rows in keyed) for key in common] or None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
@@ -377,6 +378,42 @@ def test_what_cannot_be_drawn_is_explained(chart, says):
     wrong = made(chart, [{"arm": "a", "p50_us": 1.0}])
     with pytest.raises(LabError, match=f"^synthetic cannot be drawn {says}"):
         figures.draw(wrong.result, chart)
+
+
+@pytest.mark.parametrize(
+    ("runs", "says"),
+    [
+        (1, "bars: within this run"),
+        (3, "bars: range of the 3 runs"),
+        (5, "bars: 95 % over 5 runs"),
+    ],
+)
+@pytest.mark.parametrize(
+    "chart",
+    [
+        Lines(title="t", x="depth", y="p50_us", xlabel="", ylabel=""),
+        DotPlot(title="t", x="p50_us", xlabel=""),
+        DotPanels(title="t", panels=[Panel(title="", xlabel="", points={"one": "p50_us"})]),
+    ],
+    ids=["Lines", "DotPlot", "DotPanels"],
+)
+def test_bars_say_what_they_are(chart, runs, says):
+    """Of one run nothing is called 95 %."""
+
+    def run(n: int) -> Result:
+        rows = [
+            {"arm": f"d{d}", "depth": d, "p50_us": d + n, "p50_low_us": d, "p50_high_us": d + 9.0}
+            for d in (1, 2)
+        ]
+        return Result("synthetic", "t", rows, {**ENVIRONMENT, "when": f"2026-01-0{n}"})
+
+    result = functools.reduce(results.merge, map(run, range(1, runs + 1)))
+    figure = figures.draw(result, chart)
+    texts = [text.get_text() for text in figure.findobj(Text)]
+    assert says in texts
+    assert any(f"{runs} runs" in text for text in texts if "Valkey" in text) is (runs > 1)
+    if runs < 5:
+        assert not any("95 %" in text for text in texts)
 
 
 def test_a_result_without_rows_is_explained():
