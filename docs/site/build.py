@@ -96,7 +96,7 @@ def prepared(path: Path) -> str:
         tags = cell["metadata"].setdefault("tags", [])
         if "solution" in tags:
             tags.append("hide-cell")
-        if cell["cell_type"] == "code" and is_prose(pages.said(cell)):
+        if cell["cell_type"] == "code" and is_prose(shown(cell)):
             tags.append("sentences")
         alternatives = [
             output["metadata"]["image/png"]["alt"]
@@ -109,8 +109,20 @@ def prepared(path: Path) -> str:
     return json.dumps(notebook, ensure_ascii=False)
 
 
+def shown(cell: dict[str, Any]) -> list[str]:
+    """The lines of text that a cell shows. Its tables get the class that the theme draws."""
+    lines = pages.said(cell)
+    for data in (output.get("data", {}) for output in cell["outputs"]):
+        if "text/html" in data:
+            table = "".join(data["text/html"])
+            data["text/html"] = table.replace("<table>", '<table class="dataframe">')
+        elif set(data) == {"text/plain"}:
+            lines += "".join(data["text/plain"]).splitlines()
+    return lines
+
+
 def is_prose(lines: list[str]) -> bool:
-    """Whether what a cell printed may be wrapped: nothing in it stands in columns."""
+    """Whether text may be wrapped: nothing in it stands in columns."""
     return not any(re.search(r"\S {2,}\S", line) for line in lines)
 
 
@@ -124,8 +136,9 @@ def settings() -> dict[str, Any]:
         "copyright": PROJECT["authors"][0]["name"],
         "version": PROJECT["version"],
         "language": "en",
-        "extensions": ["myst_nb", "mathml"],
+        "extensions": ["myst_nb", "extension"],
         "nitpicky": True,
+        "highlight_language": "none",  # of blocks that name none, most of them for a shell
         "html_theme": "sphinx_book_theme",
         "html_title": TITLE,
         "html_static_path": [str(Path(__file__).with_name("static"))],
@@ -155,6 +168,7 @@ def theme(urls: dict[str, str]) -> dict[str, Any]:
         "show_toc_level": 2,
         "navigation_with_keys": False,
         "navbar_persistent": [],
+        "primary_sidebar_end": [],  # a place for advertisements
         "pygments_light_style": "a11y-high-contrast-light",
         "pygments_dark_style": "a11y-high-contrast-dark",
     }
@@ -162,6 +176,7 @@ def theme(urls: dict[str, str]) -> dict[str, Any]:
     if address:
         options |= {
             "repository_url": address,
+            "repository_branch": "main",
             "use_repository_button": True,
             "use_edit_page_button": True,
             "launch_buttons": {

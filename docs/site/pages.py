@@ -79,7 +79,8 @@ def patterns() -> dict[str, str]:
         summary = code_spans(about.split("\n\n")[0].replace("\n", " "))
         public = public_names(file)
         seen = [f"[{each.title()}](../notebooks/{link(each)})" for each in users[name]]
-        rows.append((f"[`{name}`]({name}.md)", summary.split(". ")[0].rstrip("."), ", ".join(seen)))
+        brief = re.split(r"\.? Built up in|\. |\.$", summary)[0]
+        rows.append((f"[`{name}`]({name}.md)", brief, ", ".join(seen)))
         found[f"patterns/{name}.md"] = "\n\n".join([
             f"# {name.replace('_', ' ').capitalize()}",
             summary,

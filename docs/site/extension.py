@@ -1,14 +1,19 @@
-"""A Sphinx extension: formulas as MathML, and commands of `%%redis` cells as plain text.
+"""A Sphinx extension: what the lessons need and neither Sphinx nor the theme does.
 
-The browser draws MathML itself, so a formula needs no script and no font to be loaded.
+Formulas become MathML, which a browser draws by itself: no script, no font to be loaded.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def visit_math(self: HTML5Translator, node: nodes.math) -> None:
@@ -29,7 +34,17 @@ def plain_commands(app: Sphinx, doctree: nodes.document) -> None:
             block["language"] = "text"
 
 
+def no_edit_button(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """A page that is no file of the repository, or is one of another name, cannot be edited."""
+    suffix = context.get("page_source_suffix") or ""
+    if not (ROOT / f"{page}{suffix}").is_file():
+        context["page_source_suffix"] = ""
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
     app.connect("doctree-read", plain_commands)
+    app.connect("html-page-context", no_edit_button, priority=400)  # before the theme's buttons
     return {"parallel_read_safe": True, "parallel_write_safe": True}

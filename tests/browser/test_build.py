@@ -1,0 +1,40 @@
+"""`make site` as a command: interrupted, or with something wrong in a page."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from processes import within
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def built(tmp_path):
+    """The folder of a site that was built before."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "index.html").write_text("the one before")
+    return site
+
+
+def test_ctrl_c_leaves_the_site_that_was_there(built):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "docs/site/build.py"), str(built)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    unfinished = built.with_name("site-unfinished")
+    assert within(60, (unfinished / "source" / "status.md").exists)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 130, said
+    assert said.strip() == "Stopped. The site that was there is as it was."
+    assert [each.name for each in built.parent.iterdir()] == ["site"]
+    assert (built / "index.html").read_text() == "the one before"
