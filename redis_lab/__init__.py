@@ -33,6 +33,7 @@ from .wiretap import wire
 if TYPE_CHECKING:  # what __getattr__ provides, for editors and type checkers
     from . import figures, patterns, rest, source, teach
     from . import teach as lesson
+    from .logbook import progress
     from .measure import bench, load, results, theory, workload
     from .teach import check, claim, figure, hint, predict, show_source, solution
 
@@ -51,6 +52,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "load": (".measure.load", None),
     "patterns": (".patterns", None),
     "predict": (".teach", "predict"),
+    "progress": (".logbook", "progress"),
     "rest": (".rest", None),
     "results": (".measure.results", None),
     "show_source": (".teach", "show_source"),
@@ -83,6 +85,7 @@ __all__ = [
     "magic",
     "patterns",
     "predict",
+    "progress",
     "replicated",
     "rest",
     "results",

@@ -101,7 +101,9 @@ def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNod
             extra_arguments=["--IPKernelApp.log_level=50"],  # Ctrl-C makes it log a traceback
             resources={"metadata": {"path": str(path.parent)}},
         )
-        return client, client.setup_kernel(env=os.environ | {"REDIS_LAB_EFFORT": effort})
+        return client, client.setup_kernel(
+            env=os.environ | {"REDIS_LAB_EFFORT": effort, claims.STRICT: "1"}
+        )
 
     with contextlib.ExitStack() as stack:
         client, running = kernel()
@@ -115,7 +117,7 @@ def execute(path: Path, effort: str) -> Iterator[tuple[int, nbformat.NotebookNod
             try:
                 client.execute_cell(cell, index)
             except CellExecutionError as error:
-                last = COLOURS.sub("", str(error)).strip().splitlines()[-1]
+                last = COLOURS.sub("", f"{error.ename}: {error.evalue}")
                 head = "\n    ".join(cell.source.splitlines()[:4])
                 raise LabError(f"{where}: {last}\n    {head}") from error
             except CellTimeoutError:
