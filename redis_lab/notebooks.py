@@ -55,8 +55,8 @@ def find(only: str = "") -> list[Path]:
 
 
 def is_bar(output: dict) -> bool:
-    """What a progress bar has left on standard error."""
-    return (
+    """What a progress bar has left: on standard error, or an empty display."""
+    return (output.get("output_type") == "display_data" and not output.get("data")) or (
         output.get("output_type") == "stream"
         and output.get("name") == "stderr"
         and ("\r" in output["text"] or not CURSOR.sub("", output["text"]).strip())
