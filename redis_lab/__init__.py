@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # what __getattr__ provides, for editors and type checkers
     from . import figures, magic, patterns, rest, source, teach
     from . import teach as lesson
     from .distance import link
+    from .logbook import progress
     from .measure import bench, load, results, theory, workload
     from .servers import (
         Cluster,
@@ -60,6 +61,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "magic": (".magic", None),
     "patterns": (".patterns", None),
     "predict": (".teach", "predict"),
+    "progress": (".logbook", "progress"),
     "replicated": (".servers", "replicated"),
     "rest": (".rest", None),
     "results": (".measure.results", None),
@@ -95,6 +97,7 @@ __all__ = [
     "magic",
     "patterns",
     "predict",
+    "progress",
     "replicated",
     "rest",
     "results",

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 FILE = "REDIS_LAB_CLAIMS"
+STRICT = "REDIS_LAB_STRICT"
 NOT_MEASURED = "not measured here: the machine was too busy"
 missing: list[str] = []  # what could not be measured in this process
 
@@ -18,6 +19,14 @@ missing: list[str] = []  # what could not be measured in this process
 def validated() -> bool:
     """Whether a validation is running this process's notebook."""
     return FILE in os.environ
+
+
+def strict() -> bool:
+    """Whether the lab itself runs this process's notebook, and not a reader.
+
+    Then a claim that must hold stops the notebook, and nothing is noted of what a reader does.
+    """
+    return validated() or STRICT in os.environ
 
 
 def write(**line: object) -> None:

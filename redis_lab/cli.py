@@ -194,6 +194,14 @@ def reset(
         out.print(f"Yours is kept: {kept.name}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def progress() -> None:
+    """Show which exercises you have solved, how your predictions were, and what comes next."""
+    from .logbook import progress as so_far
+
+    out.print(repr(so_far()), highlight=False, markup=False)
+
+
 @app.command(name="plots")
 def plots_command(
     only: Annotated[

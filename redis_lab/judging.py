@@ -9,19 +9,29 @@ one after the other, from a nudge to nearly the answer.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import ctypes
 import functools
 import inspect
 import numbers
+import signal
+import threading
+import time
 import traceback
 import types
 import typing
 from collections import abc, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import redis
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
 
 from .errors import LabError
 
@@ -37,8 +47,34 @@ HINTS: dict[str, tuple[str, ...]] = {}
 REMEMBERED = 1000  # returned values of an answer, to explain why a check could not use them
 
 
+LIMIT_S = 30.0
+"""How long one call of an answer may take before it is stopped."""
+
+
 class NotYet(Exception):
     """An exercise's answer is not right yet; the message is a hint that explains why."""
+
+    outcome = "wrong"
+
+
+class Raised(NotYet):
+    """The learner's code raised an exception."""
+
+    outcome = "raised"
+
+
+class Endless(NotYet):
+    """The learner's code did not end, and was stopped."""
+
+    outcome = "endless"
+
+
+class ServerStuck(Endless):
+    """Its script has written and does not end: no command stops it but the end of the server."""
+
+
+class Stop(BaseException):
+    """Ends an answer that takes too long; a BaseException, as KeyboardInterrupt is."""
 
 
 class CheckFailed(LabError):
@@ -66,15 +102,24 @@ def mark(check: Check[A], hints: tuple[str, ...]) -> Check[A]:
     def checked(client: redis.Redis, answer: A) -> str:
         wanted = typing.get_type_hints(check)["answer"]
         if typing.get_origin(wanted) is abc.Callable and not callable(answer):
-            raise NotYet(f"your answer is {shown(answer)}; it should be {described(wanted)}.")
+            raise NotYet(
+                f"your answer is {shown(answer)}; it should be {described(wanted)}. Hand over the "
+                f'function itself, without calling it: lab.check("{name}", its_name).'
+            )
         watch = Watch()
         try:
-            return check(client, watch.over(answer))
-        except (NotYet, LabError):
-            raise
-        except Exception as error:
-            hint = watch.raised(error) or watch.misfit(answer, wanted) or stored_type(error)
-            if hint:
+            with Limit(watch, client):
+                return check(client, watch.over(answer))
+        except (Exception, Stop, SystemExit) as error:
+            if watch.stopped or is_busy(error):
+                raise stopped(client, watch) from None
+            if isinstance(error, NotYet | LabError):
+                raise
+            if hint := watch.raised(error):
+                raise Raised(hint) from error
+            if not isinstance(error, Exception):
+                raise
+            if hint := watch.misfit(answer, wanted) or stored_type(error):
                 raise NotYet(hint) from error
             if isinstance(error, redis.ConnectionError):
                 raise LabError(f"The server that the check talks to is gone: {error}") from error
@@ -92,9 +137,13 @@ class Watch:
     """Follows the calls of a learner's answer: what they returned, and what they raised."""
 
     def __init__(self) -> None:
+        self.running: dict[object, Call] = {}  # which calls have not returned yet
+        self.lock = threading.Lock()
+        self.stopped = False  # by a Limit
+        self.line: int | None = None  # where an answer was when it was stopped
         # function, what it returned, and whether that was awaited before
         self.returned: deque[tuple[Callable[..., Any], object, bool]] = deque(maxlen=REMEMBERED)
-        self.let_out: list[tuple[Exception, int | None]] = []
+        self.let_out: list[tuple[BaseException, int | None]] = []
 
     def over(self, answer: Any) -> Any:
         """The answer, every function in it (in a tuple or a dict, too) being watched."""
@@ -106,32 +155,49 @@ class Watch:
             return answer
 
         async def awaited(result: Awaitable[Any]) -> Any:
-            try:
+            with self.followed(asyncio.get_running_loop()):
                 value = await result
-            except Exception as error:
-                self.note(error)
-                raise
             self.returned.append((answer, value, True))
             return value
 
         def call(*args: Any, **options: Any) -> Any:
-            try:
+            with self.followed():
                 result = answer(*args, **options)
-            except Exception as error:
-                self.note(error)
-                raise
             self.returned.append((answer, result, False))
             return awaited(result) if inspect.isawaitable(result) else result
 
         return call
 
-    def note(self, error: Exception) -> None:
+    @contextlib.contextmanager
+    def followed(self, loop: asyncio.AbstractEventLoop | None = None) -> Iterator[None]:
+        """Note that a call of the answer is running, and what it raises."""
+        token = object()
+        self.running[token] = Call(threading.get_ident(), time.monotonic(), loop)
+        try:
+            yield
+        except (Exception, SystemExit, Stop) as error:
+            self.note(error)
+            raise
+        finally:
+            with self.lock:
+                self.running.pop(token, None)
+
+    def note(self, error: BaseException) -> None:
         """Remember an exception that leaves the answer, and the line its own code was at."""
-        frames = traceback.extract_tb(error.__traceback__)[1:]  # without the frame of the wrapper
+        ours = (__file__, contextlib.__file__)
+        every = traceback.extract_tb(error.__traceback__)
+        frames = [frame for frame in every if frame.filename not in ours]
         lines = [frame.lineno for frame in frames if frame.filename == frames[0].filename]
         self.let_out.append((error, lines[-1] if lines else None))
+        if isinstance(error, Stop) and lines:
+            self.line = lines[-1]
 
-    def raised(self, error: Exception) -> str | None:
+    def late(self, limit_s: float) -> list[tuple[object, Call]]:
+        """The calls that have been running for longer than this."""
+        now = time.monotonic()
+        return [(t, c) for t, c in list(self.running.items()) if now - c.began > limit_s]
+
+    def raised(self, error: BaseException) -> str | None:
         """A hint, if this exception came out of the answer."""
         for seen, line in self.let_out:
             if seen is error:
@@ -154,6 +220,157 @@ class Watch:
                     f"{forgotten}"
                 )
         return None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of an answer that is running: in which thread, since when, in which event loop."""
+
+    thread: int
+    began: float
+    loop: asyncio.AbstractEventLoop | None
+
+
+class Limit:
+    """While it is entered, an answer that runs for longer than LIMIT_S is stopped.
+
+    A thread of its own looks. It interrupts the main thread by a signal, which also ends a wait
+    for a lock or a socket, and others by an exception that Python raises between two of their
+    steps; their connections are closed, so that they do not wait for a reply.
+    """
+
+    EVERY_S = 0.1
+    PATIENCE = 50  # tries, before a thread that cannot be interrupted is left behind
+
+    def __init__(self, watch: Watch, client: redis.Redis | None) -> None:
+        self.watch, self.client = watch, client
+        self.over = threading.Event()
+        self.tries = 0
+        self.main = threading.main_thread()
+        self.by_signal = threading.current_thread() is self.main and hasattr(signal, "SIGURG")
+        self.thread = threading.Thread(target=self.look, daemon=True)
+
+    def __enter__(self) -> None:
+        if self.by_signal:
+            self.before = signal.signal(signal.SIGURG, self.interrupt)
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+        if self.by_signal:
+            signal.signal(signal.SIGURG, self.before)
+
+    def interrupt(self, *_: object) -> None:
+        """The signal's handler, in the main thread. Raises: Stop, if an answer is at fault."""
+        main = self.main.ident
+        late = self.watch.late(LIMIT_S)
+        if any(call.thread == main for _, call in late) or (late and self.tries > self.PATIENCE):
+            raise Stop
+
+    def look(self) -> None:
+        while not self.over.wait(self.EVERY_S):
+            late = self.watch.late(LIMIT_S)
+            if not late:
+                continue
+            self.watch.stopped = True
+            self.tries += 1
+            with contextlib.suppress(Exception):  # whatever is wrong, the answer must be stopped
+                if self.tries == 1:
+                    free(self.client)
+                elif self.tries % 5 == 0:
+                    hang_up(self.client)
+            for token, call in late:
+                self.stop(token, call)
+
+    def stop(self, token: object, call: Call) -> None:
+        main = self.main.ident
+        if self.by_signal and main and (call.thread == main or self.tries > self.PATIENCE):
+            signal.pthread_kill(main, signal.SIGURG)
+        if self.by_signal and call.thread == main:
+            return
+        with self.watch.lock:  # it must not be raised after the answer has returned
+            if token in self.watch.running:
+                raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+                raise_in(ctypes.c_ulong(call.thread), ctypes.py_object(Stop))
+        if call.loop:  # wakes it, if it waits
+            with contextlib.suppress(RuntimeError):  # it is closed
+                call.loop.call_soon_threadsafe(lambda: None)
+
+
+def free(client: redis.Redis | None) -> str:
+    """End a script that blocks the server: "killed", "stuck" if it cannot be ended, or "".
+
+    A connection of its own is used, and is asked for once.
+    """
+    pool = getattr(client, "connection_pool", None)
+    if pool is None:  # no server, or a cluster's client
+        return ""
+    options = {
+        **pool.connection_kwargs,
+        "protocol": 2,
+        "socket_timeout": BUSY_S,
+        "retry": ONCE,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    own = redis.ConnectionPool(connection_class=pool.connection_class, **options)
+    with contextlib.closing(redis.Redis(connection_pool=own)) as asking:
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            try:
+                asking.ping()
+                return ""
+            except redis.exceptions.BusyLoadingError:
+                return ""
+            except redis.RedisError as error:
+                if "BUSY" in str(error):
+                    return kill_script(asking)
+                if time.monotonic() > deadline:  # it answers nobody
+                    return ""
+
+
+def kill_script(asking: redis.Redis) -> str:
+    try:
+        asking.script_kill()
+    except redis.RedisError as error:
+        return "stuck" if "UNKILLABLE" in str(error) else ""
+    return "killed"
+
+
+BUSY_S = 10.0  # a script may block a server for five seconds before it answers BUSY
+ONCE = Retry(NoBackoff(), 0)
+
+
+def hang_up(client: redis.Redis | None) -> None:
+    """Close all connections of a client; it opens new ones when it needs them."""
+    pool = getattr(client, "connection_pool", None)
+    if pool is not None:
+        with contextlib.suppress(redis.RedisError, OSError, RuntimeError):
+            pool.disconnect()
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether a server refuses to answer because it runs a script."""
+    return isinstance(error, redis.RedisError) and str(error).startswith("BUSY ")
+
+
+def stopped(client: redis.Redis | None, watch: Watch) -> Endless:
+    """Bring the server back to where it was, and say what happened."""
+    state = free(client)
+    where = f" It was in line {watch.line}." if watch.line else ""
+    if state == "stuck":
+        return ServerStuck("your script does not end, and a script that has written goes on.")
+    hang_up(client)
+    if client is not None and getattr(client, "connection_pool", None):
+        with contextlib.suppress(redis.RedisError):
+            for key in client.scan_iter("check:*", count=1000):
+                client.unlink(key)
+    if state == "killed" or not watch.stopped:
+        return Endless("your script did not end, and was stopped. What does its loop wait for?")
+    return Endless(
+        f"your code had not ended after {LIMIT_S:g} s, and was stopped.{where} Does a loop go on "
+        "for ever, or does something wait for what never comes?"
+    )
 
 
 def result_of(answer: object, wanted: Any, function: Callable[..., Any]) -> Any:

@@ -55,8 +55,8 @@ def find(only: str = "") -> list[Path]:
 
 
 def is_bar(output: dict) -> bool:
-    """What a progress bar has left on standard error."""
-    return (
+    """What a progress bar has left: on standard error, or an empty display."""
+    return (output.get("output_type") == "display_data" and not output.get("data")) or (
         output.get("output_type") == "stream"
         and output.get("name") == "stderr"
         and ("\r" in output["text"] or not CURSOR.sub("", output["text"]).strip())
@@ -107,7 +107,7 @@ def execute(
         )
         client.create_kernel_manager().connection_file = os.path.join(run.name, name)
         variables = {**os.environ, **run.environment, **(env or {}), "REDIS_LAB_EFFORT": effort}
-        return client, client.setup_kernel(env=variables)
+        return client, client.setup_kernel(env={**variables, claims.STRICT: "1"})
 
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(TemporaryRun())
@@ -122,7 +122,7 @@ def execute(
             try:
                 client.execute_cell(cell, index)
             except CellExecutionError as error:
-                last = COLOURS.sub("", str(error)).strip().splitlines()[-1]
+                last = COLOURS.sub("", f"{error.ename}: {error.evalue}")
                 head = "\n    ".join(cell.source.splitlines()[:4])
                 raise LabError(f"{where}: {last}\n    {head}") from error
             except CellTimeoutError:

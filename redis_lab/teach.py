@@ -6,7 +6,6 @@ import ast
 import inspect
 import linecache
 import math
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, zip_longest
@@ -16,20 +15,23 @@ from typing import Any
 
 import redis
 
-from . import claims, copies, lessons, toc
+from . import claims, copies, lessons, logbook, toc
 from .child import TemporaryFolder as TemporaryFolder
 from .claims import NOT_MEASURED
-from .errors import LabError
+from .errors import LabError, wrapped
 from .figures import Chart, write
-from .judging import NotYet
+from .judging import NotYet, ServerStuck
 from .measure.comparison import Comparison
 from .measure.effort import effort_name
 from .measure.results import Result, of, save
-from .servers.choose import announced
+from .servers.choose import announced, server_behind
 
 
 class ClaimFailed(AssertionError):
     """A claim of the lesson that this run contradicts."""
+
+    def _render_traceback_(self) -> list[str]:
+        return wrapped(str(self)).splitlines()
 
 
 class Prediction:
@@ -50,6 +52,8 @@ class Prediction:
         unknown = (set(measured) | set(theory)) - set(self.guesses)
         if unknown:
             raise LabError(f"Nothing was predicted for {', '.join(sorted(unknown))}.")
+        for name, value in measured.items():
+            logbook.note(prediction=name, guess=self.guesses[name], measured=float(value))
         return Revealed(self.guesses, measured, theory)
 
 
@@ -114,19 +118,25 @@ def claim(text: str, holds: bool, *, varies: bool = False) -> None:
     """Print a claim of the lesson with a tick, or say that this run contradicts it.
 
     A claim on a count, on a contract or on an answer must hold. One that depends on times, on what
-    the operating system hands out, or on chance `varies` from machine to machine: if it fails,
-    both sides are printed, and the notebook goes on. `redis-lab validate` lists it at its end.
+    the operating system hands out, or on chance `varies` from machine to machine. If a claim does
+    not hold, both sides are printed with what that may mean, and the notebook goes on; at its end
+    `redis-lab validate` lists those that vary.
 
-    Raises: ClaimFailed for a claim that must hold and does not.
+    Raises: ClaimFailed under `redis-lab validate` and `plots`, for a claim that must hold and does
+    not.
     """
     if not varies and not holds:
-        raise ClaimFailed(f"✗ {text}")
+        why = f"✗ {text}\n  {sides()} does not hold here. {MUST_HOLD}"
+        if claims.strict():
+            raise ClaimFailed(why)
+        print(wrapped(why))
+        return
     busy = varies and claims.missing
     if claims.validated() and varies:
         reason = NOT_MEASURED if busy else "" if holds else f"does not hold here: {sides()}"
         claims.write(claim=text, holds=bool(holds), reason=reason)
     elif not holds:
-        print(f"✗ {text}\n  {sides()} does not hold here. {MAY_MEAN}")
+        print(wrapped(f"✗ {text}\n  {sides()} does not hold here. {MAY_MEAN}"))
         return
     print(f"✓ {text}")
 
@@ -134,6 +144,11 @@ def claim(text: str, holds: bool, *, varies: bool = False) -> None:
 MAY_MEAN = (
     "This varies from machine to machine. If other programs were running, measure again; "
     "if it stays so, this machine is different, and what the lesson concludes is not true of it."
+)
+
+MUST_HOLD = (
+    "It should hold on every machine. Perhaps a cell above was changed, or not run: run them all "
+    "again, in their order. If it stays so, this is a fault of the workbook; please report it."
 )
 
 
@@ -194,9 +209,45 @@ def check(exercise: str, answer: object) -> None:
     if client is None:
         raise LabError("lab.check needs a server: call r = lab.connect() first.")
     try:
-        print(f"✓ {judge(client, answer)}")
+        print(wrapped(f"✓ {judge(client, answer)}"))
+        outcome = "right"
     except NotYet as hint:
-        print(f"✗ not yet: {hint}")
+        print(wrapped(f"✗ not yet: {hint}"))
+        outcome = hint.outcome
+        if isinstance(hint, ServerStuck):
+            print(wrapped(end_server(client)))
+        elif untouched(exercise, inspect.currentframe()):
+            outcome = "untouched"
+            print(f'  This is the cell as it was. Try it, or lab.hint("{exercise}").')
+    logbook.note(check=exercise, outcome=outcome)
+
+
+def end_server(client: redis.Redis) -> str:
+    """End the lab's server, which no command can stop any more; what to do next."""
+    server = server_behind(client)
+    if server is None or server.settings is None:  # the lab did not start it
+        return (
+            "  Your server answers nobody until the script ends. Whoever runs it can end it: "
+            "SHUTDOWN NOSAVE."
+        )
+    server.stop()
+    return "  The server was ended, and its data with it. Run r = lab.connect() again."
+
+
+def untouched(exercise: str, check: FrameType | None) -> bool:
+    """Whether the cell that called `check` is the exercise as the workbook has it."""
+    caller = check and check.f_back
+    here = caller and "".join(linecache.getlines(caller.f_code.co_filename)).strip()
+    if not here:
+        return False
+    try:
+        cells = copies.read(lesson_of(exercise).find())["cells"]
+    except LabError:
+        return False
+    return any(
+        "exercise" in copies.tags(cell) and "".join(cell["source"]).strip() == here
+        for cell in cells
+    )
 
 
 class Note:
@@ -208,13 +259,12 @@ class Note:
     def __repr__(self) -> str:
         if self.text.startswith("```"):
             return self.text
-        return textwrap.fill(self.text, WIDTH)
+        return wrapped(self.text)
 
     def _repr_markdown_(self) -> str:
         return self.text
 
 
-WIDTH = 80  # of what is printed: JupyterLab cuts longer lines wherever they reach its edge
 _shown: Counter[str] = Counter()  # how many hints of an exercise this kernel has shown
 
 
@@ -246,14 +296,20 @@ def solution(exercise: str) -> Note:
 
 def solution_of(exercise: str) -> str:
     """The source of the cell that is tagged `solution` and checks this exercise."""
+    for cell in copies.read(lesson_of(exercise).find())["cells"]:
+        source = "".join(cell["source"])
+        if "solution" in copies.tags(cell) and f'lab.check("{exercise}"' in source:
+            return source
+    raise LabError(f"The workbook has no solution of {exercise}.")
+
+
+def lesson_of(exercise: str) -> toc.Lesson:
+    """The lesson that an exercise belongs to. Raises: LabError where the notebooks are not here."""
     name = exercise.partition(".")[0]
     for lesson in toc.lessons():
         if lesson.name == name:
-            for cell in copies.read(lesson.find())["cells"]:
-                source = "".join(cell["source"])
-                if "solution" in copies.tags(cell) and f'lab.check("{exercise}"' in source:
-                    return source
-    raise LabError(f"The workbook has no solution of {exercise}.")
+            return lesson
+    raise LabError(f"No lesson has the exercise {exercise}.")
 
 
 def show_source(thing: type | Callable) -> object:

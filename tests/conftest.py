@@ -155,4 +155,4 @@ def learner(r):
     """The client that a learner's answer is run with; a check leaves nothing behind there."""
     r.set("bystander", 1)
     yield r
-    assert list(r.scan_iter()) == ["bystander"]
+    assert set(r.scan_iter()) == {"bystander"}  # SCAN may return a key twice

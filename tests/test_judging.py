@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import re
+import signal
+import time
 import typing
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
 
-from redis_lab import judging, lessons, teach
+from redis_lab import errors, judging, lessons, teach
 from redis_lab.errors import LabError
-from redis_lab.judging import CheckFailed, NotYet, exercise
+from redis_lab.judging import CheckFailed, Endless, NotYet, exercise
+from redis_lab.lessons import with_asyncio as lessons_asyncio
+from redis_lab.servers.choose import server
 
 list(lessons.modules())  # imports them all
 NAMES = sorted(judging.EXERCISES)
@@ -140,7 +147,7 @@ def test_hints_come_one_after_the_other_and_say_how_many_are_left(monkeypatch):
         assert f"**Hint {number} of 3.** {hints[number - 1]}" in shown._repr_markdown_()
         left = f"has {3 - number} more" if number < 3 else "the last one"
         assert left in shown._repr_markdown_()
-        assert max(map(len, repr(shown).splitlines())) <= teach.WIDTH
+        assert max(map(len, repr(shown).splitlines())) <= errors.WIDTH
     assert "Hint 1 of" in repr(teach.hint("start_here.on_average"))
     with pytest.raises(LabError, match="no exercise"):
         teach.hint("locks.nothing")
@@ -221,6 +228,138 @@ def test_an_exception_keeps_its_author_on_the_way_through_a_library(marked):
     with pytest.raises(NotYet, match=r"raised ValueError in line \d+: invalid literal"):
         sorting(None, lambda n: int("x"))
     assert sorting(None, lambda n: n) == "[1, 2]"
+
+
+# ---------------------------------------------------------------- what does not end
+
+
+def spin(*_):
+    while True:
+        pass
+
+
+def swallow(*_):
+    while True:
+        with contextlib.suppress(Exception):
+            time.sleep(0.001)
+
+
+def ask_for_ever(r, *_):
+    while True:
+        r.get("check:never")
+
+
+def pop_for_ever(r, *_):
+    r.blpop("check:never", timeout=0)
+
+
+def sleep_for_ever(*_):
+    time.sleep(1000)
+
+
+@pytest.mark.parametrize("answer", [spin, swallow, ask_for_ever, pop_for_ever, sleep_for_ever])
+def test_an_answer_that_does_not_end_is_stopped_and_the_server_stays_usable(
+    learner, monkeypatch, answer
+):
+    monkeypatch.setattr(judging, "LIMIT_S", 0.2)
+    with pytest.raises(Endless, match=r"had not ended after 0.2 s, and was stopped\. It was in"):
+        judging.EXERCISES["strings.replace"](learner, answer)
+    monkeypatch.undo()
+    solved = lambda r, key, value: r.set(key, value, xx=True, keepttl=True)  # noqa: E731
+    assert judging.EXERCISES["strings.replace"](learner, solved).startswith("right")
+    assert signal.getsignal(signal.SIGURG) in (signal.SIG_DFL, signal.SIG_IGN, None)
+
+
+async def await_for_ever(*_):
+    await asyncio.sleep(1000)
+
+
+async def spin_in_a_loop(*_):
+    spin()
+
+
+@pytest.mark.parametrize("answer", [await_for_ever, spin_in_a_loop])
+def test_a_coroutine_that_does_not_end_is_stopped(marked, r, monkeypatch, answer):
+    monkeypatch.setattr(judging, "LIMIT_S", 0.2)
+
+    @marked(hints=())
+    def awaiting(_: redis.Redis, answer: typing.Callable[[], typing.Awaitable[int]]) -> str:
+        return str(lessons_asyncio.run(answer()))
+
+    with pytest.raises(Endless):
+        awaiting(r, answer)
+
+
+def cannot_be_interrupted(*_):
+    time.sleep(3)
+
+
+@pytest.mark.parametrize("answer", [spin, ask_for_ever, pop_for_ever, cannot_be_interrupted])
+def test_answers_in_threads_are_stopped(marked, r, monkeypatch, answer):
+    monkeypatch.setattr(judging, "LIMIT_S", 0.2)
+    monkeypatch.setattr(judging.Limit, "PATIENCE", 5)
+
+    @marked(hints=())
+    def crowded(client: redis.Redis, answer: typing.Callable[..., int]) -> str:
+        with ThreadPoolExecutor(3) as pool:
+            return str(list(pool.map(lambda _: answer(client), range(3))))
+
+    with pytest.raises(Endless):
+        crowded(r, answer)
+    assert r.ping()
+
+
+def test_an_answer_that_takes_its_time_is_let_alone(marked, r, monkeypatch):
+    monkeypatch.setattr(judging, "LIMIT_S", 20)
+
+    @marked(hints=())
+    def patient(_: redis.Redis, answer: typing.Callable[[], int]) -> str:
+        return f"right: {answer()}"
+
+    assert patient(r, lambda: time.sleep(0.3) or 7) == "right: 7"
+
+
+LOOP = "while true do redis.call('GET', 'check:never') end"
+WRITES = "redis.call('SET', KEYS[1], 1) while true do end"
+
+
+def test_a_script_that_does_not_end_is_killed():
+    with (
+        server(busy_reply_threshold=50) as private,
+        private.client(socket_timeout=0.5) as client,
+    ):
+        client.set("check:left", 1)
+        with pytest.raises(Endless, match="your script did not end, and was stopped"):
+            judging.EXERCISES["strings.replace"](client, lambda r, *_: r.eval(LOOP, 0))
+        assert list(client.scan_iter()) == []
+
+
+def test_a_script_that_has_written_and_does_not_end_costs_the_server(monkeypatch, capsys):
+    """Nothing else stops it; `connect()` starts another."""
+    monkeypatch.setattr(judging, "LIMIT_S", 0.5)
+    with server(busy_reply_threshold=50) as private, private.client() as client:
+        monkeypatch.setattr(teach, "announced", lambda: client)
+        monkeypatch.setattr(teach, "server_behind", lambda _: private)
+        teach.check("strings.replace", lambda r, key, _: r.eval(WRITES, 1, key))
+        said = " ".join(capsys.readouterr().out.split())
+        assert "your script does not end" in said and "Run r = lab.connect() again." in said
+        assert not private.listens()
+
+
+def test_the_line_is_the_learners_and_leaving_is_an_exception_like_another(learner):
+    def leaves(r, key, value):
+        r.set(key, value)
+        raise SystemExit(3)
+
+    line = leaves.__code__.co_firstlineno + 2
+    assert f"raised SystemExit in line {line}: 3" in refused("strings.replace", learner, leaves)
+
+
+def test_what_was_called_instead_of_handed_over_is_said(learner):
+    said = refused("strings.replace", learner, True)
+    assert said.endswith(
+        'Hand over the function itself, without calling it: lab.check("strings.replace", its_name).'
+    )
 
 
 def test_only_what_is_marked_is_found():

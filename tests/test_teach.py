@@ -7,9 +7,10 @@ import json
 
 import pytest
 from IPython.display import Image, Markdown
+from processes import run
 
 from redis_lab import claims, figures, lessons, results, teach
-from redis_lab.errors import LabError
+from redis_lab.errors import LabError, wrapped
 from redis_lab.measure.results import Result
 
 
@@ -64,13 +65,59 @@ def test_predictions_that_make_no_sense():
         guess.reveal(x=1, theory={"z": 2})
 
 
-def test_a_claim_is_ticked_or_fails(capsys):
+def test_a_claim_is_ticked_or_fails(capsys, monkeypatch):
+    monkeypatch.setenv(claims.STRICT, "1")
     teach.claim("two is more than one", 2 > 1)
     assert capsys.readouterr().out == "✓ two is more than one\n"
     with pytest.raises(teach.ClaimFailed, match="✗ one is more than two"):
         teach.claim("one is more than two", 1 > 2)
     assert issubclass(teach.ClaimFailed, AssertionError)
     assert capsys.readouterr().out == ""
+
+
+def test_for_a_reader_a_claim_that_must_hold_shows_both_sides_and_stops_nothing(capsys):
+    counted = {"trips": 3}
+    teach.claim("one is enough", counted["trips"] == 1)
+    said = capsys.readouterr().out
+    assert said.startswith("✗ one is enough\n  3 == 1 does not hold here. It should hold on every")
+    assert max(map(len, said.splitlines())) <= 80 and "please report it" in " ".join(said.split())
+
+
+SHOWN = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+import os, sys
+os.environ["REDIS_LAB_STRICT"] = "1"
+import redis_lab as lab
+from redis_lab import teach, judging
+from redis_lab.measure.validity import InvalidRun, TooBusy
+errors = [lab.LabError("one"), InvalidRun("two"), TooBusy("three"), judging.CheckFailed("four")]
+try:
+    teach.claim("five", 2 < 1)
+except teach.ClaimFailed as error:
+    errors.append(error)
+for error in errors:
+    try:
+        try:
+            {}["x"]
+        except KeyError as cause:
+            raise error from cause
+    except Exception:
+        shell.showtraceback()
+        print("--")
+"""
+
+
+def test_ipython_shows_a_failure_as_its_sentence():
+    """Not the lab's own lines, nor the chain of what led to it."""
+    said = run(SHOWN)
+    assert said.returncode == 0, said.stderr
+    shown = said.stdout.split("--\n")
+    assert "Traceback" not in said.stdout and "KeyError" not in said.stdout
+    assert shown[0] == "✗ one\n" and shown[3] == "✗ four\n"
+    assert shown[1].startswith("✗ two The numbers of this run mean nothing: run the cell")
+    assert shown[2].startswith("✗ three The numbers")
+    assert shown[4].startswith("✗ five\n")
 
 
 @pytest.fixture
@@ -111,7 +158,7 @@ def test_under_validation_a_claim_that_varies_prints_what_is_committed(
     teach.claim("faster", 2 > 1, varies=True)
     teach.claim("three times", 2 > 3, varies=True)
     teach.claim("counted", 1 == 1)
-    with pytest.raises(teach.ClaimFailed, match="✗ miscounted"):
+    with pytest.raises(teach.ClaimFailed, match="✗ miscounted\n  1 == 2 does not hold"):
         teach.claim("miscounted", 1 == 2)
     assert claims.not_measured("GET", "the machine slept")
     teach.claim("faster after that", 2 > 1, varies=True)
@@ -135,7 +182,7 @@ def test_a_right_answer_is_praised(announced, capsys):
 def test_a_wrong_answer_gets_a_hint_and_does_not_raise(announced, capsys):
     teach.check("start_here.on_average", lambda query, get: 0.9 * get + 0.1 * query)
     said = capsys.readouterr().out
-    assert said.startswith("✗ not yet: ") and said.count("\n") == 1
+    assert said.startswith("✗ not yet: ") and max(map(len, said.splitlines())) <= 80
 
 
 def test_an_answer_that_raises_is_told_what_it_raised(announced, capsys):
@@ -144,8 +191,12 @@ def test_an_answer_that_raises_is_told_what_it_raised(announced, capsys):
 
     teach.check("start_here.on_average", on_average)
     line = on_average.__code__.co_firstlineno + 1
-    assert capsys.readouterr().out == (
-        f"✗ not yet: your code raised ZeroDivisionError in line {line}: division by zero\n"
+    assert (
+        capsys.readouterr().out
+        == wrapped(
+            f"✗ not yet: your code raised ZeroDivisionError in line {line}: division by zero"
+        )
+        + "\n"
     )
 
 

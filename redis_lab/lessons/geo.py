@@ -116,7 +116,7 @@ def report(
         moved = r.geodist(key, "moving", "new", unit="km")
         answer(r, "silent", lon, lat, start + 110)
         back = r.zscore(key, "silent") is not None
-        lasting = [k for k in r.scan_iter(f"{key}*", count=1000) if r.ttl(k) == -1]
+        lives = {k: r.pttl(k) / 1000 for k in r.scan_iter(f"{key}*", count=1000)}
     finally:
         r.delete(key, *r.scan_iter(f"{key}*", count=1000))
     if before != {"silent", "moving"}:
@@ -142,6 +142,11 @@ def report(
             "the silent couriers and removing them, one may report and is removed anyway. A script "
             "does both in one."
         )
-    if lasting:
-        raise NotYet(f"if nobody reports any more, {', '.join(sorted(lasting))} stays for ever.")
+    if lasting := sorted(name for name, left in lives.items() if left < 0):
+        raise NotYet(f"if nobody reports any more, {', '.join(lasting)} stays for ever.")
+    if lives and min(lives.values()) < 30:
+        raise NotYet(
+            f"{min(lives, key=lives.__getitem__)} is gone {min(lives.values()):.0f} seconds after "
+            "a report, and everybody with it. Who reported less than a minute ago stays."
+        )
     return "right: the silent are gone, the others stay, in one round trip"

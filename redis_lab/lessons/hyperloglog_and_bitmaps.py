@@ -93,6 +93,7 @@ def visitors(r: redis.Redis, answer: Callable[[redis.Redis, list[str]], int]) ->
         with wire(r) as counted:
             count = answer(r, [f"check:visitors:{day}" for day in days])
         more = new() - keys
+        changed = [day for day in sorted(keys) if abs(r.pfcount(day) - 300) > 30]
         none = answer(r, [f"check:visitors:{days[6]}"])
     if count is None:
         raise NotYet("nothing came back. How many different visitors were there?")
@@ -107,6 +108,12 @@ def visitors(r: redis.Redis, answer: Callable[[redis.Redis, list[str]], int]) ->
         raise NotYet(
             f"the number is right, and a key is left: {', '.join(sorted(more))}. "
             "Nobody asked for one. PFCOUNT alone can do what PFMERGE and PFCOUNT do."
+        )
+    if changed:
+        raise NotYet(
+            f"the number is right, and {changed[0]} has changed: whoever asks for that day "
+            "alone is told a wrong number. PFMERGE writes into its first key; PFCOUNT alone needs "
+            "none."
         )
     if counted.round_trips > 1:
         raise NotYet(
@@ -190,6 +197,8 @@ def lost(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> str:
             _set_bits(r, monday, first)
             _set_bits(r, tuesday, second)
             counts[name] = answer(r, monday, tuesday)
+            if (r.bitcount(monday), r.bitcount(tuesday)) != (len(first), len(second)):
+                raise NotYet("a day has changed. BITOP's first key is where the answer goes.")
             stays = stays or _find_without_ttl(r, new() - {monday, tuesday})
     for name, (*_, right) in cases.items():
         if counts[name] == right:

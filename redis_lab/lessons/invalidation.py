@@ -128,6 +128,11 @@ def deliver(_: redis.Redis, answer: Callable[[list[tuple[str, int]], Announce], 
         )
     if first == news:
         raise NotYet("what was announced before the error should be off the list.")
+    if len(announced) > len(news):
+        raise NotYet(
+            f"{len(announced)} announcements were made of {len(news)}: what was announced once "
+            "should be off the list."
+        )
     if announced.index(("a", 3)) > announced.index(("a", 4)):
         raise NotYet("the oldest first.")
     return f"right: {len(news)} announcements, none lost while Redis was away"

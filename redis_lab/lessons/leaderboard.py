@@ -65,15 +65,21 @@ def weekly(r: redis.Redis, answer: Callable[[redis.Redis, list[str], int], Pairs
         if day != "check:day:3"  # nobody played
     }
 
-    def right(chosen: list[str]) -> list[tuple[str, int]]:
+    def right(chosen: list[str], n: int) -> list[tuple[str, int]]:
         total = sum((Counter(points.get(day, {})) for day in chosen), Counter())
-        return sorted(total.items(), key=lambda pair: (pair[1], pair[0]), reverse=True)[:5]
+        return sorted(total.items(), key=lambda pair: (pair[1], pair[0]), reverse=True)[:n]
 
-    def compare(when: str, chosen: list[str]) -> None:
-        got = [(member, int(score)) for member, score in answer(r, list(chosen), 5)]
-        if got != right(chosen):
-            yours, best = _describe_leader(got), _describe_leader(right(chosen))
-            raise NotYet(f"{when}, the best is {yours}; it should be {best}.")
+    def compare(when: str, chosen: list[str], n: int = 5) -> None:
+        got = [(member, int(score)) for member, score in answer(r, list(chosen), n)]
+        wanted = right(chosen, n)
+        if len(got) != len(wanted) and got[:1] == wanted[:1]:
+            raise NotYet(f"asked for the {n} best, you return {len(got)}.")
+        if got[:1] == wanted[:1] and got != wanted:
+            raise NotYet(f"{when}, the {n} best should be {wanted}, and are {got}.")
+        if got != wanted:
+            raise NotYet(
+                f"{when}, the best is {_describe_leader(got)}; it should be {_describe_leader(wanted)}."
+            )
 
     first, second = days[:7], days[2:9]
     try:
@@ -85,6 +91,7 @@ def weekly(r: redis.Redis, answer: Callable[[redis.Redis, list[str], int], Pairs
         compare("asked for the first time", first)
         compare("asked for the same week again", first)
         compare("asked for another week", second)
+        compare("asked for fewer", second, n=2)
         r.zincrby(days[8], 50, "p7")
         points[days[8]]["p7"] = points[days[8]].get("p7", 0) + 50
         compare("asked again after p7 got 50 points more", second)

@@ -92,6 +92,11 @@ def remember(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) 
             "the key has a time to live, until the only product in it is looked at again: LREM "
             "empties the list, so the key is gone, and its time to live too. Set it every time."
         )
+    if min(first_left, last_left) < 3600:
+        raise NotYet(
+            f"the list is gone after {min(first_left, last_left)} seconds, as if nobody had "
+            "looked at anything. EXPIRE takes seconds: 30 days are 30 * 86400."
+        )
     if max(first_left, last_left) > DAYS_30:
         raise NotYet(f"the list should live for at most 30 days, not {first_left} seconds.")
     return _require_one_trip(

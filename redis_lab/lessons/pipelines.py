@@ -74,17 +74,19 @@ def load(r: redis.Redis, answer: Callable[[redis.Redis, dict], object]) -> str:
         with wire(r) as counted:
             answer(r, prices)
         stored = r.mget(keys)
-        without_ttl = sum(r.ttl(key) < 0 for key in keys[:: len(keys) // 50])
+        lives = [r.ttl(key) for key in keys[:: len(keys) // 50]]
     finally:
         r.delete(*keys)
     wrong = sum(value != str(price) for value, price in zip(stored, prices.values(), strict=True))
     if wrong:
         raise NotYet(f"{wrong} of {len(prices)} prices are missing or wrong.")
-    if without_ttl:
+    if -1 in lives:
         raise NotYet(
             "the prices have lost their time to live. (MSET cannot set one; a pipeline of SETs "
             "can.)"
         )
+    if not 3300 <= min(lives) <= max(lives) <= 3600:
+        raise NotYet(f"the prices should live for an hour, and one lives {min(lives)} seconds.")
     if counted.round_trips > 3:
         raise NotYet(
             f"every price is there, after {counted.round_trips:,} round trips. "

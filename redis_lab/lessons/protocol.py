@@ -90,7 +90,7 @@ def encode(_: redis.Redis, answer: Callable[..., bytes]) -> str:
                 )
             with socket.create_connection((private.host, private.port)) as line:
                 line.sendall(sent)
-                line.settimeout(0.5)
+                line.settimeout(2)
                 try:
                     reply = _read_reply(line.makefile("rb"))
                 except TimeoutError:
@@ -105,6 +105,20 @@ def encode(_: redis.Redis, answer: Callable[..., bytes]) -> str:
                 raise NotYet(
                     f"{word!r} became {sent!r}, and the server says {echo!r}. A length counts "
                     "bytes; a letter may have several."
+                )
+        for command, echoed in ((("PING",), "PONG"), (("LPOS", "check:no", "a", "RANK", 1), None)):
+            sent = answer(*command)
+            with socket.create_connection((private.host, private.port)) as line:
+                line.sendall(sent)
+                line.settimeout(2)
+                try:
+                    reply = _read_reply(line.makefile("rb"))
+                except (TimeoutError, ValueError):
+                    reply = b"nothing that can be read"
+            if reply != echoed:
+                raise NotYet(
+                    f"{' '.join(map(str, command))} became {sent!r}, and the server says "
+                    f"{reply!r}. The first number says how many words come."
                 )
     return f"right: {len(words)} words came back as they were sent"
 

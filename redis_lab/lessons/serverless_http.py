@@ -146,7 +146,7 @@ def _check_order(answer: Callable, web: rest.Gateway, r: redis.Redis) -> str:
         raise NotYet(f"{key} should be the hash {fields} and is {stored or 'not there'}.")
     if queued != ["7"]:
         raise NotYet(f"the list {queue} should be ['7'] and is {queued}.")
-    if not 0 < left <= 3600:
+    if not 3300 < left <= 3600:
         raise NotYet(f"{key} should live for an hour, and its TTL is {left}.")
     if len(seen) > 1:
         raise NotYet(

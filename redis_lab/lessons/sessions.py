@@ -186,8 +186,11 @@ def _judge_login(r: redis.Redis, answer: Callable) -> str:
         raise NotYet("Ada's cart was lost on the way.")
     if r.exists("check:planted"):
         raise NotYet("the old id still opens a session. It must end at login.")
-    if r.ttl(f"check:{new}") == -1:
+    left = r.ttl(f"check:{new}")
+    if left == -1:
         raise NotYet("the new session has no time to live.")
+    if not 1500 <= left <= 1800:
+        raise NotYet(f"a session lives 1800 seconds from the login, as before, not {left}.")
     begin("again", cart=["lamp"])
     others = {answer(r, "again", "ada"), answer(r, "gone", "ada")}
     if len(others | {new}) < 3 or min(map(len, others)) < 22:
@@ -204,6 +207,12 @@ def _judge_login(r: redis.Redis, answer: Callable) -> str:
             "Ada logged in where Bob was still logged in, and was handed Bob's cart. Only what "
             "was nobody's, or her own, goes with her."
         )
+    if r.exists("check:bobs"):
+        raise NotYet("Ada logged in at Bob's browser, and Bob's old id still opens his session.")
+    begin("hers", user="ada", cart=["pen"])
+    again = json.loads(r.get(f"check:{answer(r, 'hers', 'ada')}") or "{}")
+    if again.get("cart") != ["pen"]:
+        raise NotYet("Ada logged in once more, and her own cart is gone. Only Bob's must not come.")
     return "right: a new id, the cart came along, the old id opens nothing"
 
 

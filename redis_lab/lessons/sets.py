@@ -173,6 +173,8 @@ def once(r: redis.Redis, answer: Callable[[redis.Redis, str, object], bool]) -> 
         )
     if clock > HOUR:
         raise NotYet(f"the campaign lasts an hour, {HOUR} seconds, not {clock}.")
+    if clock < HOUR - 300:
+        raise NotYet(f"the campaign lasts an hour, {HOUR} seconds; the set is gone after {clock}.")
     if later > HOUR // 2:
         raise NotYet(
             "one coupon each, and a time to live. But every customer renews it, and the campaign "

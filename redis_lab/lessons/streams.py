@@ -92,6 +92,10 @@ def work(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, Callable]
         with contextlib.suppress(_Mishap):
             answer(r, STREAM, GROUP, "ada", stumble)
         stumbled, kept = set(handled), _read_pending(r)
+        handled.clear()
+        _fill_stream(r, [f"{k}-0" for k in range(1, 14)])
+        answer(r, STREAM, GROUP, "ada", handle)
+        batch = len(handled)
     finally:
         r.delete(STREAM)
     if not smooth:
@@ -113,6 +117,8 @@ def work(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, Callable]
             "and acknowledged all the same, so nobody will be given them again. "
             "When may an entry be acknowledged?"
         )
+    if batch > 10:
+        raise NotYet(f"a batch is up to ten entries; of 13 you took {batch}. See `count`.")
     return (
         f"right: 10 entries in {counted.round_trips} round trips, and after the error "
         "nothing that was not handled is lost"

@@ -42,7 +42,7 @@ FIGURES: dict[str, Chart] = {
 def replace(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
     key, absent = "check:here", "check:absent"
     try:
-        r.set(key, "old", ex=100)
+        r.set(key, "old", ex=1000)
         with wire(r) as counted:
             answer(r, key, "new")
         value, left = r.get(key), r.ttl(key)
@@ -56,6 +56,11 @@ def replace(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -
         raise NotYet(
             "the value is new, but the key will never expire: a plain SET drops the time to live. "
             "Which option of SET keeps it?"
+        )
+    if not 900 <= left <= 1000:
+        raise NotYet(
+            f"the key had a thousand seconds to live, and now has {max(left, 0)}: you have set a "
+            "time to live of your own. Which option of SET keeps the one that is there?"
         )
     if appeared:
         raise NotYet(

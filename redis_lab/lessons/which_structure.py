@@ -153,6 +153,12 @@ def viewed(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) ->
             f"all of it is right, in {counted.round_trips} round trips. None of the commands "
             "needs the reply of another, so they can share a pipeline."
         )
+    if not counted.by_command.keys() & {"MULTI", "EVAL", "EVALSHA", "FCALL"}:
+        raise NotYet(
+            "one round trip, but the commands are only sent together: the server may be stopped "
+            "between two of them, and a key is left without its time to live. All or nothing is a "
+            "transaction: pipeline() without transaction=False."
+        )
     if any(left == -1 for left in clocks):
         raise NotYet("right, but a key has no time to live and stays for ever.")
     if any(not 86_000 < left <= 86_400 for left in clocks):

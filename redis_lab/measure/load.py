@@ -29,7 +29,6 @@ from pathlib import Path
 import numpy as np
 import redis
 from hdrh.histogram import HdrHistogram
-from tqdm import tqdm
 
 from .. import internals
 from ..child import Child
@@ -39,6 +38,7 @@ from ..servers.guest import guard
 from ..servers.nodes import first
 from . import _generator
 from .baseline import get_endpoint
+from .progress import shown
 from .server_latency import server_latency
 from .stats import make_histogram, percentile
 from .validity import InvalidRun, TooBusy, retry_while_busy
@@ -460,7 +460,7 @@ def run(jobs: list[dict], seconds: float, label: str) -> tuple[list[dict], list[
         start = time.monotonic_ns() + 50_000_000
         for each in generators:
             each.tell(str(start))
-        for _ in tqdm(range(int(seconds * 10)), desc=label, leave=False, delay=2.0):
+        for _ in shown(range(int(seconds * 10)), label, after_s=2.0):
             time.sleep(0.1)
         heads, columns = [], []
         for each in generators:

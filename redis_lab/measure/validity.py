@@ -21,6 +21,8 @@ Measured = TypeVar("Measured")
 class InvalidRun(LabError):
     """The run broke one of its own invariants, so its numbers mean nothing."""
 
+    advice = "The numbers of this run mean nothing: run the cell that measures again."
+
 
 class TooBusy(InvalidRun):
     """Other processes took so much of the machine that the times mean nothing.

@@ -34,7 +34,7 @@ def answer(
 ):
     def viewed(r, user, page):
         last = f"check:last:{user}"
-        pipe = r.pipeline(transaction=False) if together else r
+        pipe = r.pipeline() if together else r
         getattr(pipe, count)("check:visitors", user)
         pipe.zincrby("check:top", top, page)
         getattr(pipe, push)(last, page)

@@ -20,7 +20,7 @@ ROOMS = [
     ("errors", "claims", "internals", "patterns", "_relay", "_remover"),
     ("files", "child", "extras", "judging", "toc", "wiretap"),
     ("copies", "source", "servers"),
-    ("distance", "magic"),
+    ("distance", "logbook", "magic"),
     ("drill",),
     ("measure",),
     ("figures", "rest"),
