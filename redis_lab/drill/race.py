@@ -169,7 +169,7 @@ class Race:
         self.relay.lose(0)
         ledger = Ledger(self.folder / "ledger")
         try:
-            with self.server.client() as client:
+            with self.server.client(**self.target.client_options) as client:
                 luck = Random(0)
                 hands = Hands("later", self.target, client, ledger, luck, self.settled.append)
                 hands.made = self.play.make(hands)
