@@ -26,6 +26,7 @@ from .contracts import Target
 from .hands import Hands, History, Play
 from .history import Op, read_log
 from .ledger import Ledger
+from .stepping import without_ttl
 
 __all__ = ["Race"]
 
@@ -194,7 +195,7 @@ class Race:
         try:
             with self.server.client() as admin:
                 keys = max(1, admin.dbsize())
-                kept = [key for key in admin.scan_iter(count=1000) if admin.pttl(key) == -1]
+                kept = without_ttl(admin)
         except redis.RedisError:  # it was interrupted while the server was down
             pass
         ops = sorted(self._so_far(), key=lambda op: op.start)

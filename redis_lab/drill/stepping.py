@@ -207,10 +207,11 @@ class _Stage:
                 actors[name].start(program, hands[name])
             self._play(actors, prefix, admin)
             self.trace.append(Step("", "then"))
+            kept = without_ttl(admin)  # whoever comes later may see to it
             later.open = True
             if self.scenario.after:
                 self.scenario.after(hands["later"])
-            kept = [key for key in admin.scan_iter(count=1000) if admin.pttl(key) == -1]
+            kept = [*dict.fromkeys(kept + without_ttl(admin))]
             if self.crashes:
                 raise self.crashes[0]
             ops = sorted(self.ops, key=lambda op: op.start)
@@ -316,6 +317,11 @@ def interleavings(
                         break  # each further one would have to be waited for as long
 
 
+def without_ttl(admin: redis.Redis) -> list[str]:
+    """The keys that would stay for ever."""
+    return [key for key in admin.scan_iter(count=1000) if admin.pttl(key) == -1]
+
+
 Runs = Iterator[tuple[_Stage, History]]
 
 
@@ -410,12 +416,15 @@ def _at_each_step(
 ) -> Runs:
     baseline = _Stage(server, play, target, scenario)
     baseline.run(admin)
-    name = next(iter(scenario.actors))
+    name, *others = scenario.actors
     steps = sum(chosen == name for chosen, _ in baseline.choices)
     for k in range(first, steps + 1):
         stage = _Stage(server, play, target, scenario)
         at: dict[str, Any] = {what: k}
         yield stage, stage.run(admin, **at)
+        for other in others:  # it comes just then, before the first one goes on
+            stage = _Stage(server, play, target, scenario)
+            yield stage, stage.run(admin, (name,) * k + (other,) * 12, **at)
 
 
 MODES: dict[str, Callable[..., Runs]] = {
