@@ -130,13 +130,9 @@ class Promise:
     how: str
 
 
-def _common(*, ttl: bool = True) -> tuple[Promise, ...]:
-    found = (
-        Promise("hung", "seconds: once all faults are over, nothing gets on by itself any more"),
-        Promise("errors not in the contract", "calls that raised what the contract does not name"),
-    )
-    lasting = Promise("keys without TTL", "keys that would stay for ever")
-    return (*found, lasting) if ttl else found
+HUNG = Promise("hung", "seconds: once all faults are over, nothing gets on by itself any more")
+ERRORS = Promise("errors not in the contract", "calls that raised what the contract does not name")
+NO_TTL = Promise("keys without TTL", "keys that would stay for ever")
 
 
 KINDS: dict[str, tuple[Promise, ...]] = {
@@ -148,35 +144,36 @@ KINDS: dict[str, tuple[Promise, ...]] = {
         Promise("no order of reads", "histories of reads and updates that no one order explains"),
         Promise("loads for one miss", "second loads of a key while the first one was under way"),
         Promise("absences loaded", "further loads of a key that the source does not have"),
-        *_common(),
+        *(HUNG, ERRORS, NO_TTL),
     ),
     "lock": (
         Promise("two holders", "leases that began within another holder's lease"),
+        Promise("no order of holders", "histories of acquire and release that no order explains"),
         Promise("lost updates", "writes to the store that overwrote one they had not read"),
-        *_common(),
+        *(HUNG, ERRORS, NO_TTL),
     ),
     "queue": (
         Promise("jobs lost", "jobs that were put, and were never worked on"),
         Promise("done twice", "jobs that were handed out after `done` had returned"),
         Promise("two at one job", "jobs that were handed out within another worker's lease"),
         Promise("out of order", "histories of put and take that no first-in-first-out explains"),
-        *_common(ttl=False),
+        *(HUNG, ERRORS),
     ),
     "limiter": (
         Promise("over the limit", "let through beyond `most` in a span of `window_s`"),
         Promise("locked out", "names refused although nobody had asked for two windows"),
-        *_common(),
+        *(ERRORS, NO_TTL),
     ),
     "session": (
         Promise("sessions revived", "loads that began after `end` had returned, and found it"),
         Promise("sessions lost", "loads that found nothing of a session that nobody had ended"),
-        *_common(),
+        *(HUNG, ERRORS, NO_TTL),
     ),
     "once": (
         Promise("effects repeated", "effects that began after `run` had returned a result"),
         Promise("two at work", "effects that began within another's lease, while it was at work"),
         Promise("two answers", "keys for which `run` returned different results"),
-        *_common(),
+        *(HUNG, ERRORS, NO_TTL),
     ),
 }
 

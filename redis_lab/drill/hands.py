@@ -36,6 +36,7 @@ class Hands:
         self.luck, self.record = luck, record
         self.serial = 0
         self.made: Any = None
+        self.so_far: Callable[[], list[Op]] = list  # what all clients have done up to now
 
     def call(
         self,
@@ -61,6 +62,7 @@ class Hands:
         except Exception as error:
             op.error = f"{type(error).__name__}: {error}"[:200]
             fine = self.target.errors if strict else (*self.target.errors, *REDIS_ERRORS)
+            op.away = isinstance(error, REDIS_ERRORS)
             op.unexpected = not isinstance(error, fine)
         op.end = time.monotonic()
         self.record(op)
@@ -101,6 +103,7 @@ class History:
     ops: list[Op]
     ledger: Ledger
     without_ttl: list[str] = field(default_factory=list)
+    keys: int = 0  # in Redis, at the end
 
     def named(self, *names: str) -> list[Op]:
         """The operations of these names."""
@@ -160,14 +163,14 @@ class Play:
     def common(self, history: History) -> list[Finding]:
         """The promises that all kinds make."""
         ended = [op for op in history.ops if op.end < float("inf")]
-        hung = [op for op in history.named("hung") if op.result]
+        tried = history.named("hung")
+        hung = [op for op in tried if op.result]
         wrong = [op for op in ended if op.unexpected]
         kept = [Op("server", "key", key, 0, 0, result="no TTL") for key in history.without_ttl]
-        tried = history.named("hung")
         return [
             Finding("hung", round(max((op.result for op in hung), default=0), 1), len(tried), hung),
             Finding("errors not in the contract", len(wrong), len(ended), wrong[:2]),
-            Finding("keys without TTL", len(kept), 1, kept[:5]),
+            Finding("keys without TTL", len(kept), history.keys, kept[:5]),
         ]
 
     def gets_on(self, hands: Hands, key: str, done: Callable[[], bool]) -> None:

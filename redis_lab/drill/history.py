@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +32,7 @@ class Op:
 
     `end` is infinite if the call never returned: it may have taken effect, or not. `value` is
     what was passed in, `result` what came back, `error` the exception instead; `unexpected` if
-    the contract knows no such exception.
+    the contract knows no such exception, `away` if Redis itself raised it.
     """
 
     who: str
@@ -44,6 +44,7 @@ class Op:
     result: Any = None
     error: str | None = None
     unexpected: bool = False
+    away: bool = False
 
     @property
     def ok(self) -> bool:
@@ -52,6 +53,8 @@ class Op:
 
     def __str__(self) -> str:
         given = ", ".join(str(part) for part in (self.key, self.value) if part not in (None, ""))
+        if self.start == self.end:  # no call, but what was found
+            return f"{self.name}({given}): {self.result}"
         if self.end == EVER:
             return f"{self.name}({given}) never returned"
         came = f"raised {self.error}" if self.error else f"returned {self.result}"
@@ -79,7 +82,7 @@ def read_log(files: Iterable[Path]) -> list[Op]:
 class Model(Protocol):
     """What a sequential object may do. States are hashable."""
 
-    initial: Hashable
+    initial: Any
 
     def step(self, state: Any, op: Op) -> Iterable[Hashable]:
         """The states that may follow if `op` happens in `state`; none if it cannot."""
@@ -128,7 +131,7 @@ class Register:
 
 
 class Mutex:
-    """`acquire` when nobody holds it; `release` by its holder; `expire` frees it like a release.
+    """`acquire` when nobody holds it; `release` and `expire` free it if `value` is its holder.
 
     With `fenced`, the result of each `acquire` is a number greater than all before. An `acquire`
     that found it taken (result None) is always allowed: nobody promises that it is free.
@@ -142,18 +145,17 @@ class Mutex:
     def step(self, state: tuple[Any, float], op: Op) -> Iterable[Hashable]:
         """As Model.step."""
         holder, fence = state
-        if op.name == "acquire":
-            if op.end < EVER and not op.result:
-                return [state]
-            if holder is not None:
-                return []
-            if not self.fenced or op.end == EVER:
-                return [(op.value, fence)]
-            return [(op.value, op.result)] if op.result > fence else []
-        if holder == op.value:
-            return [(None, fence)]
-        # A lease that is over twice, or a release that came too late, changes nothing
-        return [state] if op.name == "expire" or not op.result else []
+        if op.name != "acquire":
+            if holder == op.value:
+                return [(None, fence)]
+            return [] if op.end == EVER else [state]  # what changes nothing can be left out
+        if op.end < EVER and not op.result:
+            return [state]
+        if holder is not None:
+            return []
+        if not self.fenced or op.end == EVER:
+            return [(op.value, fence)]
+        return [(op.value, op.result)] if op.result > fence else []
 
 
 class FifoQueue:
@@ -170,6 +172,3 @@ class FifoQueue:
         if op.result is None:
             return [state] if not state else []
         return [state[1:]] if state and state[0] == op.result else []
-
-
-Record = Callable[[Op], None]

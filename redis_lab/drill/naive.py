@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from typing import Any
 
 import redis
 
-__all__ = ["Cache", "Lock"]
+__all__ = ["Cache", "CheckingLimiter", "Limiter", "Lock", "Once", "Queue", "Sessions"]
 
 
 class Cache:
@@ -49,3 +50,102 @@ class Lock:
     def release(self, lease: str) -> None:
         """Whoever has it."""
         self.client.delete(f"lock:{lease}")
+
+
+class Queue:
+    """LPUSH and LPOP: once it is taken, only the worker knows of it."""
+
+    lease_s = 0.1
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+
+    def put(self, payload: str) -> None:
+        """To the end of the line."""
+        self.client.rpush("jobs", payload)
+
+    def take(self) -> Any:
+        """From the front of the line."""
+        return self.client.lpop("jobs")
+
+    def done(self, job: str) -> None:
+        """Nobody remembers it anyway."""
+
+
+class Limiter:
+    """INCR, and EXPIRE for who came first."""
+
+    limit = 3
+    window_s = 0.15
+    most = 6  # at the turn of two windows
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+
+    def allow(self, name: str) -> bool:
+        """Count, and compare."""
+        count: Any = self.client.incr(f"calls:{name}")
+        if count == 1:
+            self.client.pexpire(f"calls:{name}", int(self.window_s * 1000))
+        return bool(count <= self.limit)
+
+
+class CheckingLimiter(Limiter):
+    """It looks how many there were, and counts if there is room."""
+
+    window_s = 0.8
+    most = 3
+
+    def allow(self, name: str) -> bool:
+        """Compare, and count."""
+        found: Any = self.client.get(f"calls:{name}")
+        if found is not None and int(found) >= self.limit:
+            return False
+        with self.client.pipeline() as pipe:
+            pipe.incr(f"calls:{name}")
+            pipe.pexpire(f"calls:{name}", int(self.window_s * 1000), nx=True)
+            pipe.execute()
+        return True
+
+
+class Sessions:
+    """A touch that reads the session and writes it back."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+
+    def start(self, user: str) -> str:
+        """A random id."""
+        id = secrets.token_hex(8)
+        self.client.set(f"session:{id}", user)
+        self.client.expire(f"session:{id}", 600)
+        return id
+
+    def load(self, id: str) -> Any:
+        """The user, and ten more minutes."""
+        user = self.client.get(f"session:{id}")
+        if user is not None:
+            self.client.set(f"session:{id}", user, ex=600)
+        return user
+
+    def end(self, id: str) -> None:
+        """Log out."""
+        self.client.delete(f"session:{id}")
+
+
+class Once:
+    """Look whether it was done; if not, do it and take a note."""
+
+    lease_s = 0.2
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+
+    def run(self, key: str, work: Callable[[], str]) -> Any:
+        """Check, then act."""
+        found = self.client.get(f"once:{key}")
+        if found is not None:
+            return found
+        result = work()
+        self.client.set(f"once:{key}", result, ex=600)
+        return result

@@ -7,9 +7,21 @@ from typing import Any
 
 import redis
 
-from ..patterns import cache, cache_aside, lock
+from ..patterns import cache, cache_aside, idempotency, lock, queue, rate_limit, session
 
-__all__ = ["Cache", "CacheAside", "Lock"]
+__all__ = [
+    "Cache",
+    "CacheAside",
+    "FixedWindow",
+    "Gcra",
+    "ListQueue",
+    "Lock",
+    "Once",
+    "Sessions",
+    "SlidingCounter",
+    "SlidingLog",
+    "StreamQueue",
+]
 
 
 class Cache:
@@ -71,3 +83,106 @@ class Lock:
     def release(self, lease: lock.Lease) -> bool:
         """As the pattern's."""
         return self.lock.release(lease)
+
+
+class ListQueue:
+    """`patterns.queue.ListQueue`."""
+
+    lease_s = 0.3
+    kind: type[queue.SyncQueue] = queue.ListQueue
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.queue = self.kind(
+            client, "q", lease_s=self.lease_s, max_tries=100, backoff_s=0.001, keep_s=3600
+        )
+
+    def put(self, payload: str) -> str:
+        """With an id of one's own, so that it may be put again after an error."""
+        return self.queue.put(payload, id=payload)
+
+    def take(self) -> queue.Job | None:
+        """The next job; before that, what others have lost is brought back."""
+        self.queue.reap()
+        return self.queue.take()
+
+    def done(self, job: queue.Job) -> bool:
+        """As the pattern's."""
+        return self.queue.done(job)
+
+
+class StreamQueue(ListQueue):
+    """`patterns.queue.StreamQueue`."""
+
+    kind = queue.StreamQueue
+
+
+class SlidingLog:
+    """`patterns.rate_limit.SlidingLog`: at most `limit` in any span."""
+
+    limit = 5
+    window_s = 0.3
+    kind: type[rate_limit.Limiter] = rate_limit.SlidingLog
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.limiter = self.kind(client, "calls", limit=self.limit, window_s=self.window_s)
+
+    def allow(self, name: str) -> bool:
+        """As the pattern's."""
+        return self.limiter.allow(name).allowed
+
+
+class FixedWindow(SlidingLog):
+    """`patterns.rate_limit.FixedWindow`: twice the limit where two windows meet."""
+
+    most = 10
+    kind = rate_limit.FixedWindow
+
+
+class SlidingCounter(SlidingLog):
+    """`patterns.rate_limit.SlidingCounter`: up to twice the limit in some spans."""
+
+    most = 10
+    kind = rate_limit.SlidingCounter
+
+
+class Gcra(SlidingLog):
+    """`patterns.rate_limit.Gcra`: the burst, and then `limit` a window."""
+
+    most = 10
+    kind = rate_limit.Gcra
+
+
+class Sessions:
+    """`patterns.session.Sessions`."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.sessions = session.Sessions(client, "session", idle_s=600, absolute_s=3600)
+
+    def start(self, user: str) -> str:
+        """As the pattern's."""
+        return self.sessions.start(user)
+
+    def load(self, id: str) -> session.Session | None:
+        """As the pattern's."""
+        return self.sessions.load(id)
+
+    def end(self, id: str) -> bool:
+        """As the pattern's."""
+        return self.sessions.end(id)
+
+
+class Once:
+    """`patterns.idempotency.Idempotency`."""
+
+    lease_s = 0.3
+    errors = (
+        *(idempotency.Busy, idempotency.Failed, idempotency.LeaseLost),
+        *(idempotency.NotStored, idempotency.Mismatch),
+    )
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.once = idempotency.Idempotency(client, "once", ttl_s=600, lease_s=self.lease_s)
+
+    def run(self, key: str, work: Callable[[], str]) -> Any:
+        """As the pattern's."""
+        return self.once.run(key, "", work)

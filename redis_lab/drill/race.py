@@ -26,6 +26,7 @@ from .contracts import Target
 from .hands import Hands, History, Play
 from .history import Op, read_log
 from .ledger import Ledger
+from .stepping import without_ttl
 
 __all__ = ["Race"]
 
@@ -61,7 +62,6 @@ class Race:
         self.crew: list[str] = []
         self.folder = Path(tempfile.mkdtemp(prefix="redis-lab-drill-"))
         self.settled: list[Op] = []
-        self._ended: History | None = None
         try:
             (self.folder / "phase").write_bytes(CALM)
             Ledger(self.folder / "ledger").close()
@@ -97,11 +97,11 @@ class Race:
         """A calm phase, one with faults, then it must come to rest."""
         for _ in self.names:
             self._hire()
-        self._sleep(CALM_S)
+        time.sleep(CALM_S)
         self._phase(FAULTS)
         for kill in range(self.kills):
             self.progress(f"kill {kill + 1} of {self.kills}")
-            self._sleep(self.luck.uniform(0.005, 0.12))
+            time.sleep(self.luck.uniform(0.005, 0.12))
             if kill % 3 == 2:
                 self._fault(OTHERS[kill // 3 % len(OTHERS)])
             victim = self.luck.choice(self.crew)
@@ -115,9 +115,6 @@ class Race:
         for name in list(self.crew):
             self._tell(f"kill {name}")
         self.crew.clear()
-
-    def _sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
 
     def _phase(self, phase: bytes) -> None:
         with open(self.folder / "phase", "r+b") as file, mmap.mmap(file.fileno(), 1) as now:
@@ -153,10 +150,10 @@ class Race:
             self.relay.cut()
         elif fault == "stall":
             with self.server.stalled():
-                self._sleep(self.luck.uniform(0.05, 0.8))
+                time.sleep(self.luck.uniform(0.05, 0.8))
         elif fault == "pause":
             self._tell(f"stop {who}")
-            self._sleep(self.luck.uniform(1.1, 2) * min(self.target.lease_s, 1))
+            time.sleep(self.luck.uniform(1.1, 2) * min(self.target.lease_s, 1))
             self._tell(f"go {who}")
         elif fault == "restart":
             self.server.kill()
@@ -164,7 +161,7 @@ class Race:
         else:
             with self.server.client() as admin:
                 admin.config_set("maxmemory", 1)
-                self._sleep(self.luck.uniform(0.05, 0.3))
+                time.sleep(self.luck.uniform(0.05, 0.3))
                 admin.config_set("maxmemory", 0)
 
     def _settle(self) -> None:
@@ -173,11 +170,11 @@ class Race:
         self.relay.lose(0)
         ledger = Ledger(self.folder / "ledger")
         try:
-            with self.server.client() as client:
+            with self.server.client(**self.target.client_options) as client:
                 luck = Random(0)
                 hands = Hands("later", self.target, client, ledger, luck, self.settled.append)
                 hands.made = self.play.make(hands)
-                hands.history = self._so_far  # type: ignore[attr-defined]
+                hands.so_far = self._so_far
                 self.play.settle(hands)
         finally:
             ledger.close()
@@ -194,10 +191,12 @@ class Race:
             _, words = json.loads(crash.read_text())
             raise LabError(f"A worker of the drill failed in the adapter:\n{words}")
         kept: list[str] = []
+        keys = 0
         try:
             with self.server.client() as admin:
-                kept = [key for key in admin.scan_iter(count=1000) if admin.pttl(key) == -1]
-        except redis.RedisError:
+                keys = max(1, admin.dbsize())
+                kept = without_ttl(admin)
+        except redis.RedisError:  # it was interrupted while the server was down
             pass
         ops = sorted(self._so_far(), key=lambda op: op.start)
-        return History(self.target, ops, Ledger(self.folder / "ledger"), kept)
+        return History(self.target, ops, Ledger(self.folder / "ledger"), kept, keys)

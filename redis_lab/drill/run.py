@@ -52,7 +52,9 @@ def drill(
         report = Report.begin(target, text, seed, command(target, seed, kills, forget, steps))
         try:
             if steps:
-                for findings, witnesses in interleavings(server, play, target, progress):
+                for findings, witnesses in interleavings(
+                    server, play, target, progress, forget=forget
+                ):
                     report.orders += 1
                     report.add(findings, witnesses, raced=False)
         except KeyboardInterrupt:

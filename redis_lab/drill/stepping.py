@@ -89,6 +89,7 @@ class _Actor:
         self.dies: int | None = None
         self.loses: int | None = None
         self.lapses: int | None = None
+        self.forgets: int | None = None
         kind = type("Stepping", (_Connection,), {"actor": self})
         self.pool = redis.ConnectionPool(
             connection_class=kind,
@@ -190,6 +191,7 @@ class _Stage:
         dies: int | None = None,
         loses: int | None = None,
         lapses: int | None = None,
+        forgets: int | None = None,
     ) -> History:
         admin.flushall()
         ledger = Ledger()
@@ -198,22 +200,22 @@ class _Stage:
             hands = {name: self._hands(actor, ledger) for name, actor in actors.items()}
             later = actors.pop("later")
             first = next(iter(actors.values()))
-            first.dies, first.loses, first.lapses = dies, loses, lapses
+            first.dies, first.loses, first.lapses, first.forgets = dies, loses, lapses, forgets
             if self.scenario.before:
                 self.scenario.before(hands["later"])
-            self.ops.clear()
             for name, program in self.scenario.actors.items():
                 actors[name].start(program, hands[name])
-            self._play(actors, prefix)
+            self._play(actors, prefix, admin)
             self.trace.append(Step("", "then"))
+            kept = without_ttl(admin)  # whoever comes later may see to it
             later.open = True
             if self.scenario.after:
                 self.scenario.after(hands["later"])
-            kept = [key for key in admin.scan_iter(count=1000) if admin.pttl(key) == -1]
+            kept = [*dict.fromkeys(kept + without_ttl(admin))]
             if self.crashes:
                 raise self.crashes[0]
             ops = sorted(self.ops, key=lambda op: op.start)
-            return History(self.target, ops, ledger, kept)
+            return History(self.target, ops, ledger, kept, max(1, admin.dbsize()))
         finally:
             with self.changed:
                 self.over = True
@@ -228,6 +230,7 @@ class _Stage:
         luck = Random(actor.name)
         found = _Stepped(actor.name, self.target, actor.client, ledger, luck, self.record)
         found.actor = actor
+        found.so_far = lambda: self.ops
         found.made = self.play.make(found)
         return found
 
@@ -245,7 +248,7 @@ class _Stage:
             for actor in busy:
                 actor.asleep = True
 
-    def _play(self, actors: dict[str, _Actor], prefix: tuple[str, ...]) -> None:
+    def _play(self, actors: dict[str, _Actor], prefix: tuple[str, ...], admin: redis.Redis) -> None:
         now, row = "", 0
         self._settle(actors, 5)
         while len(self.choices) < MOST_STEPS:
@@ -283,6 +286,10 @@ class _Stage:
                 actor.lapses = None
                 self.trace.append(Step(now, "stands still, longer than its lease"))
                 time.sleep(self.target.lease_s * 1.1 + 0.02)
+            if actor.forgets == actor.steps:
+                actor.forgets = None
+                self.trace.append(Step("server", "has forgotten everything"))
+                admin.flushall()
 
 
 def _witness(stage: _Stage, finding: Finding) -> Witness:
@@ -291,18 +298,28 @@ def _witness(stage: _Stage, finding: Finding) -> Witness:
 
 
 def interleavings(
-    server: Server, play: Play, target: Target, progress: Callable[[str], object]
+    server: Server,
+    play: Play,
+    target: Target,
+    progress: Callable[[str], object],
+    *,
+    forget: bool = False,
 ) -> Iterator[tuple[list[Finding], dict[str, Witness]]]:
     """Play every scenario in every order; yields what each run found, and witnesses by promise."""
     with server.client() as admin:
         for scenario in play.scenarios:
-            for mode in scenario.modes:
+            for mode in (*scenario.modes, *["forget"] * forget):
                 for stage, history in MODES[mode](server, play, target, scenario, admin):
                     progress(f"{scenario.name} ({mode})")
                     found = play.judge(history)
                     yield found, {f.promise: _witness(stage, f) for f in found if f.count}
                     if any(f.promise == "hung" and f.count for f in found):
                         break  # each further one would have to be waited for as long
+
+
+def without_ttl(admin: redis.Redis) -> list[str]:
+    """The keys that would stay for ever."""
+    return [key for key in admin.scan_iter(count=1000) if admin.pttl(key) == -1]
 
 
 Runs = Iterator[tuple[_Stage, History]]
@@ -358,12 +375,31 @@ def _lapse(
     server: Server, play: Play, target: Target, scenario: Scenario, admin: redis.Redis
 ) -> Runs:
     """The first client stands still at one of its steps, and the second comes to one of its."""
+    yield from _at_steps_of_two(server, play, target, scenario, admin, "lapses")
+
+
+def _forget(
+    server: Server, play: Play, target: Target, scenario: Scenario, admin: redis.Redis
+) -> Runs:
+    """The same where the server forgets everything after a step of the first client."""
+    yield from _at_steps_of_two(server, play, target, scenario, admin, "forgets")
+
+
+def _at_steps_of_two(
+    server: Server,
+    play: Play,
+    target: Target,
+    scenario: Scenario,
+    admin: redis.Redis,
+    what: str,
+) -> Runs:
     names = list(scenario.actors)
     for k in range(1, 5):
         for j in range(1, 5) if len(names) > 1 else (0,):
             stage = _Stage(server, play, target, scenario)
             order = (names[0],) * k + (names[-1],) * j + (names[0],) * 12
-            history = stage.run(admin, order, lapses=k)
+            at: dict[str, Any] = {what: k}
+            history = stage.run(admin, order, **at)
             if sum(name == names[0] for name, _ in stage.choices) < k:
                 return
             yield stage, history
@@ -380,11 +416,15 @@ def _at_each_step(
 ) -> Runs:
     baseline = _Stage(server, play, target, scenario)
     baseline.run(admin)
-    name = next(iter(scenario.actors))
+    name, *others = scenario.actors
     steps = sum(chosen == name for chosen, _ in baseline.choices)
     for k in range(first, steps + 1):
         stage = _Stage(server, play, target, scenario)
-        yield stage, stage.run(admin, **{what: k})  # type: ignore[arg-type]
+        at: dict[str, Any] = {what: k}
+        yield stage, stage.run(admin, **at)
+        for other in others:  # it comes just then, before the first one goes on
+            stage = _Stage(server, play, target, scenario)
+            yield stage, stage.run(admin, (name,) * k + (other,) * 12, **at)
 
 
 MODES: dict[str, Callable[..., Runs]] = {
@@ -392,6 +432,7 @@ MODES: dict[str, Callable[..., Runs]] = {
     "die": _die,
     "lose": _lose,
     "lapse": _lapse,
+    "forget": _forget,
 }
 
 
@@ -411,8 +452,10 @@ def shorten(packed: bytes) -> str:
         length = int(head[1:])
         word, rest = rest[:length], rest[length + 2 :]
         text = word.decode(errors="replace")
-        if command and command[-1] in ("EVALSHA", "EVAL"):
+        if command == ["EVALSHA"]:
             text = f"{text[:6]}…"
+        elif command == ["EVAL"]:
+            text = "(script)"
         command.append(text if len(text) <= 24 else f"{text[:21]}…")
         words -= 1
         if not words:

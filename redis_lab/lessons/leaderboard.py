@@ -77,9 +77,8 @@ def weekly(r: redis.Redis, answer: Callable[[redis.Redis, list[str], int], Pairs
         if got[:1] == wanted[:1] and got != wanted:
             raise NotYet(f"{when}, the {n} best should be {wanted}, and are {got}.")
         if got != wanted:
-            raise NotYet(
-                f"{when}, the best is {_describe_leader(got)}; it should be {_describe_leader(wanted)}."
-            )
+            yours, best = _describe_leader(got), _describe_leader(wanted)
+            raise NotYet(f"{when}, the best is {yours}; it should be {best}.")
 
     first, second = days[:7], days[2:9]
     try:

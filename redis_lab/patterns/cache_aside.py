@@ -59,6 +59,7 @@ class CacheAside:
     commit and the call, the old value lives on until its TTL. A DELETION is an update: announce it
     with the row's last version + 1. A row that is created again must go on from there, not begin
     at 1, or it is not cached while the floor lives (`cache.Cache` has no such rule).
+    NOT kept: one load for one miss. All who find a key missing, or absent, at the same time load.
     If Redis is away or full, `get` loads and returns the value, and asks Redis again after
     `pause_s`; the first callers hang as long as their client's timeouts say. `invalidate` raises.
     Keys: `<prefix>:<key>`, a hash of `value` and `floor`; TTL `ttl_s`, less up to a tenth at

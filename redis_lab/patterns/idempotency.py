@@ -179,6 +179,8 @@ class Idempotency(_Rules):
     Keys: `<prefix>:<key>`, a hash, TTL `ttl_s`. One key a call, so any cluster will do.
     Cost: one round trip a call, two for `run`. Tested from Redis 7.0. A user of the server needs
     `~<prefix>:* +@read +@write +@scripting +time`. Of an error only its type is stored.
+    NOT kept either: when Redis has lost the record, two may be at it AT ONCE within a lease, and a
+    later call may get ANOTHER ANSWER than the first one got.
     Raises: Mismatch, Busy, Failed, LeaseLost, NotStored, ValueError for arguments, TypeError for an
     asyncio client or work. Redis's own errors mean that nothing was begun (or only claimed).
     Prevents: the second charge when a client tries again because the first reply was lost.

@@ -265,6 +265,7 @@ class Sessions(BaseSessions[SyncClient]):
     Cost: one round trip a call, a `login` two. Tested from Redis 7.0. Data are JSON: a `load` gives
     lists for tuples, and strings for the keys of dicts.
     ACL: `~<prefix>:*`, `+@read +@write +@scripting +@connection +time`.
+    NOT KEPT either: a restart without persistence LOGS EVERYBODY OUT, and so may a failover.
     Prevents: the id that survives login, the session that is written back to life without a TTL,
     the stolen one that is kept alive for ever, and (only JSON) data that runs as code.
 

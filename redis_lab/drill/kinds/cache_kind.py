@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 from ..hands import Finding, Hands, History, Play, Scenario
-from ..history import Op, Register, linearizable
+from ..history import EVER, Op, Register, linearizable
 
 __all__ = ["CachePlay"]
 
@@ -195,7 +195,10 @@ class CachePlay(Play):
                 leased = asked[-1].start + history.target.lease_s if asked else one.start
                 if two.start < min(one.end, leased) and one.end < float("inf"):
                     twice.append((one, two))
-        again = [op for ops in none.values() for op in ops[1:]]
+        told: dict[str, float] = {}
+        for op in gets:
+            told[op.key] = min(told.get(op.key, EVER), op.end)
+        again = [op for key, ops in none.items() for op in ops if op.start > told[key]]
         return [
             Finding("loads for one miss", len(twice), len(herd), twice[0] if twice else ()),
             Finding("absences loaded", len(again), len(none), again[:2]),

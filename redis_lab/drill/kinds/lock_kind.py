@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 from ..hands import Finding, Hands, History, Play, Scenario
-from ..history import Op
+from ..history import EVER, Mutex, Op, linearizable
 from ..ledger import Refused
 
 __all__ = ["LockPlay"]
@@ -109,9 +109,31 @@ class LockPlay(Play):
         writes = history.ledger.ask("SELECT COUNT(*) FROM written")[0][0]
         return [
             Finding("two holders", len(two), held, two[0] if two else ()),
+            *order(history),
             Finding("lost updates", sum(row[3] for row in lost), writes, shown),
             *self.common(history),
         ]
+
+
+def order(history: History) -> list[Finding]:
+    """Short histories, as a mutex whose leases expire, and whose fences rise if it has any."""
+    calls = history.named("acquire", "release")
+    if len(calls) > 40:
+        return []
+    ops, fences = [], []
+    for number, op in enumerate(calls):
+        end = op.end if op.ok else EVER  # an error may have had its effect
+        # A client that acquires again is another holder; its release ends its last lease
+        mine = [n for n, one in enumerate(calls[: number + 1]) if one.who == op.who]
+        holder = max((n for n in mine if calls[n].name == "acquire"), default=number)
+        ops.append(Op(op.who, op.name, op.key, op.start, end, holder, op.result))
+        if op.name == "acquire" and (op.result or end == EVER):
+            over = op.start + history.target.lease_s
+            ops.append(Op(op.who, "expire", op.key, over, EVER, holder))
+            fences += [op.result] if op.result else []
+    fenced = all(isinstance(one, int) and not isinstance(one, bool) for one in fences)
+    wrong = linearizable(ops, Mutex(fenced)) is False
+    return [Finding("no order of holders", int(wrong), 1, calls if wrong else ())]
 
 
 def two_holders(history: History) -> tuple[list[tuple[Op, Op]], int]:
