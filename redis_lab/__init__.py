@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what __getattr__ provides, for editors and type checkers
     from . import figures, patterns, rest, source, teach
     from . import teach as lesson
     from .measure import bench, load, results, theory, workload
+    from .remote import remote_shop
     from .teach import check, claim, figure, predict, show_source
 
     __version__: str
@@ -50,6 +51,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "load": (".measure.load", None),
     "patterns": (".patterns", None),
     "predict": (".teach", "predict"),
+    "remote_shop": (".remote", "remote_shop"),
     "rest": (".rest", None),
     "results": (".measure.results", None),
     "show_source": (".teach", "show_source"),
@@ -80,6 +82,7 @@ __all__ = [
     "magic",
     "patterns",
     "predict",
+    "remote_shop",
     "replicated",
     "rest",
     "results",

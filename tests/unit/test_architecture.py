@@ -17,10 +17,11 @@ PACKAGE = Path(__file__).parents[2] / "redis_lab"
 ROOT = "the package itself"  # redis_lab/__init__.py
 
 ROOMS = [
-    ("errors", "claims", "internals", "patterns", "_relay", "_remover", "orphan"),
+    ("errors", "claims", "internals", "patterns", "_relay", "_remover", "_sql_server", "orphan"),
     ("files", "child", "extras", "judging", "toc", "wiretap"),
     ("source", "servers"),
     ("distance", "magic"),
+    ("remote",),
     ("measure",),
     ("figures", "rest"),
     ("lessons",),
