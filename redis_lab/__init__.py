@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # what __getattr__ provides, for editors and type checkers
     from .distance import link
     from .logbook import progress
     from .measure import bench, load, results, theory, workload
+    from .remote import remote_shop
     from .servers import (
         Cluster,
         Replicated,
@@ -62,6 +63,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "patterns": (".patterns", None),
     "predict": (".teach", "predict"),
     "progress": (".logbook", "progress"),
+    "remote_shop": (".remote", "remote_shop"),
     "replicated": (".servers", "replicated"),
     "rest": (".rest", None),
     "results": (".measure.results", None),
@@ -98,6 +100,7 @@ __all__ = [
     "patterns",
     "predict",
     "progress",
+    "remote_shop",
     "replicated",
     "rest",
     "results",

@@ -18,6 +18,7 @@ FIGURES: dict[str, Chart] = {
         meanings={
             "a dict in this process": "baseline",
             "SQLite: a user by id": "theirs",
+            "SQLite behind a server, 2 ms away: a user by id": "theirs",
             "SQLite: a product page": "theirs",
             "SQLite: best sellers of a month": "theirs",
             "SQLite: the year's dashboard": "theirs",
