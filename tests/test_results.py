@@ -20,14 +20,15 @@ import numpy as np
 import psutil
 import pytest
 import redis
+import scipy.stats
 from hdrh.histogram import HdrHistogram
 
 from redis_lab import bench, results
 from redis_lab.errors import LabError
 from redis_lab.measure import environment
-from redis_lab.measure.results import Result
+from redis_lab.measure.results import Result, Run
 from redis_lab.measure.runs import median_of
-from redis_lab.measure.stats import interval_over_runs
+from redis_lab.measure.stats import interval_over_runs, ratio_over_runs
 from redis_lab.servers import choose
 from redis_lab.servers.choose import server
 
@@ -161,9 +162,9 @@ import sys
 from pathlib import Path
 from redis_lab import results
 from redis_lab.measure import environment
-from redis_lab.measure.results import Result
+from redis_lab.measure.results import Result, Run
 from redis_lab.measure.runs import median_of
-from redis_lab.measure.stats import interval_over_runs
+from redis_lab.measure.stats import interval_over_runs, ratio_over_runs
 turn = 0
 while True:
     turn += 1
@@ -451,16 +452,25 @@ def small_run(n: int) -> Result:
 def test_longer_tables_need_larger_differences():
     """The correction for many pairs: the same row, alone and among nineteen others."""
     machine = Machine(seed=9)
+    long = [machine.result(6, a=1.0, **{f"b{n}": 1.0 for n in range(19)}) for _ in "ab"]
+    short = [Result("e", "t", [], runs=[Run(run.rows[:1]) for run in one.runs]) for one in long]
     few, many = (
-        [float(n) for n in re.findall(r"\d+\.\d+", frame.loc[0, "interval"])]
-        for frame in (
-            results.compare(machine.result(6, a=1.0), machine.result(6, a=1.0)),
-            results.compare(
-                *(machine.result(6, a=1.0, **{f"b{n}": 1.0 for n in range(19)}) for _ in "ab")
-            ),
-        )
+        [float(n) for n in re.findall(r"\d+\.\d+", results.compare(*pair).loc[0, "interval"])]
+        for pair in (short, long)
     )
-    assert many[1] / many[0] > few[1] / few[0]
+    assert many[0] < 0.95 * few[0] and few[1] < 0.95 * many[1]
+
+
+@pytest.mark.parametrize("pairs", [1, 20])
+def test_the_interval_of_a_ratio_is_welchs(pairs):
+    """Held against SciPy's, of samples that differ in size and spread."""
+    random = np.random.default_rng(2)
+    a, b = random.lognormal(3, 0.1, 5), random.lognormal(3.3, 0.4, 9)
+    welch = scipy.stats.ttest_ind(np.log(b), np.log(a), equal_var=False)
+    bounds = welch.confidence_interval(1 - 0.05 / pairs)
+    ratio, low, high = ratio_over_runs(a, b, pairs)
+    assert np.log([low, high]) == pytest.approx([bounds.low, bounds.high])
+    assert np.log(ratio) == pytest.approx(np.log(b).mean() - np.log(a).mean())
 
 
 # ---------------------------------------------------------------- runs in one result
