@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from processes import within
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]  # a busy machine takes its time
 
 
 @pytest.fixture

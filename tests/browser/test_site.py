@@ -9,7 +9,7 @@ import pytest
 
 from redis_lab.toc import lessons
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]  # a busy machine takes its time
 
 LESSONS = lessons()
 WIDTHS = (1024, 400)
