@@ -231,7 +231,7 @@ COMMANDS = {
     "kernel": Command(kernel, 6, use=run_a_lesson, signals=(*SIGNALS[:2], signal.SIGHUP)),
     "pytest": Command(
         lambda place: [
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:nbval"),
             written(place, "test_own.py", TESTS),
         ],
         2,
