@@ -26,7 +26,7 @@ ROOMS = [
     ("lessons",),
     ("teach",),
     (ROOT,),
-    ("index", "notebooks"),
+    ("_grader", "grade", "index", "notebooks"),
     ("new",),
     ("cli",),
 ]
