@@ -200,8 +200,8 @@ def write(grades: list[Grade], to: Path) -> list[Path]:
     for each in grades:
         writer.writerow([harmless(value) for value in astuple(each)])
     written = [to / "grades.csv", to / "grades.html"]
-    write_whole(written[0], text.getvalue().encode())
-    write_whole(written[1], page(grades).encode())
+    write_whole(written[0], text.getvalue().encode(), instead="name a folder")
+    write_whole(written[1], page(grades).encode(), instead="name a folder")
     return written
 
 
