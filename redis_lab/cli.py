@@ -589,3 +589,22 @@ def handout(
     """Write copies of the notebooks without solutions and outputs."""
     for copy in copies.hand_out(to):
         out.print(str(copy), highlight=False)
+
+
+@app.command()
+def grade(
+    folder: Annotated[Path, typer.Argument(help="A folder with a folder for each learner.")],
+    to: Annotated[Path, typer.Option(help="Where grades.csv and grades.html go.")] = Path("."),
+    timeout_s: Annotated[float, typer.Option(help="Seconds for each notebook.")] = 300.0,
+    memory_mb: Annotated[int, typer.Option(help="Memory for each process.")] = 4096,
+) -> None:
+    """Check the exercises that learners have handed in; their cells run with your rights."""
+    from . import grade as grading
+
+    require("IPython")
+    grades = []
+    for each in grading.grade(folder, timeout_s=timeout_s, memory_mb=memory_mb):
+        out.print(f"{each.who}  {each.exercise}  {each.outcome}", highlight=False, markup=False)
+        grades.append(each)
+    for path in grading.write(grades, to):
+        out.print(str(path), highlight=False, soft_wrap=True)

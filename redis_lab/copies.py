@@ -27,6 +27,7 @@ from .files import write_whole
 from .toc import folder, lessons, renumbered
 
 WORK = "REDIS_LAB_WORK"  # another place for the copies
+ELSEWHERE = f"point {WORK} at a folder"
 MADE = ".made.json"
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 NUMBERED = re.compile(r"\b\d\d+_(\w+\.ipynb)")
@@ -116,7 +117,7 @@ def hand_out(to: Path) -> list[Path]:
     with TemporaryFolder(f".{to.name}-making-", to.parent) as folder:
         names = []
         for path, content in tree(to):
-            write_whole(Path(folder, to.name, path), content)
+            write_whole(Path(folder, to.name, path), content, instead="name a folder")
             names.append(to / path)
         Path(folder, to.name).rename(to)
     return names
@@ -182,7 +183,7 @@ def renew() -> Work:
         _follow_number(copy)
         before = copy.read_bytes() if copy.exists() else None
         if before is None or (made.get(key) != new and fingerprint(before) == made.get(key)):
-            write_whole(copy, content)
+            write_whole(copy, content, instead=ELSEWHERE)
             made[key] = new
             continue
         if made.get(key, new) != new:
@@ -191,8 +192,8 @@ def renew() -> Work:
             text = before.decode(errors="surrogateescape")
             after = renumbered(text, listed).encode(errors="surrogateescape")
             if after != before:
-                write_whole(copy, after)
-    write_whole(root / MADE, json.dumps(made, indent=1).encode())
+                write_whole(copy, after, instead=ELSEWHERE)
+    write_whole(root / MADE, json.dumps(made, indent=1).encode(), instead=ELSEWHERE)
     return Work(root, offered)
 
 
@@ -212,9 +213,9 @@ def reset(name: str) -> tuple[Path, Path | None]:
     copy = root / path
     _follow_number(copy)
     kept = _put_aside(copy) if copy.exists() else None
-    write_whole(copy, content)
+    write_whole(copy, content, instead=ELSEWHERE)
     made = _made(root) | {_key(path): fingerprint(content)}
-    write_whole(root / MADE, json.dumps(made, indent=1).encode())
+    write_whole(root / MADE, json.dumps(made, indent=1).encode(), instead=ELSEWHERE)
     return copy, kept
 
 

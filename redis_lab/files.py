@@ -20,10 +20,12 @@ def data_folder() -> Path:
     return Path.home() / ".cache" / "redis-lab"
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(
+    path: Path, content: bytes, *, instead: str = "point REDIS_LAB_DATA at a folder"
+) -> None:
     """Replace a file in one step, so that Ctrl-C or a full disk leaves the old one as it was.
 
-    Raises: LabError that says what is wrong.
+    Raises: LabError that says what is wrong, and what to do `instead`.
     """
     temporary = None
     try:
@@ -39,6 +41,6 @@ def write_whole(path: Path, content: bytes) -> None:
         if isinstance(error, OSError):
             raise LabError(
                 f"{path.name} could not be written: {error.strerror}. Free some disk space or "
-                "point REDIS_LAB_DATA at a folder that can be written; what was there is untouched."
+                f"{instead} that can be written; what was there is untouched."
             ) from error
         raise

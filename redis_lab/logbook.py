@@ -119,9 +119,10 @@ class Progress:
         if self.factors:
             close = sum(factor <= CLOSE for factor in self.factors)
             middle = statistics.median(self.factors)
+            factor = f"{middle:,.0f}" if middle >= 10 else f"{middle:.2g}"
             said.append(
                 f"{count(len(self.factors), 'prediction')}: {close} close; half of them were off "
-                f"by a factor of {middle:.2g} or less."
+                f"by a factor of {factor} or less."
             )
         if (row := next((row for row in self.rows if not row.done), None)) is not None:
             exercise = next(name for name in row.exercises if name not in row.solved)

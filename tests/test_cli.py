@@ -72,7 +72,9 @@ def one_line_of_trouble(said: subprocess.CompletedProcess) -> str:
 def test_help_lists_every_command(lab):
     said = lab("--help")
     assert said.returncode == 0
-    commands = "doctor lab work reset progress plots bench compare validate index serve handout"
+    commands = (
+        "doctor lab work reset progress grade plots bench compare validate index serve handout"
+    )
     for command in commands.split():
         assert re.search(rf"\b{command}\b", said.stdout)
 

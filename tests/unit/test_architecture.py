@@ -27,7 +27,7 @@ ROOMS = [
     ("lessons",),
     ("teach",),
     (ROOT,),
-    ("index", "notebooks"),
+    ("_grader", "grade", "index", "notebooks"),
     ("new", "publish"),
     ("cli",),
 ]

@@ -1,0 +1,250 @@
+"""Run what learners have handed in, and say which exercises are solved: a CSV file and a page.
+
+A folder holds a folder for each learner, with notebooks anywhere in it. From each notebook the
+cells that the learner wrote or changed are run in a process of its own, with limits of time and
+memory, against the same checks as in the lessons. That protects from mistakes: from cells that
+raise, do not end, take all memory or end their process. It is no sandbox: they run as you, with
+your rights, so take work from people you know, or grade in a container.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import csv
+import html
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from . import claims, copies
+from .errors import LabError
+from .files import write_whole
+from .logbook import CHECKED, LOG, exercises_of
+from .toc import Lesson, lessons
+
+TIMEOUT_S = 300.0
+MEMORY_MB = 4096
+
+
+@dataclass
+class Grade:
+    """One exercise of one learner; `attempts` by her log, if that was handed in as well."""
+
+    who: str
+    lesson: str
+    exercise: str
+    outcome: str
+    reason: str = ""
+    attempts: int | None = None
+
+
+def grade(
+    folder: Path, *, timeout_s: float = TIMEOUT_S, memory_mb: int = MEMORY_MB
+) -> Iterator[Grade]:
+    """Grade what is in a folder, learner by learner.
+
+    `timeout_s` and `memory_mb` limit each notebook. Raises: LabError where there is no notebook of
+    a lesson in it.
+    """
+    known = {lesson.name: lesson for lesson in lessons()}
+    found = [
+        path
+        for path in sorted(folder.rglob("*.ipynb"))
+        if copies.name_of(path) in known and ".ipynb_checkpoints" not in path.parts
+    ]
+    if not found:
+        raise LabError(f"There is no notebook of a lesson in {folder}.")
+    for path in found:
+        inside = path.relative_to(folder)
+        who = inside.parts[0] if len(inside.parts) > 1 else folder.name
+        tries = attempts(folder / who if len(inside.parts) > 1 else folder)
+        for each in grade_notebook(path, known[copies.name_of(path)], timeout_s, memory_mb):
+            each.who = who
+            each.attempts = tries[each.exercise] if tries else None
+            yield each
+
+
+def attempts(folder: Path) -> Counter[str]:
+    """How often each exercise was tried, by the logs in a learner's folder."""
+    counted: Counter[str] = Counter()
+    for path in folder.rglob(LOG):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, AttributeError):
+                entry = json.loads(line)
+                if entry.get("outcome", "untouched") != "untouched":
+                    counted[str(entry.get("check"))] += 1
+    return counted
+
+
+def grade_notebook(path: Path, lesson: Lesson, timeout_s: float, memory_mb: int) -> Iterator[Grade]:
+    """The exercises of one notebook, in the lesson's order."""
+    names = exercises_of(lesson)
+    try:
+        cells = [
+            "".join(cell["source"])
+            for cell in copies.read(path)["cells"]
+            if cell["cell_type"] == "code"
+        ]
+    except (LabError, OSError, KeyError, TypeError):
+        for name in names:
+            yield Grade("", lesson.name, name, "unreadable", "The file is no notebook.")
+        return
+    committed = [cell for cell in copies.read(lesson.find())["cells"] if "outputs" in cell]
+    handed_out = [cell for cell in committed if "solution" not in copies.tags(cell)]
+    given = {"".join(cell["source"]).strip() for cell in handed_out}
+    own = [cell for cell in cells if cell.strip() and cell.strip() not in given]
+    outcomes: dict[str, tuple[str, str]] = {}
+    if any(CHECKED.search(cell) for cell in own):
+        imports = "\n".join(
+            statement for cell in committed for statement in imports_of("".join(cell["source"]))
+        )
+        job = {
+            "imports": imports,
+            "memory_mb": memory_mb,
+            "cells": [{"source": cell, "exercises": CHECKED.findall(cell)} for cell in own],
+        }
+        outcomes, end = run(job, timeout_s)
+        for cell in own:
+            for name in CHECKED.findall(cell):
+                outcomes.setdefault(name, end)
+    for name in names:
+        untouched = name in {n for cell in cells for n in CHECKED.findall(cell)}
+        missing = ("untouched", "") if untouched else ("missing", "No cell checks it.")
+        yield Grade("", lesson.name, name, *outcomes.get(name, missing))
+
+
+def imports_of(source: str) -> Iterator[str]:
+    """The import statements at the top level of a cell."""
+    with contextlib.suppress(SyntaxError):  # a cell with a magic command
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                yield ast.unparse(node)
+
+
+def run(job: dict[str, Any], timeout_s: float) -> tuple[dict[str, tuple[str, str]], tuple]:
+    """What a grader reports, by exercise, and what holds for those that it did not reach."""
+    place = tempfile.TemporaryDirectory(prefix="redis-lab-", ignore_cleanup_errors=True)
+    grader = subprocess.Popen(
+        [sys.executable, "-m", "redis_lab._grader"],
+        cwd=place.name,
+        env=os.environ | {claims.STRICT: "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        kill(grader)
+
+    timer = threading.Timer(timeout_s, end)
+    timer.start()
+    outcomes: dict[str, tuple[str, str]] = {}
+    done = False
+    try:
+        assert grader.stdin and grader.stdout
+        with contextlib.suppress(BrokenPipeError):
+            grader.stdin.write(json.dumps(job) + "\n")
+            grader.stdin.close()
+        for line in grader.stdout:
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+                said = json.loads(line)
+                done = done or said.get("done") is True
+                if said.get("exercise"):
+                    outcomes[said["exercise"]] = (str(said["outcome"]), str(said["reason"]))
+    finally:
+        timer.cancel()
+        kill(grader)
+        grader.wait()
+        place.cleanup()
+    if late.is_set():
+        return outcomes, ("endless", f"Stopped after {timeout_s:g} s.")
+    if not done:
+        return outcomes, ("raised", "The process ended before the check: killed, or out of memory.")
+    return outcomes, ("missing", "Its cell ran, and did not call the check.")
+
+
+def kill(grader: subprocess.Popen) -> None:
+    """End a grader and what it has started; its servers end with it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.name == "posix":
+            os.killpg(grader.pid, signal.SIGKILL)
+        else:
+            grader.kill()
+
+
+HEADS = [field.name for field in fields(Grade)]
+
+
+def write(grades: list[Grade], to: Path) -> list[Path]:
+    """Write grades.csv and grades.html into a folder; returns both."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(HEADS)
+    for each in grades:
+        writer.writerow([harmless(value) for value in astuple(each)])
+    written = [to / "grades.csv", to / "grades.html"]
+    write_whole(written[0], text.getvalue().encode(), instead="name a folder")
+    write_whole(written[1], page(grades).encode(), instead="name a folder")
+    return written
+
+
+def harmless(value: object) -> object:
+    """A value that a spreadsheet does not take for a formula."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + value
+    return "" if value is None else value
+
+
+def page(grades: list[Grade]) -> str:
+    """A page with a line for each learner and a table of all exercises."""
+    solved = Counter(each.who for each in grades if each.outcome == "right")
+    people = "".join(
+        f"<li>{html.escape(who)}: {solved[who]} right</li>"
+        for who in dict.fromkeys(each.who for each in grades)
+    )
+    heads = "".join(f"<th>{head}</th>" for head in HEADS)
+    rows = "".join(
+        f'<tr class="{html.escape(each.outcome)}">'
+        + "".join(f"<td>{html.escape(str(value))}</td>" for value in map(shown, astuple(each)))
+        + "</tr>\n"
+        for each in grades
+    )
+    return PAGE.format(people=people, heads=heads, rows=rows)
+
+
+def shown(value: object) -> object:
+    return "" if value is None else value
+
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Grades</title>
+<style>
+body {{ font: 16px/1.4 sans-serif; margin: 2em; }}
+td, th {{ text-align: left; vertical-align: top; padding: .2em .8em .2em 0; }}
+.right td:nth-child(4) {{ color: #0072b2; font-weight: bold; }}
+.wrong td:nth-child(4), .raised td:nth-child(4), .endless td:nth-child(4) {{ color: #b34700; }}
+.untouched, .missing {{ color: #666; }}
+</style>
+<h1>Grades</h1>
+<ul>{people}</ul>
+<table><tr>{heads}</tr>
+{rows}</table>
+</html>
+"""
