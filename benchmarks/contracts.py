@@ -17,7 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import limits
+import pottery
 import redis
+import redis_lock
+from dogpile.cache import make_region
 
 from redis_lab.drill import drill
 
@@ -49,17 +53,13 @@ class PythonRedisLock:
     client_options = {"decode_responses": False}  # noqa: RUF012
 
     def __init__(self, client: redis.Redis) -> None:
-        import redis_lock
-
-        self.client, self.kind = client, redis_lock.Lock
+        self.client = client
 
     def acquire(self, name: str) -> Any:
-        lock = self.kind(self.client, name, expire=self.lease_s)
+        lock = redis_lock.Lock(self.client, name, expire=self.lease_s)
         return lock if lock.acquire(blocking=False) else None
 
     def release(self, lease: Any) -> bool:
-        import redis_lock
-
         try:
             lease.release()
         except redis_lock.NotAcquired:  # its lease was over
@@ -74,20 +74,16 @@ class PotteryRedlock:
     not_promised = ("lost updates",)
 
     def __init__(self, client: redis.Redis) -> None:
-        import pottery
-
-        self.client, self.kind = client, pottery.Redlock
+        self.client = client
 
     def acquire(self, name: str) -> Any:
-        lock = self.kind(key=name, masters={self.client}, auto_release_time=self.lease_s)
+        lock = pottery.Redlock(key=name, masters={self.client}, auto_release_time=self.lease_s)
         return lock if lock.acquire(blocking=False) else None
 
     def release(self, lease: Any) -> bool:
-        from pottery import ReleaseUnlockedLock
-
         try:
             lease.release()
-        except ReleaseUnlockedLock:
+        except pottery.ReleaseUnlockedLock:
             return False
         return True
 
@@ -99,8 +95,6 @@ class LimitsMovingWindow:
     strategy = "MovingWindowRateLimiter"
 
     def __init__(self, client: redis.Redis) -> None:
-        import limits
-
         storage = limits.storage.RedisStorage("redis://", connection_pool=client.connection_pool)
         self.limiter = getattr(limits.strategies, self.strategy)(storage)
         self.item = limits.RateLimitItemPerSecond(self.limit, self.window_s)
@@ -132,8 +126,6 @@ class DogpileCache:
     client_options = {"decode_responses": False}  # noqa: RUF012
 
     def __init__(self, client: redis.Redis, load: Callable[[str], Any]) -> None:
-        from dogpile.cache import make_region
-
         self.load = load
         arguments = {
             "connection_pool": client.connection_pool,

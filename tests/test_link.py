@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -22,7 +23,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from redis_lab import LabError, distance
-from redis_lab.distance import link
+from redis_lab.distance import Relay, link
 from redis_lab.measure.validity import TooBusy, is_busy
 from redis_lab.servers.choose import server
 from redis_lab.servers.topology import cluster
@@ -337,7 +338,7 @@ def test_a_forked_child_does_not_cut_the_link(r):
 def test_the_relay_dies_with_its_owner(lab, forks):
     script = f"""
         import os, time
-        from redis_lab.distance import link
+        from redis_lab.distance import Relay, link
         far = link({lab.url!r}, 1)
         if {forks} and not os.fork():
             time.sleep(20)
@@ -367,6 +368,40 @@ def test_a_ctrl_c_in_the_terminal_does_not_reach_the_relay(r):
 
 
 # ---------------------------------------------------------------- mistakes
+
+
+@contextlib.contextmanager
+def relay_to(lab):
+    relay = Relay("tcp", lab.host, str(lab.port))
+    sock = socket.create_connection(("127.0.0.1", relay.port))
+    sock.settimeout(30)
+    try:
+        sock.sendall(b"INCR n\r\n")
+        assert sock.recv(100) == b":1\r\n"
+        yield relay, sock
+    finally:
+        sock.close()
+        relay.stop()
+
+
+def test_a_lost_reply_takes_its_connection_along_and_was_executed(lab, r):
+    with relay_to(lab) as (relay, sock):
+        relay.lose(1)
+        sock.sendall(b"INCR n\r\n")
+        with pytest.raises(ConnectionResetError):
+            sock.recv(100)
+        assert r.get("n") == "2"
+        with redis.Redis(port=relay.port) as other:  # the next one is not lost
+            assert other.incr("n") == 3
+
+
+def test_a_cut_resets_every_connection(lab, r):
+    with relay_to(lab) as (relay, sock):
+        relay.cut()
+        with pytest.raises(ConnectionResetError):
+            sock.recv(100)
+        with redis.Redis(port=relay.port) as other:
+            assert other.incr("n") == 2
 
 
 @pytest.mark.parametrize("rtt_ms", [-1, 10_001, float("nan"), float("inf"), "2"])

@@ -57,7 +57,7 @@ def work(settings, target, play, name, seed):
     )
     log, luck = Log(folder, name), random.Random(seed)
     hands = Hands(name, target, client, Ledger(folder / "ledger"), luck, log)
-    hands.made = play.make(hands)
+    play.build(hands)
     with open(folder / "phase", "r+b") as file:
         phase = mmap.mmap(file.fileno(), 1)
     while (now := phase[:1]) != STOP and os.getppid() == owner:
@@ -125,7 +125,9 @@ def run_worker(settings, target, play, name, seed):
         import traceback
 
         text = json.dumps([time.monotonic(), traceback.format_exc()[-2000:]])
-        (Path(settings["folder"]) / f"{name}.crash").write_text(text)
+        file = Path(settings["folder"]) / f"{name}.crash"
+        file.with_suffix(".part").write_text(text)
+        file.with_suffix(".part").rename(file)
         code = 1
     finally:
         os._exit(code)

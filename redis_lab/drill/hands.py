@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import redis
 from redis.exceptions import RedisClusterException
 
+from ..errors import LabError
 from .contracts import Target
 from .history import Op
 from .ledger import Ledger
@@ -144,6 +145,15 @@ class Play:
     def make(self, hands: Hands) -> Any:
         """An instance of the class for this client."""
         return hands.target.make(hands.client)
+
+    def build(self, hands: Hands) -> None:
+        """Give the client its instance. Raises: LabError if the adapter fails."""
+        try:
+            hands.made = self.make(hands)
+        except Exception as error:
+            raise LabError(
+                f"{hands.target} cannot be made with a client: {type(error).__name__}: {error}"
+            ) from error
 
     def turn(self, hands: Hands, calm: bool) -> None:
         """Something that a client may do, by chance; `calm` while nothing else goes wrong."""

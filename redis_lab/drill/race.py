@@ -32,7 +32,8 @@ __all__ = ["Race"]
 
 WORKER = Path(__file__).with_name("_worker.py")
 CALM, FAULTS, SETTLE, STOP = b"c", b"f", b"s", b"x"
-CALM_S = 1.2
+CALM_S = 1.0
+BEGIN_S = 60.0
 # What else goes wrong, at every third kill: in turn, so that a short race has some of each
 OTHERS = ("lost replies", "stall", "cut", "pause", "restart", "full")
 
@@ -97,6 +98,7 @@ class Race:
         """A calm phase, one with faults, then it must come to rest."""
         for _ in self.names:
             self._hire()
+        self._at_work(len(self.names))
         time.sleep(CALM_S)
         self._phase(FAULTS)
         for kill in range(self.kills):
@@ -104,7 +106,7 @@ class Race:
             time.sleep(self.luck.uniform(0.005, 0.12))
             if kill % 3 == 2:
                 self._fault(OTHERS[kill // 3 % len(OTHERS)])
-            victim = self.luck.choice(self.crew)
+            victim = self.luck.choice(self._at_work(1))
             self._mark("kill", victim)
             self._tell(f"kill {victim}")
             self.crew.remove(victim)
@@ -125,6 +127,29 @@ class Race:
         if not answer:
             raise LabError(f"The drill's workers ended: {self.forker.last_words()}")
         return answer
+
+    def _check(self) -> None:
+        """Raises: LabError if a worker failed other than in a call of the contract."""
+        for crash in sorted(self.folder.glob("*.crash")):
+            _, words = json.loads(crash.read_text())
+            raise LabError(f"A worker of the drill failed:\n{words}")
+
+    def _at_work(self, least: int) -> list[str]:
+        """The workers that have called something, once there are so many. Raises: LabError."""
+        deadline = time.monotonic() + BEGIN_S
+        while True:
+            self._check()
+            found = [name for name in self.crew if self._log(name)]
+            if len(found) >= least:
+                return found
+            if time.monotonic() > deadline:
+                raise LabError(f"The drill's workers called nothing within {BEGIN_S:g} s.")
+            time.sleep(0.005)
+
+    def _log(self, name: str) -> int:
+        """How much a worker has written."""
+        file = self.folder / f"{name}.log"
+        return file.stat().st_size if file.exists() else 0
 
     def _hire(self) -> None:
         name = f"{self.names[self.generation % len(self.names)]}.{self.generation}"
@@ -173,7 +198,7 @@ class Race:
             with self.server.client(**self.target.client_options) as client:
                 luck = Random(0)
                 hands = Hands("later", self.target, client, ledger, luck, self.settled.append)
-                hands.made = self.play.make(hands)
+                self.play.build(hands)
                 hands.so_far = self._so_far
                 self.play.settle(hands)
         finally:
@@ -187,9 +212,7 @@ class Race:
 
     def history(self) -> History:
         """What happened, up to now. Raises: LabError if a worker failed for another reason."""
-        for crash in sorted(self.folder.glob("*.crash")):
-            _, words = json.loads(crash.read_text())
-            raise LabError(f"A worker of the drill failed in the adapter:\n{words}")
+        self._check()
         kept: list[str] = []
         keys = 0
         try:

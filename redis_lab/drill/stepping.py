@@ -196,9 +196,10 @@ class _Stage:
         admin.flushall()
         ledger = Ledger()
         actors = {name: _Actor(self, name) for name in (*self.scenario.actors, "later")}
+        later = actors["later"]
         try:
             hands = {name: self._hands(actor, ledger) for name, actor in actors.items()}
-            later = actors.pop("later")
+            del actors["later"]
             first = next(iter(actors.values()))
             first.dies, first.loses, first.lapses, first.forgets = dies, loses, lapses, forgets
             if self.scenario.before:
@@ -231,7 +232,7 @@ class _Stage:
         found = _Stepped(actor.name, self.target, actor.client, ledger, luck, self.record)
         found.actor = actor
         found.so_far = lambda: self.ops
-        found.made = self.play.make(found)
+        self.play.build(found)
         return found
 
     def _settle(self, actors: dict[str, _Actor], seconds: float) -> None:
