@@ -207,7 +207,7 @@ class Options(TypedDict, total=False):
     poll_s: float  # how often to look whether it is done
     budget_s: float  # a call to Redis that takes longer counts as Redis being away
     pause_s: float  # and then Redis is not asked for so long
-    background: bool  # load a stale value anew in the background
+    background: bool  # reload a stale value in the background
     jitter: float  # the share of ttl_s that is taken off at random, at most
     dumps: Callable[[Any], str | bytes]
     loads: Callable[[Any], Any]
@@ -343,7 +343,7 @@ class Cache(_Shared):
     - *Never stale.* Once `invalidate(key)` has returned, no `get` that begins later returns a value
       loaded before, however reads, loads and writes interleave. Call it after the commit: after an
       update with the row's version or without, after a deletion WITHOUT, since a row that is
-      created again may begin its versions anew. This holds while Redis keeps what it acknowledged:
+      created again may restart its versions. This holds while Redis keeps what it acknowledged:
       after a FAILOVER, or a restart from an older snapshot, an old value may come back for up to
       ttl_s + stale_s. It lives as long if the process dies between the commit and the call, or if
       the call raises (Redis was away): repeat it (an outbox). Eviction, and a restart with an empty

@@ -101,13 +101,13 @@ class Busy(Exception):
 
 
 class NotStored(Exception):
-    """It was done, with this `result`, but Redis could not be told. (HTTP: as if it had been.)
+    """It was done, with this `result`, but Redis could not store it. (HTTP: as if it had been.)
 
     Once its lease is over it may be done AGAIN, unless its effect carries the key.
     """
 
     def __init__(self, result: Any) -> None:
-        super().__init__("It is done, and Redis could not be told: it may be done again.")
+        super().__init__("It is done, but Redis could not store that: it may be done again.")
         self.result = result
 
 
@@ -167,8 +167,8 @@ class Idempotency(_Rules):
     it has finished, everybody gets its result, until `ttl_s` after. `run` answers the first one
     with what the later ones get: the result as JSON gives it back (a tuple is a list). Work that
     raises is not done again, as it may have had its effect (a payment that timed out): later calls
-    are told `Failed`. Only `NotDone`, raised by the work, gives the key back. A result that is not
-    JSON is lost, and later calls are told so; the work is not done again either. `begin` and
+    get `Failed`. Only `NotDone`, raised by the work, gives the key back. A result that is not
+    JSON is lost, and later calls report it; the work is not done again either. `begin` and
     `finish`, sent again after a lost reply (redis-py does), find their own claim. A key that comes
     with another request is refused.
     NOT kept: what the work does outside Redis is done AGAIN after a crash, a stop or a Redis that

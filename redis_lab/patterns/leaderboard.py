@@ -167,7 +167,7 @@ class BaseLeaderboard(Generic[Client]):
         return each if days == 1 else [f"{self.stem}{last}+{days}", *each]
 
     def _now_s(self, server_s: int | None = None) -> int:
-        """The server's time, as we know it, or as it has just said."""
+        """The server's time: our estimate, or what it has just reported."""
         if server_s is not None:
             self.ahead_s = server_s - time.time()
         return int(time.time() + self.ahead_s)

@@ -125,7 +125,7 @@ class Lock(_Rules):
     NOT kept: a holder that is stopped or slow may outlive its lease and NOT KNOW, and A SERVER THAT
     LOSES THE LOCK (a restart without persistence, an eviction, a failover to a replica that had not
     heard of it) gives it to a second one: then TWO hold it. So each lease has a `fence`, greater
-    than those before it: let the resource keep the greatest it was shown, at reading and at
+    than those before it: let the resource keep the greatest it has seen, at reading and at
     writing, and refuse all smaller ones. The fences rise even then, as they follow the server's
     clock, unless that is behind the old one's. When the clock goes back, a lease lasts so much
     longer.
@@ -179,9 +179,9 @@ class Lock(_Rules):
         return self._renewed(lease, start, reply)
 
     def release(self, lease: Lease) -> bool:
-        """Give it back. False: it was not yours any more, and so perhaps not yours alone.
+        """Give it back. False: the lease had expired, and another holder may have overlapped it.
 
-        If you release again within two minutes, as the reply was lost, you are told the same.
+        If you release again within two minutes, as the reply was lost, the answer is the same.
         """
         keys, args = self._release_with(lease)
         return int(self._release(keys=keys, args=args)) == 1

@@ -717,7 +717,7 @@ def _parse_moved(found: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _tolerate_no_group() -> Iterator[None]:
-    """Let it pass if the stream was removed while we waited; the next call makes it anew."""
+    """Ignore that the stream was removed while we waited; the next call creates it again."""
     try:
         yield
     except redis.ResponseError as error:

@@ -225,12 +225,12 @@ class Limit:
     Contract: what is let through is counted, what is refused is not, and there is no moment between
     the two at which another client could look. Time is the server's. `retry_after_s` after a
     refusal the same request is let through, if nobody else takes the place. When the server's
-    clock goes back, however far, what was counted stays counted and the wait is measured anew: two
+    clock goes back, however far, what was counted stays counted and the wait starts again: two
     windows at most (`Gcra`: the burst's time). With another limit or burst the same count goes on;
     a fixed window or a sliding counter of another LENGTH counts for itself, and from zero.
     NOT kept: a request that the client sends again after a lost reply is counted twice (and may
     be refused by its own first try); when Redis loses its memory, or a replica takes over that
-    had not heard of it yet, the count begins anew.
+    had not heard of it yet, the count starts again.
     When Redis is away: raise the error, let through (`"open"`) or refuse (`"closed"`), as
     `when_away` says. Away is a server that cannot be reached, does not answer in time, or says that
     it cannot serve (OOM, READONLY, MISCONF, LOADING, CLUSTERDOWN and their like). A refused
@@ -266,7 +266,7 @@ class Limit:
     def headers(self, decision: Decision, *, jitter: float = 0.1) -> dict[str, str]:
         """For an HTTP response; one that refuses has status 429.
 
-        All who are refused by one window are told the same moment, so `Retry-After` has a random
+        All that one window refuses are given the same time, so `Retry-After` has a random
         part of up to `jitter` windows on top, or they would all come back in it.
         """
         if not _is_number(jitter, 0, 1000):
