@@ -11,7 +11,11 @@ import time
 from contextlib import contextmanager
 
 import psutil
+import pytest
+import trustme
 
+from redis_lab import LabError, server
+from redis_lab.servers.base import free_port
 from redis_lab.servers.choose import KINDS
 
 # Each kind of native server by its name: whether the tests have it. REDIS_LAB_SERVER leaves one;
@@ -73,3 +77,20 @@ def soon(call, after_s: float = 0.1):
         yield
     finally:
         timer.join()
+
+
+@contextmanager
+def tls_server(folder):
+    """A server that speaks TLS as localhost, and its TLS port; its authority is in `ca.pem`."""
+    authority, port = trustme.CA(), free_port()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    files = {f"tls_{key}_file": str(folder / "server.pem") for key in ("cert", "key")}
+    files["tls_ca_cert_file"] = str(folder / "ca.pem")
+    try:
+        private = server(kind="path", tls_port=port, tls_auth_clients="no", **files)
+    except LabError as error:
+        pytest.skip(f"no server here that speaks TLS: {error}")
+    with private:
+        yield private, port

@@ -12,7 +12,7 @@ import hiredis
 import pytest
 import redis
 import redis.asyncio
-from processes import within
+from processes import tls_server, within
 from redis._parsers import (
     _AsyncHiredisParser,
     _AsyncRESP2Parser,
@@ -23,8 +23,6 @@ from redis._parsers import (
 )
 
 from redis_lab import LabError
-from redis_lab.servers.choose import server
-from redis_lab.servers.native import binary_on_path
 from redis_lab.servers.topology import cluster
 from redis_lab.wiretap import Wire, _Flow, _watched, wire
 
@@ -495,28 +493,7 @@ def test_other_pools_and_transports(lab, blocking):
 
 
 def test_tls(tmp_path):
-    trustme = pytest.importorskip("trustme")
-    if not binary_on_path():
-        pytest.skip("no redis-server on PATH, and the embedded one has no TLS")
-    ca = trustme.CA()
-    cert = ca.issue_cert("localhost", "127.0.0.1")
-    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    cert.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
-    cert.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    try:
-        tls_server = server(
-            kind="path",
-            tls_port=port,
-            tls_cert_file=str(tmp_path / "cert.pem"),
-            tls_key_file=str(tmp_path / "key.pem"),
-            tls_ca_cert_file=str(tmp_path / "ca.pem"),
-            tls_auth_clients="no",
-        )
-    except LabError as error:
-        pytest.skip(f"the server was built without TLS: {error}")
-    with tls_server as s:
+    with tls_server(tmp_path) as (s, port):
         ca_file = str(tmp_path / "ca.pem")
         witness = ServerWitness(s.port)
         with redis.Redis(port=port, ssl=True, ssl_ca_certs=ca_file) as client:

@@ -9,6 +9,7 @@ import sys
 import pytest
 import redis
 import trustme
+from processes import tls_server
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -177,24 +178,8 @@ def test_categories_hold_commands_that_name_no_key(each_kind):
 def secured(tmp_path_factory):
     """A server that speaks TLS, its TLS port, and the file of the authority it was signed by."""
     folder = tmp_path_factory.mktemp("tls")
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(folder / "ca.pem")
     trustme.CA().cert_pem.write_to_path(folder / "stranger.pem")
-    certificate = authority.issue_cert("localhost")
-    certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
-    port = free_port()
-    files = {f"tls_{key}_file": str(folder / "server.pem") for key in ("cert", "key")}
-    try:
-        private = server(
-            kind="path",
-            tls_port=port,
-            tls_ca_cert_file=str(folder / "ca.pem"),
-            tls_auth_clients="no",
-            **files,
-        )
-    except LabError as error:
-        pytest.skip(f"no server here that speaks TLS: {error}")
-    with private:
+    with tls_server(folder) as (_, port):
         yield port, folder
 
 
