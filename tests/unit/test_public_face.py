@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import redis_lab
 from redis_lab.extras import EXTRAS
@@ -107,6 +108,8 @@ def test_the_version_is_the_installed_one():
     assert redis_lab.__version__ == importlib.metadata.version("redis-lab")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert redis_lab.__version__ == project["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
 
 
 def test_the_wheel_says_that_it_is_typed(tmp_path):
