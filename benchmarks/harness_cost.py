@@ -125,12 +125,12 @@ def main() -> None:
             row["p50_us"], row["p50_low_us"], row["p50_high_us"] = (
                 row[f"per_unit{end}_us"] for end in ("", "_low", "_high")
             )
-        chart = lessons.figure("harness_cost")
+        chart = lessons.find_figure("harness_cost")
         result = results.of(
             "harness_cost", rows, title=chart.title, client=r, samples=SIZES[bench.effort_name()]
         )
     results.save(result)
-    figures.write(result, chart)
+    figures.write_plot(result, chart)
 
 
 if __name__ == "__main__":

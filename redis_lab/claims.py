@@ -16,7 +16,7 @@ NOT_MEASURED = "not measured here: the machine was too busy"
 missing: list[str] = []  # what could not be measured in this process
 
 
-def validated() -> bool:
+def is_validating() -> bool:
     """Whether a validation is running this process's notebook."""
     return FILE in os.environ
 
@@ -26,24 +26,24 @@ def strict() -> bool:
 
     Then a claim that must hold stops the notebook, and nothing is noted of what a reader does.
     """
-    return validated() or STRICT in os.environ
+    return is_validating() or STRICT in os.environ
 
 
-def write(**line: object) -> None:
+def append_claim(**line: object) -> None:
     with open(os.environ[FILE], "a", encoding="utf-8") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def not_measured(what: str, why: str) -> bool:
     """Report a measurement that a busy machine spoiled; False if no validation is running."""
-    if not validated():
+    if not is_validating():
         return False
     missing.append(what)
-    write(measurement=what, reason=why)
+    append_claim(measurement=what, reason=why)
     return True
 
 
-def read(path: Path) -> list[dict]:
+def read_claims(path: Path) -> list[dict]:
     """The lines of a report, none when nothing was written."""
     if not path.exists():
         return []

@@ -25,11 +25,11 @@ from .child import TemporaryFolder, TemporaryRun
 from .errors import LabError
 from .extras import describe_missing, require
 from .files import data_folder
-from .index import index as write_index
+from .index import write_index
 from .servers.base import redact
 from .servers.choose import KINDS, choose_kind, connect
 from .servers.choose import server as start_server
-from .toc import lessons
+from .toc import read_toc
 
 app = typer.Typer(
     help="A workbook that teaches Redis by measuring it.",
@@ -90,7 +90,7 @@ def doctor() -> None:
     import hiredis
 
     from .measure.results import cpu_model
-    from .source import SEED, existing
+    from .source import SEED, find_database
 
     try:
         chosen, why = choose_kind()
@@ -110,7 +110,7 @@ def doctor() -> None:
     benchmark = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
     data = data_folder()
     disk = shutil.disk_usage(data if data.is_dir() else Path.home())
-    made = existing("default", SEED)
+    made = find_database("default", SEED)
     load = psutil.getloadavg()[0]
     facts = [
         ["Python", f"{sys.version.split()[0]}"],
@@ -142,7 +142,7 @@ def lab(
     require("jupyterlab", "ipykernel")
     root = notebooks.folder().parent
     if committed:
-        first = lessons()[0].find()
+        first = read_toc()[0].find()
     else:
         first = prepare().first
         root = root if first.is_relative_to(root) else first.parent
@@ -228,7 +228,7 @@ def plots_command(
     if redraw:
         return draw_again(only, effort, in_place)
     require("nbformat", "nbclient", "ipykernel")
-    chosen = notebooks.measuring(only)
+    chosen = notebooks.find_measuring(only)
     with_cost = bool(only) and only in HARNESS_COST
     if not (chosen or with_cost):
         notebooks.find(only)  # its error lists the notebooks
@@ -243,7 +243,7 @@ def plots_command(
                 bar.n = done
                 bar.refresh()
         if in_place:
-            notebooks.write(path, notebook)
+            notebooks.write_notebook(path, notebook)
     if with_cost and script:
         with (
             TemporaryRun() as run,
@@ -282,7 +282,7 @@ def publish_command(
     from .publish import choose_cores, publish
 
     effort, cores = effort_name(effort), choose_cores(client_cores, server_cores)
-    chosen = notebooks.measuring(only) or notebooks.find(only)  # its error lists the notebooks
+    chosen = notebooks.find_measuring(only) or notebooks.find(only)  # its error lists the notebooks
     out.print(f"pinned: {cores or 'nothing'}", highlight=False)
     written = []
     for path in chosen:
@@ -303,15 +303,17 @@ def draw_again(only: str, effort: str, in_place: bool) -> None:
     paths = [path for path in paths if path.name != notebooks.TOOK]
     if not paths:
         raise LabError(f"There is no result {only!r} to draw again; measure it: make plots.")
-    known = [path for path in paths if path.stem in lessons.figures()]
+    known = [path for path in paths if path.stem in lessons.load_figures()]
     drawn, alternatives = {}, {}
     for path in tqdm(known, desc="drawing"):
-        result, chart = results.load(path), lessons.figure(path.stem)
-        drawn[path.stem] = figures.write(result, chart, figures.plots_folder(effort))
-        alternatives[path.stem] = teach.alt(chart, result.environment.get("effort", effort))
+        result, chart = results.load(path), lessons.find_figure(path.stem)
+        drawn[path.stem] = figures.write_plot(result, chart, figures.plots_folder(effort))
+        alternatives[path.stem] = teach.describe_figure(
+            chart, result.environment.get("effort", effort)
+        )
     if in_place:
         for path in notebooks.find():
-            changed = notebooks.embed(path, drawn, alternatives)
+            changed = notebooks.embed_figures(path, drawn, alternatives)
             if changed:
                 out.print(f"{path.name}: {', '.join(sorted(changed))}", highlight=False)
     report(known, effort)
@@ -347,7 +349,7 @@ def wanted(experiment: str, only: str) -> bool:
         named = notebooks.find(only)
     except LabError:
         return False
-    return any(experiment in notebooks.experiments(path) for path in named)
+    return any(experiment in notebooks.list_experiments(path) for path in named)
 
 
 def report(paths: list[Path], effort: str) -> None:
@@ -369,9 +371,9 @@ def data(
     scale: Annotated[str, typer.Option(help="small, default or large.")] = "default",
 ) -> None:
     """Make the shop's dataset, if it is not there yet."""
-    from .source import path
+    from .source import make_database
 
-    made = path(scale)
+    made = make_database(scale)
     out.print(f"{made.name}: {made.stat().st_size / 1e6:.0f} MB", highlight=False)
 
 
@@ -511,8 +513,8 @@ def compare(
     out.print(results.describe_comparison(one, two, frame), highlight=False)
 
 
-@app.command()
-def validate(
+@app.command("validate")
+def validate_lessons(
     only: Annotated[str, typer.Argument(help="Part of a notebook's path.")] = "",
     times: Annotated[int, typer.Option(help="How many times in a row.")] = 1,
     jobs: Annotated[
@@ -526,13 +528,13 @@ def validate(
     """
     require("pytest", "nbval", "ipykernel")
     for _ in range(times):
-        code = notebooks.validate(notebooks.find(only), jobs)
+        code = notebooks.validate_notebooks(notebooks.find(only), jobs)
         if code:
             raise typer.Exit(code)
 
 
-@app.command()
-def index(
+@app.command("index")
+def index_lessons(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit code 1 if something would change.")
     ] = False,
@@ -547,23 +549,23 @@ def index(
         out.print("Everything agrees with notebooks/toc.yml.")
 
 
-@app.command()
-def new(
+@app.command("new")
+def new_lesson(
     lesson: Annotated[str, typer.Argument(help="Its folder and name, such as patterns/outbox.")],
     title: Annotated[str, typer.Option(help="The heading; by default from the name.")] = "",
     minutes: Annotated[int, typer.Option(help="How long a learner needs.", min=1, max=180)] = 30,
 ) -> None:
     """Begin a lesson: its line in toc.yml, a notebook, a module and a test, all working."""
-    from .new import new as write_new
+    from .new import write_lesson
 
     require("nbformat", "nbclient", "ipykernel")
-    for path in write_new(lesson, title=title, minutes=minutes):
+    for path in write_lesson(lesson, title=title, minutes=minutes):
         out.print(str(path.relative_to(notebooks.folder().parent)), highlight=False)
     out.print("Now change them, and measure: redis-lab plots NAME --in-place")
 
 
-@app.command()
-def serve(
+@app.command("serve")
+def serve_redis(
     port: Annotated[int, typer.Option(help="TCP port on loopback; 0 takes a free one.")] = 6379,
 ) -> None:
     """Run the lab's server in the foreground, for use from other programs."""

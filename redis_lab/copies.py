@@ -24,7 +24,7 @@ from typing import Any
 from .child import TemporaryFolder
 from .errors import LabError
 from .files import write_whole
-from .toc import folder, lessons, renumbered
+from .toc import folder, read_toc, renumbered
 
 WORK = "REDIS_LAB_WORK"  # another place for the copies
 ELSEWHERE = f"point {WORK} at a folder"
@@ -84,7 +84,7 @@ def tree(to: Path) -> Iterator[tuple[Path, bytes]]:
                 images.add((at / target).resolve())
         return text if inside else LINK.sub(partial(_kept, at=at, root=root), text)
 
-    for lesson in lessons(root):
+    for lesson in read_toc(root):
         path = lesson.find()
         text = without_solutions(path, partial(follow, at=path.parent.resolve()))
         yield path.resolve().relative_to(root), text.encode()
@@ -153,7 +153,7 @@ class Work:
     @property
     def first(self) -> Path:
         """The copy of the first lesson."""
-        return self.root / lessons()[0].find().name
+        return self.root / read_toc()[0].find().name
 
 
 def offers() -> list[str]:
@@ -176,7 +176,7 @@ def renew() -> Work:
     the lessons; if the lesson has changed since, it is offered. Raises: LabError where the copies
     cannot be written.
     """
-    root, listed = work_folder(), lessons()
+    root, listed = work_folder(), read_toc()
     made, offered = _made(root), []
     for path, content in tree(root):
         key, copy, new = _key(path), root / path, fingerprint(content)

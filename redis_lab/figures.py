@@ -108,7 +108,7 @@ class Chart(ABC):
         return {label: meant.get(label) or next(others) for label in labels}
 
 
-def short(value: float, _position: int = 0) -> str:
+def _format_short(value: float, _position: int = 0) -> str:
     """A number as a short tick label: 0.5, 20, 5k, 2M."""
     for limit, letter in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
@@ -148,7 +148,7 @@ def label_interval(table: pd.DataFrame, *columns: str) -> str:
     return f"bars: {name_interval(table.attrs.get('runs', 1))}"
 
 
-def spread(positions: Iterable[float], gap: float) -> list[float]:
+def _spread_out(positions: Iterable[float], gap: float) -> list[float]:
     """Push label positions apart until each is `gap` from the next, keeping their order."""
     positions = list(positions)
     order = np.argsort(positions)
@@ -166,7 +166,7 @@ def spread(positions: Iterable[float], gap: float) -> list[float]:
     return placed.tolist()
 
 
-def label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
+def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Write each line's name at its right-hand end, pushed apart where they would overlap."""
     figure = axes.get_figure(root=True)
     assert figure  # the axes are in one
@@ -174,7 +174,7 @@ def label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     axes.get_xlim(), axes.get_ylim()  # matplotlib settles the limits only when asked for them
     to_fraction = axes.transScale + axes.transLimits
     heights = [to_fraction.transform((x, y))[1] for x, y, _, _ in ends]
-    for (x, y, name, colour), at in zip(ends, spread(heights, 10.5 / height_pt), strict=True):
+    for (x, y, name, colour), at in zip(ends, _spread_out(heights, 10.5 / height_pt), strict=True):
         axes.annotate(
             name,
             xy=(x, y),
@@ -187,7 +187,7 @@ def label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
         )
 
 
-def leave_room(figure: Figure, *, left: float, right: float) -> None:
+def _set_margins(figure: Figure, *, left: float, right: float) -> None:
     """Margins in inches; above and below there is always room for title and axis label."""
     width, height = figure.get_size_inches()
     figure.subplots_adjust(
@@ -200,24 +200,24 @@ def leave_room(figure: Figure, *, left: float, right: float) -> None:
     )
 
 
-def explain(figure: Figure, *legend: str) -> None:
+def _explain(figure: Figure, *legend: str) -> None:
     """Say in the lower right corner what is drawn beside the points."""
     said = "   ".join(part for part in legend if part)
     figure.text(0.99, 0.008, said, fontsize=7.5, ha="right", color="0.3")
 
 
-def text_inches(names: Iterable) -> float:
+def _estimate_width(names: Iterable) -> float:
     """The width of the longest of some labels, roughly."""
     return 0.075 * max(len(str(name)) for name in names)
 
 
-def tick_labels(*axes: Any) -> None:
+def _set_tick_labels(*axes: Any) -> None:
     """Short labels at the major ticks, none at the minor ones; at least three where possible, also
     on an axis that spans less than a power of ten. Its limits must be settled."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for axis in axes:
-        axis.set_major_formatter(FuncFormatter(short))
+        axis.set_major_formatter(FuncFormatter(_format_short))
         if axis.get_scale() != "log":
             continue
         axis.set_minor_formatter(NullFormatter())
@@ -263,7 +263,7 @@ class Lines(Chart):
         colours = self.colours(names)
         figure.set_size_inches(1.5 + 3.9 * across, 1.2 + 2.7 * down)
         grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
-        leave_room(figure, left=0.75, right=0.35 + text_inches(names))
+        _set_margins(figure, left=0.75, right=0.35 + _estimate_width(names))
         ends = {}
         for index, (axes, value) in enumerate(zip(grid.flat, values, strict=False)):
             axes.set(xscale=self.xscale, yscale=self.yscale)
@@ -289,10 +289,10 @@ class Lines(Chart):
         for axes in list(grid.flat)[len(values) :]:
             axes.set_visible(False)
         for axes, labelled in ends.items():
-            label_ends(axes, labelled)
-            tick_labels(axes.xaxis, axes.yaxis)
+            _label_ends(axes, labelled)
+            _set_tick_labels(axes.xaxis, axes.yaxis)
         legend = [f"thin line: {self.theory_label}"] if self.theory else []
-        explain(figure, *legend, label_interval(table, self.y), self.bands_label)
+        _explain(figure, *legend, label_interval(table, self.y), self.bands_label)
 
     def one_line(
         self, axes: Axes, position: int, name: str, colour: str, line: pd.DataFrame
@@ -336,7 +336,7 @@ class DotPlot(Chart):
     def draw(self, figure: Figure, table: pd.DataFrame) -> None:
         figure.set_size_inches(7.4, 1.6 + 0.34 * len(table))
         axes = figure.subplots()
-        leave_room(figure, left=0.3 + text_inches(table[self.by]), right=0.2)
+        _set_margins(figure, left=0.3 + _estimate_width(table[self.by]), right=0.2)
         low, high = bounds(self.x)
         colours = self.colours(table[self.by])
         places = np.arange(len(table))[::-1]
@@ -347,7 +347,7 @@ class DotPlot(Chart):
                 end = max(end, row[high])
             axes.plot(row[self.x], place, "o", color=colour)
             axes.annotate(
-                human_us(row[self.x]),
+                _format_us(row[self.x]),
                 (end, place),
                 xytext=(8, 0),
                 textcoords="offset points",
@@ -359,8 +359,8 @@ class DotPlot(Chart):
         axes.grid(axis="y", visible=False)
         left, right = axes.get_xlim()
         axes.set_xlim(left, right * (right / left) ** 0.14)
-        tick_labels(axes.xaxis)
-        explain(figure, label_interval(table, self.x))
+        _set_tick_labels(axes.xaxis)
+        _explain(figure, label_interval(table, self.x))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -385,7 +385,7 @@ class DotPanels(Chart):
     def draw(self, figure: Figure, table: pd.DataFrame) -> None:
         figure.set_size_inches(1.6 + 2.7 * len(self.panels), 1.9 + 0.3 * len(table))
         grid = figure.subplots(1, len(self.panels), sharey=True, squeeze=False)[0]
-        leave_room(figure, left=0.3 + text_inches(table[self.by]), right=0.2)
+        _set_margins(figure, left=0.3 + _estimate_width(table[self.by]), right=0.2)
         figure.subplots_adjust(wspace=0.12, top=1 - 1.0 / figure.get_size_inches()[1])
         places, key = np.arange(len(table))[::-1], None
         for axes, panel in zip(grid, self.panels, strict=True):
@@ -401,14 +401,14 @@ class DotPanels(Chart):
             axes.set(xscale="log", xlabel=panel.xlabel, ylim=(-0.6, len(table) - 0.4))
             axes.set_title(panel.title)
             axes.get_xlim()  # settles them
-            tick_labels(axes.xaxis)
+            _set_tick_labels(axes.xaxis)
             axes.grid(axis="y", visible=False)
             if len(columns) > 1:
                 key = axes.get_legend_handles_labels()
         if key is not None:
             figure.legend(*key, frameon=False, fontsize=8, loc="upper right", ncols=2)
         grid[0].set_yticks(places, [str(name) for name in table[self.by]])
-        explain(
+        _explain(
             figure,
             label_interval(table, *(c for panel in self.panels for c in panel.points.values())),
         )
@@ -440,7 +440,7 @@ class Timeline(Chart):
         height = max(1.6 + 0.62 * len(lanes), 1.75 + 0.2 * len(kinds))
         figure.set_size_inches(7.4, height)
         axes = figure.subplots()
-        leave_room(figure, left=0.3 + text_inches(lanes), right=0.5 + text_inches(labels))
+        _set_margins(figure, left=0.3 + _estimate_width(lanes), right=0.5 + _estimate_width(labels))
         step = 0.7 / max(len(kinds), 2)
         for k, (kind, label) in enumerate(zip(kinds, labels, strict=True)):
             part = marks[marks[event] == kind]
@@ -462,11 +462,11 @@ class Timeline(Chart):
         axes.grid(axis="y", visible=False)
         for border in range(len(lanes) - 1):
             axes.axhline(border + 0.5, color="0.85", lw=0.6)
-        tick_labels(axes.xaxis)
+        _set_tick_labels(axes.xaxis)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
 
 
-def human_us(value: float) -> str:
+def _format_us(value: float) -> str:
     """Microseconds in a readable unit: 0.09 µs, 120 µs, 3.4 ms, 1.2 s."""
     for limit, unit in ((1e6, "s"), (1e3, "ms"), (1.0, "µs")):
         if value >= limit or unit == "µs":
@@ -500,7 +500,7 @@ def draw(result: Result, chart: Chart) -> Figure:
     return figure
 
 
-def encoded(figure: Figure) -> bytes:
+def _encode_png(figure: Figure) -> bytes:
     """A figure as a PNG file of 256 colours, a third of the size that all of them would take."""
     import matplotlib
     from PIL import Image
@@ -515,17 +515,17 @@ def encoded(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def png(result: Result, chart: Chart) -> bytes:
+def render_png(result: Result, chart: Chart) -> bytes:
     """The figure of a result as a PNG file."""
-    return encoded(draw(result, chart))
+    return _encode_png(draw(result, chart))
 
 
 def plots_folder(effort: str | None = None) -> Path:
     return data_folder() / ("plots" if effort_name(effort) == "full" else "local")
 
 
-def write(result: Result, chart: Chart, folder: Path | None = None) -> bytes:
+def write_plot(result: Result, chart: Chart, folder: Path | None = None) -> bytes:
     """Draw a result into `<experiment>.png`, atomically; return the file's content."""
-    content = png(result, chart)
+    content = render_png(result, chart)
     write_whole((folder or plots_folder()) / f"{result.experiment}.png", content)
     return content

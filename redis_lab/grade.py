@@ -31,7 +31,7 @@ from . import claims, copies
 from .errors import LabError
 from .files import write_whole
 from .logbook import CHECKED, LOG, exercises_of
-from .toc import Lesson, lessons
+from .toc import Lesson, read_toc
 
 TIMEOUT_S = 300.0
 MEMORY_MB = 4096
@@ -57,7 +57,7 @@ def grade(
     `timeout_s` and `memory_mb` limit each notebook. Raises: LabError where there is no notebook of
     a lesson in it.
     """
-    known = {lesson.name: lesson for lesson in lessons()}
+    known = {lesson.name: lesson for lesson in read_toc()}
     found = [
         path
         for path in sorted(folder.rglob("*.ipynb"))

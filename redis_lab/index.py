@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import LabError
 from .files import write_whole
-from .toc import Lesson, first_heading, folder, lessons, renumbered
+from .toc import Lesson, folder, read_heading, read_toc, renumbered
 
 BEGIN, END = "<!-- lessons, written by redis-lab index -->", "<!-- end of lessons -->"
 TABLE = re.compile(re.escape(BEGIN) + r".*?" + re.escape(END), flags=re.S)
@@ -17,16 +17,16 @@ TIME = re.compile(r"^\*\*Time:\*\* .*$", flags=re.M)
 NEXT = re.compile(r"^\*\*Next:\*\* .*$", flags=re.M)
 
 
-def index(root: Path | None = None, *, check: bool = False) -> list[str]:
+def write_index(root: Path | None = None, *, check: bool = False) -> list[str]:
     """Bring the files next to and below `root`, the notebooks' folder, into the order of toc.yml.
 
     Returns a line for each file that changes; with `check` nothing is written. Raises: LabError
     for a listed lesson without a notebook, a notebook without a heading, a page without a table.
     """
     root = root or folder()
-    listed = lessons(root)
+    listed = read_toc(root)
     here = {each.name: each.find() for each in listed}
-    titles = {name: first_heading(path) for name, path in here.items()}
+    titles = {name: read_heading(path) for name, path in here.items()}
     changes = []
     neighbours = [None, *listed, None]
     for place, each in enumerate(listed):

@@ -103,7 +103,8 @@ def mark(check: Check[A], hints: tuple[str, ...]) -> Check[A]:
         wanted = typing.get_type_hints(check)["answer"]
         if typing.get_origin(wanted) is abc.Callable and not callable(answer):
             raise NotYet(
-                f"your answer is {shown(answer)}; it should be {described(wanted)}. Hand over the "
+                f"your answer is {_format_answer(answer)}; it should be {_describe_type(wanted)}. "
+                "Hand over the "
                 f'function itself, without calling it: lab.check("{name}", its_name).'
             )
         watch = Watch()
@@ -119,13 +120,13 @@ def mark(check: Check[A], hints: tuple[str, ...]) -> Check[A]:
                 raise Raised(hint) from error
             if not isinstance(error, Exception):
                 raise
-            if hint := watch.misfit(answer, wanted) or stored_type(error):
+            if hint := watch.misfit(answer, wanted) or _explain_wrong_type(error):
                 raise NotYet(hint) from error
             if isinstance(error, redis.ConnectionError):
                 raise LabError(f"The server that the check talks to is gone: {error}") from error
             raise CheckFailed(
                 f"The check of {name} broke down: {type(error).__name__}: {error} "
-                f"({place(error)}). This is a fault of the workbook, not of your answer. "
+                f"({_locate_failure(error)}). This is a fault of the workbook, not of your answer. "
                 "Please report it as an issue, with this message and with your answer."
             ) from error
 
@@ -207,17 +208,19 @@ class Watch:
 
     def misfit(self, answer: object, wanted: Any) -> str | None:
         """A hint, if the answer, or what it returned last, is not of the expected type."""
-        if not fits(answer, wanted):
-            return f"your answer is {shown(answer)}; it should be {described(wanted)}."
+        if not _fits_type(answer, wanted):
+            return (
+                f"your answer is {_format_answer(answer)}; it should be {_describe_type(wanted)}."
+            )
         for function, value, waited in reversed(self.returned):
-            result = result_of(answer, wanted, function)
+            result = _find_result_type(answer, wanted, function)
             if waited:
                 [result] = typing.get_args(result) or (object,)
-            if not fits(value, result):
+            if not _fits_type(value, result):
                 forgotten = " Is a `return` missing?" if value is None else ""
                 return (
-                    f"your function returned {shown(value)}; it should return {described(result)}."
-                    f"{forgotten}"
+                    f"your function returned {_format_answer(value)}; it should return "
+                    f"{_describe_type(result)}.{forgotten}"
                 )
         return None
 
@@ -373,18 +376,18 @@ def stopped(client: redis.Redis | None, watch: Watch) -> Endless:
     )
 
 
-def result_of(answer: object, wanted: Any, function: Callable[..., Any]) -> Any:
+def _find_result_type(answer: object, wanted: Any, function: Callable[..., Any]) -> Any:
     """The type that a function of the answer should return, `wanted` being the answer's type."""
     if isinstance(answer, tuple):
         for part, type_of_part in zip(answer, typing.get_args(wanted), strict=False):
             if part is function:
-                return result_of(part, type_of_part, function)
+                return _find_result_type(part, type_of_part, function)
     if typing.get_origin(wanted) is abc.Callable:
         return typing.get_args(wanted)[1]
     return object
 
 
-def fits(value: object, wanted: Any) -> bool:
+def _fits_type(value: object, wanted: Any) -> bool:
     """Whether a value is of a type as annotations name them, down to what a container holds."""
     origin, args = typing.get_origin(wanted), typing.get_args(wanted)
     if wanted in (Any, object):
@@ -392,7 +395,7 @@ def fits(value: object, wanted: Any) -> bool:
     if wanted in (None, types.NoneType):
         return value is None
     if origin in (types.UnionType, typing.Union):
-        return any(fits(value, one) for one in args)
+        return any(_fits_type(value, one) for one in args)
     if wanted is abc.Callable or origin is abc.Callable:
         return callable(value)
     if wanted is float:
@@ -404,12 +407,12 @@ def fits(value: object, wanted: Any) -> bool:
         return False
     if isinstance(value, Mapping):
         return len(args) != 2 or all(
-            fits(key, args[0]) and fits(held, args[1]) for key, held in value.items()
+            _fits_type(key, args[0]) and _fits_type(held, args[1]) for key, held in value.items()
         )
     if kind is tuple and args and args[-1] is not Ellipsis:
-        return len(value) == len(args) and all(map(fits, value, args))
+        return len(value) == len(args) and all(map(_fits_type, value, args))
     if isinstance(value, list | tuple | set) and args:
-        return all(fits(held, args[0]) for held in value)
+        return all(_fits_type(held, args[0]) for held in value)
     return True
 
 
@@ -430,11 +433,11 @@ WORDS: dict[Any, str] = {
 }
 
 
-def described(wanted: Any) -> str:
+def _describe_type(wanted: Any) -> str:
     """A type in words: "a number", "a list of a str"."""
     origin, args = typing.get_origin(wanted), typing.get_args(wanted)
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(map(described, args))
+        return " or ".join(map(_describe_type, args))
     kind = origin or wanted
     word = WORDS.get(kind) or str(getattr(kind, "__name__", kind))
     if kind in (list, dict, tuple, abc.Sequence, abc.Mapping) and args:
@@ -442,12 +445,12 @@ def described(wanted: Any) -> str:
     return word
 
 
-def shown(value: object, longest: int = 60) -> str:
+def _format_answer(value: object, longest: int = 60) -> str:
     text = f"the function {value.__name__}" if inspect.isfunction(value) else repr(value)
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 
-def stored_type(error: Exception) -> str | None:
+def _explain_wrong_type(error: Exception) -> str | None:
     """A hint, if the check found another type of key than the exercise asks for."""
     if isinstance(error, redis.ResponseError) and str(error).startswith("WRONGTYPE"):
         return (
@@ -457,7 +460,7 @@ def stored_type(error: Exception) -> str | None:
     return None
 
 
-def place(error: Exception) -> str:
+def _locate_failure(error: Exception) -> str:
     """The file and line where the check was when it broke down."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "lessons" in Path(frame.filename).parts] or frames

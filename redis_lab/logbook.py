@@ -24,7 +24,7 @@ from typing import Any
 from . import claims, copies
 from .errors import wrapped
 from .files import data_folder
-from .toc import Lesson, lessons
+from .toc import Lesson, read_toc
 
 LOG = "progress.jsonl"
 CLOSE = 1.25  # a guess within this factor is close
@@ -95,7 +95,7 @@ class Progress:
 
     def __init__(self, lines: Iterable[dict[str, Any]], offers: Iterable[str] = ()) -> None:
         lines = list(lines)
-        self.rows = [Row(lesson, exercises_of(lesson)) for lesson in lessons()]
+        self.rows = [Row(lesson, exercises_of(lesson)) for lesson in read_toc()]
         self.offers = list(offers)
         outcomes: dict[str, set[str]] = {}
         for line in lines:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import LabError
 from .files import write_whole
-from .index import index
-from .notebooks import execute, write
-from .toc import TOC, Lesson, folder, lessons
+from .index import write_index
+from .notebooks import execute, write_notebook
+from .toc import TOC, Lesson, folder, read_toc
 
 if TYPE_CHECKING:
     import nbformat
@@ -203,7 +203,7 @@ lab.clean_up(r)
 """
 
 
-def new(lesson: str, minutes: int = 30, title: str = "") -> Iterator[Path]:
+def write_lesson(lesson: str, minutes: int = 30, title: str = "") -> Iterator[Path]:
     """Write the four files of a lesson such as `patterns/xyz`; yield each path.
 
     Its line in toc.yml comes after the last lesson of the same folder. The notebook is executed,
@@ -214,7 +214,7 @@ def new(lesson: str, minutes: int = 30, title: str = "") -> Iterator[Path]:
     place, name = lesson.rpartition("/")[::2]
     if not re.fullmatch(r"[a-z]+/[a-z][a-z0-9_]*", lesson):
         raise LabError(f"{lesson!r} should be a folder and a module's name, like patterns/xyz.")
-    listed = lessons(root)
+    listed = read_toc(root)
     if name in {each.name for each in listed}:
         raise LabError(f"There is a lesson {name!r} already.")
     before = [each for each in listed if each.lesson.startswith(f"{place}/")]
@@ -224,8 +224,8 @@ def new(lesson: str, minutes: int = 30, title: str = "") -> Iterator[Path]:
     title = title or name.replace("_", " ").capitalize()
     named = {"NAME": name, "TITLE": title, "MINUTES": str(minutes)}
     files = {
-        root.parent / "redis_lab" / "lessons" / f"{name}.py": filled(MODULE, named),
-        root.parent / "tests" / "lessons" / f"test_{name}.py": filled(TESTS, named),
+        root.parent / "redis_lab" / "lessons" / f"{name}.py": _fill_in(MODULE, named),
+        root.parent / "tests" / "lessons" / f"test_{name}.py": _fill_in(TESTS, named),
     }
     for path in files:
         if path.exists():
@@ -234,23 +234,23 @@ def new(lesson: str, minutes: int = 30, title: str = "") -> Iterator[Path]:
         write_whole(path, text.encode())
         yield path
     toc = root / TOC
-    write_whole(toc, with_entry(toc.read_text(encoding="utf-8"), before[-1], lesson, minutes))
+    write_whole(toc, _insert_entry(toc.read_text(encoding="utf-8"), before[-1], lesson, minutes))
     yield toc
-    [entry] = [each for each in lessons(root) if each.name == name]
-    write(entry.path, notebook(name, named))
-    index(root)
+    [entry] = [each for each in read_toc(root) if each.name == name]
+    write_notebook(entry.path, _make_notebook(name, named))
+    write_index(root)
     *_, (_, executed) = execute(entry.path, "quick")
-    write(entry.path, executed)
+    write_notebook(entry.path, executed)
     yield entry.path
 
 
-def filled(text: str, named: dict[str, str]) -> str:
+def _fill_in(text: str, named: dict[str, str]) -> str:
     for word, value in named.items():
         text = re.sub(rf"\b{word}\b", value, text)
     return text
 
 
-def with_entry(toc: str, after: Lesson, lesson: str, minutes: int) -> bytes:
+def _insert_entry(toc: str, after: Lesson, lesson: str, minutes: int) -> bytes:
     """The text of toc.yml with another entry, its comments and order kept."""
     head, own, rest = toc.partition(f"- lesson: {after.lesson}\n")
     end = re.search(r"^\s*- ", rest, flags=re.M)
@@ -259,11 +259,11 @@ def with_entry(toc: str, after: Lesson, lesson: str, minutes: int) -> bytes:
     return (head + own + rest[:cut] + entry + rest[cut:]).encode()
 
 
-def notebook(name: str, named: dict[str, str]) -> nbformat.NotebookNode:
+def _make_notebook(name: str, named: dict[str, str]) -> nbformat.NotebookNode:
     from nbformat import v4
 
     cells = []
-    for k, block in enumerate(re.split(r"^---", filled(CELLS, named).strip(), flags=re.M)):
+    for k, block in enumerate(re.split(r"^---", _fill_in(CELLS, named).strip(), flags=re.M)):
         head, _, source = block.partition("\n") if k else ("", "", block)
         kind, *more = head.split(maxsplit=2)[:3] or [""]
         metadata: dict[str, Any] = {"tags": more[:1]} if more else {}

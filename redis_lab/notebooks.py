@@ -22,7 +22,7 @@ from .child import TemporaryRun
 from .claims import NOT_MEASURED
 from .errors import LabError
 from .files import data_folder, write_whole
-from .toc import folder, lessons
+from .toc import folder, read_toc
 
 if TYPE_CHECKING:  # slow to import, and most commands do not need them
     import nbformat
@@ -46,7 +46,7 @@ def find(only: str = "") -> list[Path]:
 
     Raises: LabError that lists the notebooks when none matches.
     """
-    every = [lesson.find() for lesson in lessons()]
+    every = [lesson.find() for lesson in read_toc()]
     chosen = [path for path in every if only in path.relative_to(folder()).as_posix()]
     if not chosen:
         names = ", ".join(path.stem for path in every)
@@ -54,7 +54,7 @@ def find(only: str = "") -> list[Path]:
     return chosen
 
 
-def is_bar(output: dict) -> bool:
+def _is_progress_bar(output: dict) -> bool:
     """What a progress bar has left: on standard error, or an empty display."""
     return (output.get("output_type") == "display_data" and not output.get("data")) or (
         output.get("output_type") == "stream"
@@ -63,18 +63,18 @@ def is_bar(output: dict) -> bool:
     )
 
 
-def experiments(path: Path) -> set[str]:
+def list_experiments(path: Path) -> set[str]:
     """The experiments that a notebook measures: what it hands to `lab.lesson.figure`."""
     return set(FIGURE_CALL.findall(path.read_text(encoding="utf-8")))
 
 
-def measuring(only: str = "") -> list[Path]:
+def find_measuring(only: str = "") -> list[Path]:
     """The notebooks whose path, or the name of one of whose experiments, contains `only`."""
     return [
         path
         for path in find()
         if only in path.relative_to(folder()).as_posix()
-        or any(only in name for name in experiments(path))
+        or any(only in name for name in list_experiments(path))
     ]
 
 
@@ -130,12 +130,12 @@ def execute(
             except DeadKernelError:
                 raise LabError(f"{where}: the kernel died") from None
             if cell.cell_type == "code":
-                cell.outputs = [output for output in cell.outputs if not is_bar(output)]
+                cell.outputs = [output for output in cell.outputs if not _is_progress_bar(output)]
                 cell.metadata.pop("execution", None)
             yield index + 1, notebook
 
 
-def write(path: Path, notebook: nbformat.NotebookNode) -> None:
+def write_notebook(path: Path, notebook: nbformat.NotebookNode) -> None:
     """Write an executed notebook back, atomically, without what varies by machine."""
     import nbformat
 
@@ -146,7 +146,9 @@ def write(path: Path, notebook: nbformat.NotebookNode) -> None:
     write_whole(path, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
 
 
-def embed(path: Path, drawn: Mapping[str, bytes], alternatives: Mapping[str, str]) -> set[str]:
+def embed_figures(
+    path: Path, drawn: Mapping[str, bytes], alternatives: Mapping[str, str]
+) -> set[str]:
     """Put plots, by experiment, in the place of the figures that a notebook shows.
 
     `alternatives` are their alternative texts. Only the outputs of cells that draw one
@@ -169,7 +171,7 @@ def embed(path: Path, drawn: Mapping[str, bytes], alternatives: Mapping[str, str
             output.data["image/png"], output.metadata["image/png"] = image, about
             changed.add(experiment)
     if changed:
-        write(path, notebook)
+        write_notebook(path, notebook)
     return changed
 
 
@@ -189,7 +191,7 @@ class Validated:
         return self.code == 0 and not self.left
 
 
-def validate(
+def validate_notebooks(
     paths: list[Path], jobs: int | None = None, cell_timeout_s: int = CELL_TIMEOUT_S
 ) -> int:
     """Strict nbval over notebooks, each in a kernel of its own, `jobs` at a time; an exit code.
@@ -199,7 +201,7 @@ def validate(
     """
     jobs = jobs or (os.cpu_count() or 1) + 1
     done = []
-    for each in validations(paths, jobs, cell_timeout_s):
+    for each in _run_validations(paths, jobs, cell_timeout_s):
         done.append(each)
         verdict = "passed" if each.passed else "FAILED"
         count = f"{len(done):{len(str(len(paths)))}} of {len(paths)}"
@@ -211,14 +213,14 @@ def validate(
             print(f"\n{f' {each.name} ':=^80}\n{each.report}")
         if each.left:
             print(f"{len(each.left)} processes outlived {each.name}: {each.left}")
-    note_seconds(done)
-    print(summary(done), flush=True)
+    _write_seconds(done)
+    print(_summarize(done), flush=True)
     return 0 if all(each.passed for each in done) else 1
 
 
-def validations(paths: list[Path], jobs: int, cell_timeout_s: int) -> Iterator[Validated]:
+def _run_validations(paths: list[Path], jobs: int, cell_timeout_s: int) -> Iterator[Validated]:
     """Run them in parallel, the longest first, and yield each when it is done."""
-    waiting = longest_first(paths)
+    waiting = _sort_longest_first(paths)
     running: list[Validation] = []
     with TemporaryRun() as run:
         try:
@@ -268,18 +270,18 @@ class Validation:
 
     def ended(self) -> Validated:
         seconds = time.monotonic() - self.began
-        _, left = psutil.wait_procs(helpers(self.mark), timeout=10)
+        _, left = psutil.wait_procs(_find_helpers(self.mark), timeout=10)
         name = self.path.stem
         if self.path.is_relative_to(folder()):
             name = self.path.relative_to(folder()).with_suffix("").as_posix()
         report = self.report.read_text(encoding="utf-8", errors="replace").strip()
-        reports = claims.read(self.claims)
+        reports = claims.read_claims(self.claims)
         return Validated(name, self.process.returncode, seconds, report, reports, left)
 
 
-def longest_first(paths: list[Path]) -> list[Path]:
+def _sort_longest_first(paths: list[Path]) -> list[Path]:
     """By what each took the last time here; where that is not known, by its size."""
-    took = last_time()
+    took = _read_last_times()
     known = [(took[path.stem], path.stat().st_size) for path in paths if path.stem in took]
     a_byte = sum(s for s, _ in known) / sum(n for _, n in known) if known else 1.0
     return sorted(
@@ -287,19 +289,19 @@ def longest_first(paths: list[Path]) -> list[Path]:
     )
 
 
-def last_time() -> dict[str, float]:
+def _read_last_times() -> dict[str, float]:
     with contextlib.suppress(OSError, ValueError):
         return json.loads((data_folder() / "local" / TOOK).read_text())
     return {}
 
 
-def note_seconds(done: list[Validated]) -> None:
-    took = last_time() | {Path(each.name).name: round(each.seconds, 1) for each in done}
+def _write_seconds(done: list[Validated]) -> None:
+    took = _read_last_times() | {Path(each.name).name: round(each.seconds, 1) for each in done}
     with contextlib.suppress(LabError):  # it only decides which notebook begins first
         write_whole(data_folder() / "local" / TOOK, json.dumps(took, indent=1).encode())
 
 
-def summary(done: list[Validated]) -> str:
+def _summarize(done: list[Validated]) -> str:
     """How many passed, and which claims were not tested or do not hold here, with the reasons."""
     failed = [each for each in done if not each.passed]
     lines = [f"\n{len(done) - len(failed)} of {len(done)} notebooks passed."]
@@ -322,7 +324,7 @@ def summary(done: list[Validated]) -> str:
     return "\n".join(lines)
 
 
-def helpers(mark: str) -> list[psutil.Process]:
+def _find_helpers(mark: str) -> list[psutil.Process]:
     """The processes that servers and links of the lab run in, started by this validation."""
     found = []
     for process in psutil.process_iter(["cmdline"]):

@@ -105,7 +105,7 @@ def publish(
     folder = results.results_folder(effort)
     whole: dict[str, results.Result] = {}
     if add:
-        files = (folder / f"{name}.json" for name in notebooks.experiments(path))
+        files = (folder / f"{name}.json" for name in notebooks.list_experiments(path))
         whole = {file.stem: results.load(file) for file in files if file.exists()}
     for n in range(1, runs + 1):
         with tempfile.TemporaryDirectory(prefix="redis-lab-run-") as scratch:
@@ -122,14 +122,14 @@ def publish(
         drawn, alternatives = {}, {}
         for name, result in whole.items():
             results.save(result, folder)
-            if name not in lessons.figures():
+            if name not in lessons.load_figures():
                 continue
-            chart = lessons.figure(name)
-            drawn[name] = figures.write(result, chart, figures.plots_folder(effort))
-            alternatives[name] = teach.alt(chart, effort)
+            chart = lessons.find_figure(name)
+            drawn[name] = figures.write_plot(result, chart, figures.plots_folder(effort))
+            alternatives[name] = teach.describe_figure(chart, effort)
         if in_place:
-            notebooks.write(path, notebook)
-            notebooks.embed(path, drawn, alternatives)
+            notebooks.write_notebook(path, notebook)
+            notebooks.embed_figures(path, drawn, alternatives)
     return [folder / f"{name}.json" for name in whole]
 
 

@@ -18,7 +18,7 @@ import redis
 from .child import Child
 from .distance import link
 from .errors import LabError
-from .source import Shop, uri
+from .source import Shop, make_uri
 
 SQL_SERVER = Path(__file__).with_name("_sql_server.py")
 
@@ -35,7 +35,7 @@ class RemoteShop(Shop):
     def __init__(self, shop: Shop, rtt_ms: float) -> None:
         self.file, self.writable = shop.file, False
         self.round_trips = 0
-        self._server = Child("The shop's server", SQL_SERVER, uri(shop.file, "ro"))
+        self._server = Child("The shop's server", SQL_SERVER, make_uri(shop.file, "ro"))
         try:
             port = int(self._server.wait_ready().split()[1])
             with redis.Redis(port=port) as address:

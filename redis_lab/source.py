@@ -117,13 +117,13 @@ def popularity(products: int) -> np.ndarray:
 # ---------------------------------------------------------------- creating it
 
 
-def poisson_times(random: np.random.Generator, expected: int) -> np.ndarray:
+def _draw_poisson_times(random: np.random.Generator, expected: int) -> np.ndarray:
     """Whole seconds of a Poisson process over the year, in order."""
     count = random.poisson(expected)
     return np.sort(random.integers(START, END, count))
 
 
-def rows_of(size: Scale, seed: int) -> Iterable[tuple[str, list[Sequence | np.ndarray]]]:
+def _generate_rows(size: Scale, seed: int) -> Iterable[tuple[str, list[Sequence | np.ndarray]]]:
     """Each table's name and its columns after the id."""
     random = np.random.Generator(np.random.PCG64(seed))
     chance = popularity(size.products)
@@ -154,14 +154,14 @@ def rows_of(size: Scale, seed: int) -> Iterable[tuple[str, list[Sequence | np.nd
     product, user = some_products(size.reviews), some_users(size.reviews)
     yield "reviews", [product, user, when, stars, texts]
 
-    ordered = poisson_times(random, size.orders)
+    ordered = _draw_poisson_times(random, size.orders)
     yield "orders", [some_users(len(ordered)), ordered]
     lines = random.integers(1, 6, len(ordered))
     order = np.repeat(np.arange(1, len(ordered) + 1), lines)
     product = some_products(len(order))
     yield "order_lines", [order, product, random.integers(1, 4, len(order)), price[product - 1]]
 
-    viewed = poisson_times(random, size.page_views)
+    viewed = _draw_poisson_times(random, size.page_views)
     yield "page_views", [viewed, some_users(len(viewed)), some_products(len(viewed))]
 
     # Around a few dozen towns, as pick-up points are.
@@ -172,14 +172,14 @@ def rows_of(size: Scale, seed: int) -> Iterable[tuple[str, list[Sequence | np.nd
     yield "pickup_points", [labels, places[:, 0], places[:, 1]]
 
 
-def write(file: Path, scale: str, seed: int) -> None:
+def _write_database(file: Path, scale: str, seed: int) -> None:
     """Write the whole shop into a new file."""
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as database:
         database.executescript("PRAGMA page_size=4096; PRAGMA journal_mode=off;" + SCHEMA)
         database.execute("BEGIN")
         facts = {"schema": SCHEMA_VERSION, "scale": scale, "seed": seed, "exponent": EXPONENT}
         database.executemany("INSERT INTO meta VALUES (?, ?)", sorted(facts.items()))
-        for table, columns in rows_of(SCALES[scale], seed):
+        for table, columns in _generate_rows(SCALES[scale], seed):
             plain = [c.tolist() if isinstance(c, np.ndarray) else c for c in columns]
             marks = ", ".join("?" * (len(plain) + 1))
             database.executemany(
@@ -189,7 +189,7 @@ def write(file: Path, scale: str, seed: int) -> None:
         database.executescript(INDEXES + "ANALYZE;")  # which commits first
 
 
-def file_of(scale: str, seed: int) -> Path:
+def _name_file(scale: str, seed: int) -> Path:
     if scale not in SCALES:
         raise LabError(f"There is no scale {scale!r}; there are {', '.join(SCALES)}.")
     if not isinstance(seed, int) or seed < 0:
@@ -197,17 +197,17 @@ def file_of(scale: str, seed: int) -> Path:
     return data_folder() / f"shop-{scale}-{seed}.sqlite"
 
 
-def uri(file: Path, mode: str) -> str:
+def make_uri(file: Path, mode: str) -> str:
     return f"{file.resolve().as_uri()}?mode={mode}"
 
 
-def existing(scale: str = "default", seed: int = SEED) -> Path | None:
+def find_database(scale: str = "default", seed: int = SEED) -> Path | None:
     """The dataset's file if it was made already, by this version of the schema."""
-    file = file_of(scale, seed)
+    file = _name_file(scale, seed)
     if not file.exists():
         return None
     try:
-        with contextlib.closing(sqlite3.connect(uri(file, "ro"), uri=True)) as database:
+        with contextlib.closing(sqlite3.connect(make_uri(file, "ro"), uri=True)) as database:
             found = dict(database.execute("SELECT key, value FROM meta"))
     except sqlite3.Error:
         return None
@@ -215,19 +215,19 @@ def existing(scale: str = "default", seed: int = SEED) -> Path | None:
     return file if tuple(found.get(k) for k in ("schema", "scale", "seed")) == wanted else None
 
 
-def path(scale: str = "default", seed: int = SEED) -> Path:
+def make_database(scale: str = "default", seed: int = SEED) -> Path:
     """The dataset's file, made on first use, atomically.
 
     Raises: LabError when the folder cannot be written or the disk is full.
     """
-    if found := existing(scale, seed):
+    if found := find_database(scale, seed):
         return found
-    file = file_of(scale, seed)
+    file = _name_file(scale, seed)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFolder(f"{file.stem}-making-", file.parent) as folder:
             made = Path(folder, file.name)
-            write(made, scale, seed)
+            _write_database(made, scale, seed)
             made.chmod(0o644)
             os.replace(made, file)
     except (OSError, sqlite3.Error, LabError) as error:
@@ -243,7 +243,7 @@ def path(scale: str = "default", seed: int = SEED) -> Path:
 
 def shop(scale: str = "default", *, seed: int = SEED, writable: bool = False) -> Shop:
     """Open the shop: read-only, or with `writable=True` a private copy that ends with it."""
-    made = path(scale, seed)
+    made = make_database(scale, seed)
     if not writable:
         return Shop(made, writable=False)
     with contextlib.ExitStack() as undo:
@@ -273,7 +273,7 @@ class Shop:
     def __init__(self, file: Path, *, writable: bool) -> None:
         self.file, self.writable = file, writable
         self.database = sqlite3.connect(
-            uri(file, "rw" if writable else "ro"), uri=True, isolation_level=None, timeout=10
+            make_uri(file, "rw" if writable else "ro"), uri=True, isolation_level=None, timeout=10
         )
         self.database.row_factory = lambda cursor, row: dict(
             zip((column[0] for column in cursor.description), row, strict=True)

@@ -19,7 +19,7 @@ from . import claims, copies, lessons, logbook, toc
 from .child import TemporaryFolder as TemporaryFolder
 from .claims import NOT_MEASURED
 from .errors import LabError, wrapped
-from .figures import Chart, write
+from .figures import Chart, write_plot
 from .judging import NotYet, ServerStuck
 from .measure.comparison import Comparison
 from .measure.effort import effort_name
@@ -66,10 +66,10 @@ class Revealed:
         self.rows = [
             (
                 name.replace("_", " "),
-                number(guess),
-                number(measured.get(name)),
-                number(theory.get(name)),
-                how_far(guess, measured.get(name)),
+                _format_number(guess),
+                _format_number(measured.get(name)),
+                _format_number(theory.get(name)),
+                _describe_error(guess, measured.get(name)),
             )
             for name, guess in guesses.items()
         ]
@@ -87,18 +87,18 @@ class Revealed:
         return f"<table><tr>{head}</tr>{rows}</table>"
 
 
-def number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def how_far(guess: float, measured: float | None) -> str:
+def _describe_error(guess: float, measured: float | None) -> str:
     if measured is None or guess <= 0 or measured <= 0:
         return "–"
     factor = guess / measured
     if 1 / 1.25 <= factor <= 1.25:
         return "close"
     times = float(f"{max(factor, 1 / factor):.2g}")
-    return f"{number(times)} times too {'high' if factor > 1 else 'low'}"
+    return f"{_format_number(times)} times too {'high' if factor > 1 else 'low'}"
 
 
 def predict(**guesses: float) -> Prediction:
@@ -126,17 +126,19 @@ def claim(text: str, holds: bool, *, varies: bool = False) -> None:
     not.
     """
     if not varies and not holds:
-        why = f"✗ {text}\n  {sides()} does not hold here. {MUST_HOLD}"
+        why = f"✗ {text}\n  {_describe_sides()} does not hold here. {MUST_HOLD}"
         if claims.strict():
             raise ClaimFailed(why)
         print(wrapped(why))
         return
     busy = varies and claims.missing
-    if claims.validated() and varies:
-        reason = NOT_MEASURED if busy else "" if holds else f"does not hold here: {sides()}"
-        claims.write(claim=text, holds=bool(holds), reason=reason)
+    if claims.is_validating() and varies:
+        reason = (
+            NOT_MEASURED if busy else "" if holds else f"does not hold here: {_describe_sides()}"
+        )
+        claims.append_claim(claim=text, holds=bool(holds), reason=reason)
     elif not holds:
-        print(wrapped(f"✗ {text}\n  {sides()} does not hold here. {MAY_MEAN}"))
+        print(wrapped(f"✗ {text}\n  {_describe_sides()} does not hold here. {MAY_MEAN}"))
         return
     print(f"✓ {text}")
 
@@ -152,7 +154,7 @@ MUST_HOLD = (
 )
 
 
-def sides() -> str:
+def _describe_sides() -> str:
     """Both sides of the comparison that the caller's caller passed to `claim`, with their values.
 
     The expressions left and right of `<` in the source are evaluated again, in the caller's scope.
@@ -170,11 +172,11 @@ def sides() -> str:
             where.col_offset,
             where.end_lineno,
         ):
-            return values(call.args[1], frame) if len(call.args) > 1 else ""
+            return _describe_values(call.args[1], frame) if len(call.args) > 1 else ""
     return "it"
 
 
-def values(expression: ast.expr, frame: FrameType) -> str:
+def _describe_values(expression: ast.expr, frame: FrameType) -> str:
     """A comparison as it is in the source, each side with its value in place of its expression."""
     if not isinstance(expression, ast.Compare):
         return ast.unparse(expression)
@@ -186,7 +188,7 @@ def values(expression: ast.expr, frame: FrameType) -> str:
         except Exception:  # a comprehension's own variable, or something that works only once
             shown.append(source)
         else:
-            shown.append(number(float(value)) if isinstance(value, Real) else repr(value))
+            shown.append(_format_number(float(value)) if isinstance(value, Real) else repr(value))
     words = [SIGNS.get(type(sign), "?") for sign in expression.ops]
     return " ".join(chain.from_iterable(zip_longest(shown, words, fillvalue=""))).rstrip()
 
@@ -306,7 +308,7 @@ def solution_of(exercise: str) -> str:
 def lesson_of(exercise: str) -> toc.Lesson:
     """The lesson that an exercise belongs to. Raises: LabError where the notebooks are not here."""
     name = exercise.partition(".")[0]
-    for lesson in toc.lessons():
+    for lesson in toc.read_toc():
         if lesson.name == name:
             return lesson
     raise LabError(f"No lesson has the exercise {exercise}.")
@@ -336,11 +338,11 @@ def figure(
 
     Raises: LabError for an experiment that no lesson has a figure for.
     """
-    chart = lessons.figure(experiment)
-    return show(of(experiment, measured, title=chart.title, client=client, **more), chart)
+    chart = lessons.find_figure(experiment)
+    return _save_and_show(of(experiment, measured, title=chart.title, client=client, **more), chart)
 
 
-def show(result: Result, chart: Chart) -> object:
+def _save_and_show(result: Result, chart: Chart) -> object:
     """Save a result and its plot, and show the plot.
 
     At effort `full` they are written to data/results and data/plots, otherwise in data/local.
@@ -348,9 +350,11 @@ def show(result: Result, chart: Chart) -> object:
     from IPython.display import Image
 
     save(result)
-    return Image(data=write(result, chart), format="png", alt=alt(chart, effort_name()))
+    return Image(
+        data=write_plot(result, chart), format="png", alt=describe_figure(chart, effort_name())
+    )
 
 
-def alt(chart: Chart, effort: str) -> str:
+def describe_figure(chart: Chart, effort: str) -> str:
     """The alternative text of a figure in a notebook."""
     return f"{chart.title} ({effort} effort)"

@@ -61,10 +61,10 @@ class Lesson:
 
     def title(self) -> str:
         """The notebook's first heading."""
-        return first_heading(self.find())
+        return read_heading(self.find())
 
 
-def first_heading(path: Path) -> str:
+def read_heading(path: Path) -> str:
     try:
         [first, *_] = json.loads(path.read_text(encoding="utf-8"))["cells"]
         [title] = re.findall(r"\A# (.+)$", "".join(first["source"]), flags=re.M)
@@ -73,7 +73,7 @@ def first_heading(path: Path) -> str:
     return title
 
 
-def lessons(root: Path | None = None) -> list[Lesson]:
+def read_toc(root: Path | None = None) -> list[Lesson]:
     """Every lesson in reading order. Raises: LabError that says what is wrong in toc.yml."""
     root = root or folder()
     try:

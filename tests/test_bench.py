@@ -406,7 +406,9 @@ def test_a_run_that_a_busy_machine_spoils_is_repeated(monkeypatch, tmp_path):
     monkeypatch.setattr(claims, "missing", [])
     waits.clear()
     assert validity.retry_while_busy(lambda: measure(99), "GET") == "the last one"
-    assert claims.read(tmp_path / "told") == [{"measurement": "GET", "reason": "held up 3 times."}]
+    assert claims.read_claims(tmp_path / "told") == [
+        {"measurement": "GET", "reason": "held up 3 times."}
+    ]
     assert claims.missing == ["GET"]
 
 

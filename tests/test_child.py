@@ -287,8 +287,8 @@ def server():
     native.NativeServer._write_config = die
     choose.server()
 def shop():
-    source.write = die
-    source.path("small")
+    source._write_database = die
+    source.make_database("small")
 def copy():
     shutil.copy = die
     source.shop("small", writable=True)
@@ -310,7 +310,9 @@ def test_an_owner_killed_at_once_leaves_nothing(moment, tmp_path):
     for place in places:
         place.mkdir()
     if moment == "copy":
-        source.write(places[1] / source.file_of("small", source.SEED).name, "small", source.SEED)
+        source._write_database(
+            places[1] / source._name_file("small", source.SEED).name, "small", source.SEED
+        )
     kept = list(places[1].iterdir())
     env = {"TMPDIR": str(places[0]), "REDIS_LAB_DATA": str(places[1])}
     done = subprocess.run(

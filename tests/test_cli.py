@@ -403,8 +403,8 @@ def test_publish_keeps_finished_runs_each_with_its_own_kernel_and_server(checkou
         assert not set(pinned["client"]) & set(pinned["server"])
         assert run.environment["client_affinity"] == pinned["client"]
         assert run.environment["server_affinity"] == pinned["server"]
-    chart = lessons.figure("strings_incr")
-    assert (data / "local/strings_incr.png").read_bytes() == figures.png(result, chart)
+    chart = lessons.find_figure("strings_incr")
+    assert (data / "local/strings_incr.png").read_bytes() == figures.render_png(result, chart)
 
 
 def test_cores_are_those_that_are_there(monkeypatch):
@@ -448,14 +448,14 @@ def test_a_label_changed_in_a_lesson_is_drawn_without_measuring(lab, checkout, d
     env = checkout('lab.lesson.figure("strings_incr", measured)')
     own = shows_an_image(tmp_path / "checkout/notebooks/00_own.ipynb")
     lesson = tmp_path / "checkout/redis_lab/lessons/strings.py"
-    title = lessons.figure("strings_incr").title
+    title = lessons.find_figure("strings_incr").title
     assert lesson.read_text().count(title) == 1
     lesson.write_text(lesson.read_text().replace(title, "Another title"))
     said = lab("plots", "--redraw", "--in-place", **env)
     assert said.returncode == 0 and "00_own.ipynb: strings_incr" in said.stdout, said.stderr
-    chart = dataclasses.replace(lessons.figure("strings_incr"), title="Another title")
+    chart = dataclasses.replace(lessons.find_figure("strings_incr"), title="Another title")
     drawn = (data / "plots/strings_incr.png").read_bytes()
-    assert drawn == figures.png(results.load(path), chart)
+    assert drawn == figures.render_png(results.load(path), chart)
     assert json.loads(path.read_text()) == older
     [output] = nbformat.read(own, 4).cells[0].outputs
     assert base64.b64decode(output.data["image/png"]) == drawn
@@ -468,7 +468,7 @@ def shows_an_image(path: Path) -> Path:
     data, about = {"image/png": "b2xk", "text/plain": "<Image>"}, {"image/png": {"alt": "old"}}
     shown = nbformat.v4.new_output("execute_result", data, metadata=about, execution_count=1)
     book.cells[0].outputs.append(shown)
-    notebooks.write(path, book)
+    notebooks.write_notebook(path, book)
     return path
 
 
@@ -481,17 +481,17 @@ def test_nothing_of_a_notebook_changes_but_its_figures(tmp_path):
         image = {"image/png": "b2xk", "text/plain": "<Image>"}
         cell.outputs = [nbformat.v4.new_output("stream", text="a table\n")]
         cell.outputs += [nbformat.v4.new_output("display_data", image)]
-    notebooks.write(own, book)
+    notebooks.write_notebook(own, book)
     expected, written = nbformat.read(own, 4), own.stat().st_mtime_ns
     new, alternative = {"known": b"new"}, {"known": "what it shows"}
-    assert notebooks.embed(own, {}, {}) == set() and own.stat().st_mtime_ns == written
-    assert notebooks.embed(own, new, alternative) == {"known"}
+    assert notebooks.embed_figures(own, {}, {}) == set() and own.stat().st_mtime_ns == written
+    assert notebooks.embed_figures(own, new, alternative) == {"known"}
     output = expected.cells[1].outputs[1]
     output.data["image/png"] = base64.b64encode(b"new").decode()
     output.metadata["image/png"] = {"alt": "what it shows"}
     assert nbformat.read(own, 4) == expected
     written = own.stat().st_mtime_ns
-    assert notebooks.embed(own, new, alternative) == set(), "it is the same already"
+    assert notebooks.embed_figures(own, new, alternative) == set(), "it is the same already"
     assert own.stat().st_mtime_ns == written
 
 
@@ -704,7 +704,7 @@ def one_line(said: subprocess.CompletedProcess) -> str:
 
 
 def test_only_means_a_path_or_an_experiment():
-    stems = lambda only: [path.stem for path in notebooks.measuring(only)]  # noqa: E731
+    stems = lambda only: [path.stem for path in notebooks.find_measuring(only)]  # noqa: E731
     assert stems("hit_ratio_pace") == ["14_hit_ratio"], "an experiment's name"
     assert stems("structures/05") == ["05_lists"], "a path"
     assert "16_invalidation" in stems("cost"), "it measures invalidation_cost"
@@ -721,11 +721,11 @@ def test_the_longest_notebook_begins_first(tmp_path, monkeypatch):
     books = [tmp_path / f"{name}.ipynb" for name in ("short", "new", "long")]
     for book, size in zip(books, (100, 300, 200), strict=True):
         book.write_text("x" * size)
-    order = lambda: [path.stem for path in notebooks.longest_first(books)]  # noqa: E731
+    order = lambda: [path.stem for path in notebooks._sort_longest_first(books)]  # noqa: E731
     assert order() == ["new", "long", "short"], "by size"
     told = {"report": "", "reports": [], "left": [], "code": 0}
-    notebooks.note_seconds([notebooks.Validated("a/short", seconds=1, **told)])
-    notebooks.note_seconds([notebooks.Validated("a/long", seconds=9, **told)])
+    notebooks._write_seconds([notebooks.Validated("a/short", seconds=1, **told)])
+    notebooks._write_seconds([notebooks.Validated("a/long", seconds=9, **told)])
     assert order() == ["new", "long", "short"], "300 bytes of a thirtieth of a second"
     books[1].write_text("x" * 200)
     assert order() == ["long", "new", "short"]
@@ -734,11 +734,11 @@ def test_the_longest_notebook_begins_first(tmp_path, monkeypatch):
 def test_each_figure_stands_in_the_lesson_that_measures_it():
     stands = {
         name: module.__name__.rpartition(".")[2]
-        for module in lessons.modules()
+        for module in lessons._load_modules()
         for name in module.FIGURES
     }
     for path in notebooks.find():
-        modules = {stands.pop(name, None) for name in notebooks.experiments(path)}
+        modules = {stands.pop(name, None) for name in notebooks.list_experiments(path)}
         [module] = modules
         assert module and path.stem.endswith(module.removeprefix("with_"))
     assert not stands, "no notebook measures these"
@@ -797,7 +797,7 @@ def test_validate_notices_what_a_notebook_leaves_running(tmp_path, capsys):
         [sys.executable, "-c", "import time; time.sleep(90)", "x/_keeper.py"]
     )  # somebody else's validation
     try:
-        (left,) = notebooks.validations([tmp_path / "leaves.ipynb"], 1, 60)
+        (left,) = notebooks._run_validations([tmp_path / "leaves.ipynb"], 1, 60)
         assert left.code == 0 and not left.passed
         assert len(left.left) == 1 and stranger.pid != left.left[0].pid
         left.left[0].kill()

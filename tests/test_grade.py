@@ -11,9 +11,9 @@ import pytest
 from redis_lab import copies, grade, logbook, teach
 from redis_lab.errors import LabError
 from redis_lab.grade import Grade
-from redis_lab.toc import lessons
+from redis_lab.toc import read_toc
 
-LESSON = lessons()[0]
+LESSON = read_toc()[0]
 FIRST, SECOND = "start_here.round_trips", "start_here.on_average"
 
 

@@ -23,7 +23,7 @@ from redis_lab.judging import CheckFailed, Endless, NotYet, exercise
 from redis_lab.lessons import with_asyncio as lessons_asyncio
 from redis_lab.servers.choose import server
 
-list(lessons.modules())  # imports them all
+list(lessons._load_modules())  # imports them all
 NAMES = sorted(judging.EXERCISES)
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -391,4 +391,4 @@ def test_only_what_is_marked_is_found():
     ],
 )
 def test_what_fits_an_annotation(value, wanted, right):
-    assert judging.fits(value, wanted) is right
+    assert judging._fits_type(value, wanted) is right

@@ -83,7 +83,7 @@ class Place:
         for name in ("home", "tmp", "data", "work"):
             (self.folder / name).mkdir(parents=True)
         with contextlib.suppress(FileNotFoundError):
-            shop = source.file_of("small", source.SEED).name
+            shop = source._name_file("small", source.SEED).name
             os.link(self.folder.parent / shop, self.folder / "data" / shop)
         changes = {name: None for name in os.environ if name.startswith(("JUPYTER_", "PYTEST_"))}
         here = {"HOME": "home", "TMPDIR": "tmp", "REDIS_LAB_DATA": "data"}
@@ -327,7 +327,9 @@ def kill(
 def test_nothing_outlives_it(name, checkout, short, request, figure):
     kills = request.config.getoption("--kills")
     seed = request.config.getoption("--kill-seed") or random.SystemRandom().randrange(10**6)
-    source.write(short / source.file_of("small", source.SEED).name, "small", source.SEED)
+    source._write_database(
+        short / source._name_file("small", source.SEED).name, "small", source.SEED
+    )
     rng, command = random.Random(f"{name} {seed}"), COMMANDS[name]
     print(f"seed {seed}")
     where = checkout if name in ("lab", "validate", "plots") else ROOT

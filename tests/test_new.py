@@ -75,7 +75,7 @@ def test_a_name_that_will_not_do(checkout, monkeypatch, lesson, trouble):
     monkeypatch.setattr(new, "folder", lambda: root)
     before = {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()}
     with pytest.raises(LabError, match=re.escape(trouble)):
-        list(new.new(lesson))
+        list(new.write_lesson(lesson))
     assert {p: p.read_bytes() for p in checkout.rglob("*") if p.is_file()} == before
 
 
@@ -83,6 +83,6 @@ def test_what_is_there_is_not_overwritten(checkout, monkeypatch):
     monkeypatch.setattr(new, "folder", lambda: checkout / "notebooks")
     (checkout / "tests" / "lessons" / "test_outbox.py").write_text("mine")
     with pytest.raises(LabError, match=r"test_outbox\.py is there already"):
-        list(new.new("patterns/outbox"))
+        list(new.write_lesson("patterns/outbox"))
     assert not (checkout / "redis_lab" / "lessons" / "outbox.py").exists()
-    assert "outbox" not in {lesson.name for lesson in toc.lessons(checkout / "notebooks")}
+    assert "outbox" not in {lesson.name for lesson in toc.read_toc(checkout / "notebooks")}

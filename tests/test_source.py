@@ -90,7 +90,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path, monkeypatch):
     made = []
     for name in ("one", "two"):
         monkeypatch.setenv("REDIS_LAB_DATA", str(tmp_path / name))
-        made.append(source.path("small").read_bytes())
+        made.append(source.make_database("small").read_bytes())
     assert made[0] == made[1]
 
 
@@ -101,9 +101,9 @@ def test_another_seed_gives_another_shop(small, fresh):
 
 
 def test_a_file_that_is_there_is_not_made_again(small):
-    before = source.path("small").stat()
-    assert source.path("small").stat().st_ino == before.st_ino
-    assert source.existing("small") == source.path("small")
+    before = source.make_database("small").stat()
+    assert source.make_database("small").stat().st_ino == before.st_ino
+    assert source.find_database("small") == source.make_database("small")
 
 
 @pytest.mark.parametrize("scale", ["small", "default"])
@@ -246,9 +246,9 @@ def test_products_come_by_popularity(small):
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda: source.path("huge"),
+        lambda: source.make_database("huge"),
         lambda: source.shop("huge"),
-        lambda: source.existing("huge"),
+        lambda: source.find_database("huge"),
     ],
 )
 def test_an_unknown_scale_says_which_there_are(ask):
@@ -295,11 +295,11 @@ def test_set_price_raises_the_version_by_one_and_commits(mine):
 
 
 def test_the_dataset_never_changes(small, folder):
-    before = source.path("small").read_bytes()
+    before = source.make_database("small").read_bytes()
     with source.shop("small", writable=True) as copy:
         copy.set_price(17, 1)
         assert small.product(17)["version"] == 1
-    assert source.path("small").read_bytes() == before
+    assert source.make_database("small").read_bytes() == before
 
 
 def test_a_copy_is_removed_on_close_and_when_forgotten(folder):
@@ -372,23 +372,23 @@ def test_threads_share_a_copy_through_reopen(mine):
 
 @pytest.mark.parametrize("content", [b"", b"not a database", None])
 def test_a_damaged_foreign_or_outdated_file_is_made_again(fresh, content):
-    file = source.path("small")
+    file = source.make_database("small")
     good = file.read_bytes()
     if content is None:
         file.write_bytes(good[: len(good) // 2])
     else:
         file.write_bytes(content)
-    assert source.path("small").read_bytes() == good
+    assert source.make_database("small").read_bytes() == good
     with sqlite3.connect(file) as database:
         database.execute("UPDATE meta SET value = '0' WHERE key = 'schema'")
     database.close()
-    assert source.existing("small") is None
-    assert source.path("small").read_bytes() == good
+    assert source.find_database("small") is None
+    assert source.make_database("small").read_bytes() == good
 
 
 @pytest.mark.parametrize("rubbish", [b"\xff", b"\x00", b"\x0d\x00\x31"])
 def test_a_damaged_page_inside_is_one_clear_line(fresh, rubbish):
-    file = source.path("small")
+    file = source.make_database("small")
     size = file.stat().st_size
     with file.open("r+b") as opened:
         opened.seek(4 * 4096)  # behind the schema and what says which file it is
@@ -408,7 +408,8 @@ def test_a_damaged_page_inside_is_one_clear_line(fresh, rubbish):
 
 
 def test_a_killed_making_leaves_no_half_file(fresh):
-    child = subprocess.Popen([sys.executable, "-c", "from redis_lab import source; source.path()"])
+    code = "from redis_lab import source; source.make_database()"
+    child = subprocess.Popen([sys.executable, "-c", code])
     try:
         deadline = time.monotonic() + 60
         # Half-way: something has reached the disk, and the whole is 24 MB.
@@ -420,8 +421,8 @@ def test_a_killed_making_leaves_no_half_file(fresh):
         child.kill()
         child.wait()
     assert within(30, lambda: not list(fresh.iterdir())), "not even the half of one"
-    assert source.existing() is None
-    assert not source.file_of("default", source.SEED).exists()
+    assert source.find_database() is None
+    assert not source._name_file("default", source.SEED).exists()
     with source.shop() as shop:
         assert shop.count("products") == source.SCALES["default"].products
 
@@ -434,14 +435,14 @@ def test_two_processes_may_make_it_at_once(fresh):
     ]
     digests = {child.communicate(timeout=60)[0].strip() for child in children}
     assert digests == {stated("Counts")["digest"]["small"]}
-    assert [f.name for f in fresh.iterdir()] == [source.path("small").name]
+    assert [f.name for f in fresh.iterdir()] == [source.make_database("small").name]
 
 
 def test_a_folder_that_cannot_be_made_says_what_to_do(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("REDIS_LAB_DATA", str(tmp_path / "file" / "data"))
     with pytest.raises(LabError, match="REDIS_LAB_DATA"):
-        source.path("small")
+        source.make_database("small")
 
 
 def test_a_full_disk_says_what_to_do_and_leaves_nothing(fresh):
@@ -450,7 +451,7 @@ def test_a_full_disk_says_what_to_do_and_leaves_nothing(fresh):
 
     # No compiled modules: the limit would hit their writing too.
     done = in_child(
-        "from redis_lab import source; source.path('small')",
+        "from redis_lab import source; source.make_database('small')",
         preexec_fn=small_disk,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
@@ -485,7 +486,7 @@ def test_a_price_is_a_whole_number_from_0(mine, price):
 
 def test_a_bad_seed_is_a_lab_error(fresh):
     with pytest.raises(LabError):
-        source.path("small", -1)
+        source.make_database("small", -1)
 
 
 def test_a_closed_shop_still_has_a_repr(folder):

@@ -46,7 +46,7 @@ def test_what_was_not_measured_is_a_dash():
     ],
 )
 def test_how_far_off_a_guess_was(guess, measured, says):
-    assert teach.how_far(guess, measured) == says
+    assert teach._describe_error(guess, measured) == says
 
 
 @pytest.mark.parametrize("guess", ["ten", None, float("nan"), float("inf"), [1]])
@@ -166,7 +166,7 @@ def test_under_validation_a_claim_that_varies_prints_what_is_committed(
     assert capsys.readouterr().out == (
         "✓ faster\n✓ three times\n✓ counted\n✓ faster after that\n✓ counted after that\n"
     )
-    assert claims.read(told) == [
+    assert claims.read_claims(told) == [
         {"claim": "faster", "holds": True, "reason": ""},
         {"claim": "three times", "holds": False, "reason": "does not hold here: 2 > 3"},
         {"measurement": "GET", "reason": "the machine slept"},
@@ -224,7 +224,7 @@ def local(tmp_path, monkeypatch):
 
 
 def test_a_figure_is_saved_and_shown(local, monkeypatch):
-    monkeypatch.setitem(lessons.figures(), "shown", CHART)
+    monkeypatch.setitem(lessons.load_figures(), "shown", CHART)
     image = teach.figure("shown", [{"arm": "a", "p50_us": 2.0}, {"arm": "b", "p50_us": 9}], seed=3)
     assert isinstance(image, Image) and image.alt == "Shown (quick effort)"
     assert (local / "shown.png").read_bytes() == image.data
@@ -235,7 +235,7 @@ def test_a_figure_is_saved_and_shown(local, monkeypatch):
 
 def test_a_figure_that_cannot_be_drawn_is_explained(local):
     with pytest.raises(LabError, match="bad cannot be drawn as DotPlot: 'p50_us'"):
-        teach.show(Result("bad", "Bad", [{"arm": "a"}]), CHART)
+        teach._save_and_show(Result("bad", "Bad", [{"arm": "a"}]), CHART)
     with pytest.raises(LabError, match="No lesson says how to draw 'unheard_of'"):
         teach.figure("unheard_of", [{"arm": "a"}])
     assert not (local / "unheard_of.json").exists()

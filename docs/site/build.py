@@ -27,7 +27,7 @@ import pages
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-from redis_lab.toc import lessons
+from redis_lab.toc import read_toc
 
 ROOT = pages.ROOT
 sys.path.insert(0, str(ROOT / "docs"))
@@ -45,7 +45,7 @@ def stage(source: Path) -> None:
 
     The places are those of the repository, so every relative link holds as it is.
     """
-    for lesson in lessons():
+    for lesson in read_toc():
         put(source, lesson.find(), prepared(lesson.find()))
     put(source, ROOT / "index.md", pages.home(renamed((ROOT / "README.md").read_text("utf-8"))))
     for page in documents():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from redis_lab.notebooks import FIGURE_CALL
-from redis_lab.toc import Lesson, lessons
+from redis_lab.toc import Lesson, read_toc
 
 ROOT = Path(__file__).resolve().parents[2]
 PATTERNS = ROOT / "redis_lab" / "patterns"
@@ -32,7 +32,7 @@ def toctree(caption: str, entries: Iterable[str]) -> str:
 
 def home(readme: str) -> str:
     """The README, with the way into the lessons at its top and the site's contents at its end."""
-    listed = lessons()
+    listed = read_toc()
     first = listed[0]
     title, intro, rest = readme.split("\n\n", 2)
     way_in = (
@@ -124,7 +124,7 @@ def public_names(file: Path) -> list[str]:
 def used_in() -> dict[str, list[Lesson]]:
     """The lessons that import each pattern."""
     users: dict[str, list[Lesson]] = defaultdict(list)
-    for lesson in lessons():
+    for lesson in read_toc():
         text = lesson.find().read_text(encoding="utf-8")
         for name in sorted(set(re.findall(r"redis_lab\.patterns\.(\w+)", text))):
             users[name].append(lesson)
@@ -157,7 +157,7 @@ def status() -> str:
     """What the committed notebooks and results say of their own runs; nothing else."""
     measured = results()
     rows = []
-    for each in lessons():
+    for each in read_toc():
         run = Run(each.find())
         rows.append((
             f"{each.place}. [{each.title()}](notebooks/{link(each)})",

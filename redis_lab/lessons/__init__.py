@@ -38,20 +38,20 @@ WITHOUT_A_LESSON: dict[str, Chart] = {
 }
 
 
-def modules() -> Iterator[ModuleType]:
+def _load_modules() -> Iterator[ModuleType]:
     """Every lesson's module, in alphabetical order."""
     for found in pkgutil.iter_modules(__path__):
         yield importlib.import_module(f"{__name__}.{found.name}")
 
 
 @cache
-def figures() -> dict[str, Chart]:
+def load_figures() -> dict[str, Chart]:
     """How every experiment of the workbook is drawn, by its name.
 
     Raises: LabError where two lessons have an experiment of the same name.
     """
     every = dict(WITHOUT_A_LESSON)
-    for module in modules():
+    for module in _load_modules():
         own: dict[str, Chart] = getattr(module, "FIGURES", {})
         if twice := every.keys() & own.keys():
             raise LabError(
@@ -61,17 +61,17 @@ def figures() -> dict[str, Chart]:
     return every
 
 
-def figure(experiment: str) -> Chart:
+def find_figure(experiment: str) -> Chart:
     """How an experiment is drawn.
 
     Raises: LabError for an experiment of no lesson.
     """
-    if experiment not in figures():
+    if experiment not in load_figures():
         raise LabError(
             f"No lesson says how to draw {experiment!r}: add it to FIGURES in the lesson's module "
             "in redis_lab/lessons."
         )
-    return figures()[experiment]
+    return load_figures()[experiment]
 
 
 def find_check(exercise: str) -> Check[Any]:

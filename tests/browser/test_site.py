@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import pytest
 
-from redis_lab.toc import lessons
+from redis_lab.toc import read_toc
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]  # a busy machine takes its time
 
-LESSONS = lessons()
+LESSONS = read_toc()
 WIDTHS = (1024, 400)
 
 # The contrast between a text and what is behind it, as WCAG defines it: 21 is black on white.

@@ -11,8 +11,8 @@ import pytest
 
 from redis_lab import lessons as modules
 from redis_lab.errors import LabError
-from redis_lab.index import index
-from redis_lab.toc import folder, lessons
+from redis_lab.index import write_index
+from redis_lab.toc import folder, read_toc
 
 FIRST, SECOND = "structures/sets", "structures/sorted_sets"
 
@@ -53,21 +53,21 @@ def code_of(cells: list[dict]) -> list[str]:
 
 
 def test_what_is_committed_agrees_with_the_toc():
-    assert index(check=True) == [], "run: redis-lab index"
+    assert write_index(check=True) == [], "run: redis-lab index"
 
 
 def test_each_lesson_has_its_module_and_each_module_its_lesson():
     files = Path(modules.__file__).parent.glob("[!_]*.py")
-    assert {path.stem for path in files} == {lesson.name for lesson in lessons()}
+    assert {path.stem for path in files} == {lesson.name for lesson in read_toc()}
 
 
 def test_two_lessons_change_places(checkout):
     before = {path.stem[3:]: path for path in checkout.rglob("*.ipynb")}
     cells = {name: json.loads(path.read_text())["cells"] for name, path in before.items()}
     swap(checkout)
-    foreseen = index(checkout, check=True)
+    foreseen = write_index(checkout, check=True)
     assert {path.stem[3:]: path for path in checkout.rglob("*.ipynb")} == before
-    assert index(checkout) == foreseen and index(checkout) == []
+    assert write_index(checkout) == foreseen and write_index(checkout) == []
     here = checkout / "structures"
     assert (here / "06_sorted_sets.ipynb").exists() and (here / "07_sets.ipynb").exists()
     assert "**Next:** [Sorted sets](06_sorted_sets.ipynb)" in first_cell(here / "05_lists.ipynb")
@@ -85,9 +85,9 @@ def test_back_again_every_byte_is_the_same(checkout):
     files = sorted(path for path in checkout.parent.rglob("*") if path.is_file())
     before = {path: path.read_bytes() for path in files}
     swap(checkout)
-    assert index(checkout)
+    assert write_index(checkout)
     swap(checkout)
-    assert index(checkout)
+    assert write_index(checkout)
     assert {path: path.read_bytes() for path in files} == before
 
 
@@ -107,7 +107,7 @@ def test_a_toc_that_is_wrong(checkout, old, new, trouble):
     change(checkout, old, new)
     files = {path: path.read_bytes() for path in checkout.parent.rglob("*") if path.is_file()}
     with pytest.raises(LabError, match=re.escape(trouble)):
-        index(checkout)
+        write_index(checkout)
     assert {p: p.read_bytes() for p in checkout.parent.rglob("*") if p.is_file()} == files
 
 
@@ -122,9 +122,9 @@ def test_a_toc_that_is_wrong(checkout, old, new, trouble):
 def test_a_page_that_has_no_place_for_it(checkout, name, old, new, trouble):
     change(checkout, old, new, name)
     with pytest.raises(LabError, match=re.escape(trouble)):
-        index(checkout)
+        write_index(checkout)
 
 
 def test_no_toc(tmp_path):
     with pytest.raises(LabError, match=r"toc\.yml is missing"):
-        lessons(tmp_path)
+        read_toc(tmp_path)

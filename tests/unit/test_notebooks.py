@@ -153,7 +153,9 @@ def test_no_machine_paths_and_no_shell(lesson) -> None:
 
 
 def test_no_remains_of_progress_bars(lesson) -> None:
-    assert not [cell.id for cell in code(lesson) if any(map(notebooks.is_bar, cell.outputs))]
+    assert not [
+        cell.id for cell in code(lesson) if any(map(notebooks._is_progress_bar, cell.outputs))
+    ]
 
 
 def test_the_sanitizer_applies() -> None:

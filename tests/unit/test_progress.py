@@ -51,7 +51,7 @@ def test_in_a_notebook_the_line_is_gone_at_the_end(monkeypatch, strict):
     assert lines[0] == "<small>GET &lt;b&gt;: 25 %, about 0 s left</small>"
     assert len(lines) == 4 and lines[-1] == "nothing"
     for (output,) in left:
-        assert output.data == {} and notebooks.is_bar(output)
+        assert output.data == {} and notebooks._is_progress_bar(output)
     assert not any(o.get("name") == "stderr" for cell in book.cells for o in cell.outputs)
 
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "docs/site"))
 import links  # noqa: E402
 import pages  # noqa: E402
 
-from redis_lab.toc import lessons  # noqa: E402
+from redis_lab.toc import read_toc  # noqa: E402
 
 WHOLE = {
     "index.html": '<h1 id="top">Home</h1><a href="a/one.html#part">1</a><a href="https://x.io">x</a>'
@@ -88,7 +88,7 @@ def test_the_home_page_lists_the_lessons_in_the_order_of_the_toc():
     text = pages.home((ROOT / "README.md").read_text())
     trees = text.split("```{toctree}")[1:]
     listed = [line for tree in trees for line in tree.splitlines() if line.startswith("notebooks/")]
-    wanted = [f"notebooks/{pages.link(each).removesuffix('.ipynb')}" for each in lessons()]
+    wanted = [f"notebooks/{pages.link(each).removesuffix('.ipynb')}" for each in read_toc()]
     assert listed[: len(wanted)] == wanted
     assert listed[len(wanted) :] == ["notebooks/glossary", "notebooks/from_node"]
 
@@ -103,7 +103,7 @@ def test_every_pattern_has_a_page_with_its_source():
 
 
 def test_the_status_counts_what_the_notebooks_say():
-    run = pages.Run(next(each.find() for each in lessons() if each.name == "strings"))
+    run = pages.Run(next(each.find() for each in read_toc() if each.name == "strings"))
     assert run.held > 5 and run.failed == 0
     assert run.solved == run.exercises == 2
     assert run.experiments == ["strings_incr", "strings_size"]
@@ -128,7 +128,7 @@ def test_a_claim_that_did_not_hold_is_counted_as_such(tmp_path):
 
 def test_the_status_has_a_row_for_each_lesson_and_adds_up_the_results():
     lines = pages.status().splitlines()
-    for place, each in enumerate(lessons()):
+    for place, each in enumerate(read_toc()):
         [row] = [line for line in lines if line.startswith(f"| {place}. [{each.title()}](")]
         assert row.count("2026") >= 1 and row.count(" of ") == 2
     last_columns = [int(line.split("|")[-2]) for line in lines if "| full |" in line]
