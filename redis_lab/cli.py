@@ -168,8 +168,8 @@ def lab(
     raise typer.Exit(subprocess.run(command).returncode)
 
 
-@app.command()
-def work() -> None:
+@app.command("work")
+def make_copies() -> None:
     """Make your own copy of the notebooks in work/, or renew what you have not changed."""
     made = prepare()
     out.print(str(made.first), highlight=False, soft_wrap=True)
@@ -183,8 +183,8 @@ def prepare() -> copies.Work:
     return made
 
 
-@app.command()
-def reset(
+@app.command("reset")
+def reset_copy(
     lesson: Annotated[str, typer.Argument(help="The lesson, such as strings.")],
 ) -> None:
     """Begin a lesson anew in work/; your copy of it stays beside the new one."""
@@ -194,8 +194,8 @@ def reset(
         out.print(f"Yours is kept: {kept.name}", highlight=False, soft_wrap=True)
 
 
-@app.command()
-def progress() -> None:
+@app.command("progress")
+def print_progress() -> None:
     """Show which exercises you have solved, how your predictions were, and what comes next."""
     from .logbook import progress as so_far
 
@@ -279,14 +279,14 @@ def publish_command(
     """
     require("nbformat", "nbclient", "ipykernel")
     from .measure.effort import effort_name
-    from .publish import choose_cores, publish
+    from .publish import choose_cores, publish_runs
 
     effort, cores = effort_name(effort), choose_cores(client_cores, server_cores)
     chosen = notebooks.find_measuring(only) or notebooks.find(only)  # its error lists the notebooks
     out.print(f"pinned: {cores or 'nothing'}", highlight=False)
     written = []
     for path in chosen:
-        written += publish(path, runs, cores=cores, effort=effort, add=add, in_place=in_place)
+        written += publish_runs(path, runs, cores=cores, effort=effort, add=add, in_place=in_place)
     report(written, effort)
 
 
@@ -457,8 +457,8 @@ def bench(
         out.print(f"plotted: {plot}", highlight=False)
 
 
-@app.command()
-def drill(
+@app.command("drill")
+def drill_class(
     target: Annotated[str, typer.Argument(help="A class or adapter, my_module:MyCache.")],
     kind: Annotated[
         str, typer.Option("--as", help="cache, lock, queue, limiter, session or once.")
@@ -493,8 +493,8 @@ def drill(
     raise typer.Exit(INTERRUPTED if report.interrupted else int(not report.ok))
 
 
-@app.command()
-def compare(
+@app.command("compare")
+def compare_runs(
     first: Annotated[Path, typer.Argument(help="A result, such as data/results/pipelines.json.")],
     second: Annotated[Path, typer.Argument(help="Another one, such as data/local/pipelines.json.")],
 ) -> None:
@@ -593,8 +593,8 @@ def handout(
         out.print(str(copy), highlight=False)
 
 
-@app.command()
-def grade(
+@app.command("grade")
+def grade_folder(
     folder: Annotated[Path, typer.Argument(help="A folder with a folder for each learner.")],
     to: Annotated[Path, typer.Option(help="Where grades.csv and grades.html go.")] = Path("."),
     timeout_s: Annotated[float, typer.Option(help="Seconds for each notebook.")] = 300.0,
@@ -605,8 +605,8 @@ def grade(
 
     require("IPython")
     grades = []
-    for each in grading.grade(folder, timeout_s=timeout_s, memory_mb=memory_mb):
+    for each in grading.grade_all(folder, timeout_s=timeout_s, memory_mb=memory_mb):
         out.print(f"{each.who}  {each.exercise}  {each.outcome}", highlight=False, markup=False)
         grades.append(each)
-    for path in grading.write(grades, to):
+    for path in grading.write_grades(grades, to):
         out.print(str(path), highlight=False, soft_wrap=True)

@@ -44,7 +44,7 @@ def without_solutions(path: Path, change: Callable[[str], str] = str) -> str:
 
     `change` is applied to the text of each Markdown cell.
     """
-    notebook = read(path)
+    notebook = read_notebook(path)
     kept = [cell for cell in notebook["cells"] if "solution" not in tags(cell)]
     for cell in kept:
         if cell["cell_type"] == "code":
@@ -54,7 +54,7 @@ def without_solutions(path: Path, change: Callable[[str], str] = str) -> str:
     return json.dumps(notebook | {"cells": kept}, indent=1, ensure_ascii=False) + "\n"
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_notebook(path: Path) -> dict[str, Any]:
     """A notebook's JSON. Raises: LabError where it is none."""
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))

@@ -49,7 +49,7 @@ class Grade:
     attempts: int | None = None
 
 
-def grade(
+def grade_all(
     folder: Path, *, timeout_s: float = TIMEOUT_S, memory_mb: int = MEMORY_MB
 ) -> Iterator[Grade]:
     """Grade what is in a folder, learner by learner.
@@ -93,14 +93,14 @@ def grade_notebook(path: Path, lesson: Lesson, timeout_s: float, memory_mb: int)
     try:
         cells = [
             "".join(cell["source"])
-            for cell in copies.read(path)["cells"]
+            for cell in copies.read_notebook(path)["cells"]
             if cell["cell_type"] == "code"
         ]
     except (LabError, OSError, KeyError, TypeError):
         for name in names:
             yield Grade("", lesson.name, name, "unreadable", "The file is no notebook.")
         return
-    committed = [cell for cell in copies.read(lesson.find())["cells"] if "outputs" in cell]
+    committed = [cell for cell in copies.read_notebook(lesson.find())["cells"] if "outputs" in cell]
     handed_out = [cell for cell in committed if "solution" not in copies.tags(cell)]
     given = {"".join(cell["source"]).strip() for cell in handed_out}
     own = [cell for cell in cells if cell.strip() and cell.strip() not in given]
@@ -114,7 +114,7 @@ def grade_notebook(path: Path, lesson: Lesson, timeout_s: float, memory_mb: int)
             "memory_mb": memory_mb,
             "cells": [{"source": cell, "exercises": CHECKED.findall(cell)} for cell in own],
         }
-        outcomes, end = run(job, timeout_s)
+        outcomes, end = run_notebook(job, timeout_s)
         for cell in own:
             for name in CHECKED.findall(cell):
                 outcomes.setdefault(name, end)
@@ -132,7 +132,7 @@ def imports_of(source: str) -> Iterator[str]:
                 yield ast.unparse(node)
 
 
-def run(job: dict[str, Any], timeout_s: float) -> tuple[dict[str, tuple[str, str]], tuple]:
+def run_notebook(job: dict[str, Any], timeout_s: float) -> tuple[dict[str, tuple[str, str]], tuple]:
     """What a grader reports, by exercise, and what holds for those that it did not reach."""
     place = tempfile.TemporaryDirectory(prefix="redis-lab-", ignore_cleanup_errors=True)
     grader = subprocess.Popen(
@@ -192,7 +192,7 @@ def kill(grader: subprocess.Popen) -> None:
 HEADS = [field.name for field in fields(Grade)]
 
 
-def write(grades: list[Grade], to: Path) -> list[Path]:
+def write_grades(grades: list[Grade], to: Path) -> list[Path]:
     """Write grades.csv and grades.html into a folder; returns both."""
     text = io.StringIO()
     writer = csv.writer(text)
@@ -222,14 +222,14 @@ def page(grades: list[Grade]) -> str:
     heads = "".join(f"<th>{head}</th>" for head in HEADS)
     rows = "".join(
         f'<tr class="{html.escape(each.outcome)}">'
-        + "".join(f"<td>{html.escape(str(value))}</td>" for value in map(shown, astuple(each)))
+        + "".join(f"<td>{html.escape(str(value))}</td>" for value in map(_shorten, astuple(each)))
         + "</tr>\n"
         for each in grades
     )
     return PAGE.format(people=people, heads=heads, rows=rows)
 
 
-def shown(value: object) -> object:
+def _shorten(value: object) -> object:
     return "" if value is None else value
 
 

@@ -109,10 +109,10 @@ def mark(check: Check[A], hints: tuple[str, ...]) -> Check[A]:
             )
         watch = Watch()
         try:
-            with Limit(watch, client):
+            with _TimeLimit(watch, client):
                 return check(client, watch.over(answer))
         except (Exception, Stop, SystemExit) as error:
-            if watch.stopped or is_busy(error):
+            if watch.stopped or _is_busy_reply(error):
                 raise stopped(client, watch) from None
             if isinstance(error, NotYet | LabError):
                 raise
@@ -234,7 +234,7 @@ class Call:
     loop: asyncio.AbstractEventLoop | None
 
 
-class Limit:
+class _TimeLimit:
     """While it is entered, an answer that runs for longer than LIMIT_S is stopped.
 
     A thread of its own looks. It interrupts the main thread by a signal, which also ends a wait
@@ -280,7 +280,7 @@ class Limit:
             self.tries += 1
             with contextlib.suppress(Exception):  # whatever is wrong, the answer must be stopped
                 if self.tries == 1:
-                    free(self.client)
+                    _free_server(self.client)
                 elif self.tries % 5 == 0:
                     hang_up(self.client)
             for token, call in late:
@@ -301,7 +301,7 @@ class Limit:
                 call.loop.call_soon_threadsafe(lambda: None)
 
 
-def free(client: redis.Redis | None) -> str:
+def _free_server(client: redis.Redis | None) -> str:
     """End a script that blocks the server: "killed", "stuck" if it cannot be ended, or "".
 
     A connection of its own is used, and is asked for once.
@@ -352,14 +352,14 @@ def hang_up(client: redis.Redis | None) -> None:
             pool.disconnect()
 
 
-def is_busy(error: BaseException) -> bool:
+def _is_busy_reply(error: BaseException) -> bool:
     """Whether a server refuses to answer because it runs a script."""
     return isinstance(error, redis.RedisError) and str(error).startswith("BUSY ")
 
 
 def stopped(client: redis.Redis | None, watch: Watch) -> Endless:
     """Bring the server back to where it was, and say what happened."""
-    state = free(client)
+    state = _free_server(client)
     where = f" It was in line {watch.line}." if watch.line else ""
     if state == "stuck":
         return ServerStuck("your script does not end, and a script that has written goes on.")

@@ -61,7 +61,7 @@ def shell() -> Any:
     return running and running.get_ipython()
 
 
-def read() -> list[dict[str, Any]]:
+def read_log() -> list[dict[str, Any]]:
     """The lines of the log, the oldest first, without those that cannot be read."""
     try:
         text = log_file().read_text(encoding="utf-8", errors="replace")
@@ -121,7 +121,7 @@ class Progress:
             middle = statistics.median(self.factors)
             factor = f"{middle:,.0f}" if middle >= 10 else f"{middle:.2g}"
             said.append(
-                f"{count(len(self.factors), 'prediction')}: {close} close; half of them were off "
+                f"{_count(len(self.factors), 'prediction')}: {close} close; half of them were off "
                 f"by a factor of {factor} or less."
             )
         if (row := next((row for row in self.rows if not row.done), None)) is not None:
@@ -161,7 +161,7 @@ class Progress:
 def exercises_of(lesson: Lesson) -> list[str]:
     """The names of a lesson's exercises, in their order."""
     found: dict[str, None] = {}
-    for cell in copies.read(lesson.find())["cells"]:
+    for cell in copies.read_notebook(lesson.find())["cells"]:
         if "exercise" in copies.tags(cell):
             found |= dict.fromkeys(CHECKED.findall("".join(cell["source"])))
     return list(found)
@@ -177,7 +177,7 @@ def off_by(line: dict[str, Any]) -> float | None:
     return max(guess / measured, measured / guess)
 
 
-def count(number: int, noun: str) -> str:
+def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("s" if number != 1 else "")
 
 
@@ -188,4 +188,4 @@ def progress() -> Progress:
     """
     if claims.strict():  # the lab itself runs the notebook: the same on every machine
         return Progress([])
-    return Progress(read(), copies.offers())
+    return Progress(read_log(), copies.offers())

@@ -85,7 +85,7 @@ def pinned(cores: Cores | None) -> Iterator[dict[str, str]]:
         os.sched_setaffinity(0, before)
 
 
-def publish(
+def publish_runs(
     path: Path,
     runs: int,
     *,

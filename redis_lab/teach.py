@@ -243,7 +243,7 @@ def untouched(exercise: str, check: FrameType | None) -> bool:
     if not here:
         return False
     try:
-        cells = copies.read(lesson_of(exercise).find())["cells"]
+        cells = copies.read_notebook(lesson_of(exercise).find())["cells"]
     except LabError:
         return False
     return any(
@@ -298,7 +298,7 @@ def solution(exercise: str) -> Note:
 
 def solution_of(exercise: str) -> str:
     """The source of the cell that is tagged `solution` and checks this exercise."""
-    for cell in copies.read(lesson_of(exercise).find())["cells"]:
+    for cell in copies.read_notebook(lesson_of(exercise).find())["cells"]:
         source = "".join(cell["source"])
         if "solution" in copies.tags(cell) and f'lab.check("{exercise}"' in source:
             return source

@@ -42,7 +42,7 @@ def test_each_learner_gets_what_the_checks_say(tmp_path):
     log = tmp_path / "ada" / logbook.LOG
     tries = [{"check": SECOND, "outcome": o} for o in ("untouched", "wrong", "right")]
     log.write_text("\n".join(map(json.dumps, tries)) + "\nnot JSON\n[]")
-    found = {(each.who, each.exercise): each for each in grade.grade(tmp_path)}
+    found = {(each.who, each.exercise): each for each in grade.grade_all(tmp_path)}
     outcomes = {key: each.outcome for key, each in found.items()}
     assert outcomes == {
         ("ada", FIRST): "untouched",
@@ -75,12 +75,12 @@ def test_what_does_not_end_is_stopped(tmp_path):
 def test_a_folder_without_a_lesson_is_said(tmp_path):
     (tmp_path / "poem.ipynb").write_text("{}")
     with pytest.raises(LabError, match="no notebook of a lesson"):
-        list(grade.grade(tmp_path))
+        list(grade.grade_all(tmp_path))
 
 
 def test_the_files_are_harmless_to_open(tmp_path):
     nasty = Grade("=cmd()", "start_here", FIRST, "wrong", "<script>alert(1)</script>", 3)
-    table, page = grade.write([nasty], tmp_path)
+    table, page = grade.write_grades([nasty], tmp_path)
     heads, row = csv.reader(table.read_text().splitlines())
     assert heads == ["who", "lesson", "exercise", "outcome", "reason", "attempts"]
     assert row[0] == "'=cmd()" and row[5] == "3"

@@ -284,7 +284,7 @@ def test_a_coroutine_that_does_not_end_is_stopped(marked, r, monkeypatch, answer
 
     @marked(hints=())
     def awaiting(_: redis.Redis, answer: typing.Callable[[], typing.Awaitable[int]]) -> str:
-        return str(lessons_asyncio.run(answer()))
+        return str(lessons_asyncio._run_in_new_loop(answer()))
 
     with pytest.raises(Endless):
         awaiting(r, answer)
@@ -297,7 +297,7 @@ def cannot_be_interrupted(*_):
 @pytest.mark.parametrize("answer", [spin, ask_for_ever, pop_for_ever, cannot_be_interrupted])
 def test_answers_in_threads_are_stopped(marked, r, monkeypatch, answer):
     monkeypatch.setattr(judging, "LIMIT_S", 0.2)
-    monkeypatch.setattr(judging.Limit, "PATIENCE", 5)
+    monkeypatch.setattr(judging._TimeLimit, "PATIENCE", 5)
 
     @marked(hints=())
     def crowded(client: redis.Redis, answer: typing.Callable[..., int]) -> str:

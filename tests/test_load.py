@@ -247,7 +247,7 @@ def test_the_servers_own_clock_stands_beside_the_clients(lab, options):
         for _ in range(50):
             client.get("page")
         client.eval("local n = 0 for k = 1, 200000 do n = n + 1 end return n", 0)
-        found = load.server_latency(client)
+        found = load.read_server_latency(client)
     get, slow = found["GET"], found["EVAL"]
     assert (get["calls"], slow["calls"]) == (50, 1)
     assert max(get["histogram_us"].values()) == 50 and max(slow["histogram_us"].values()) == 1

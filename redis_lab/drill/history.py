@@ -20,7 +20,7 @@ __all__ = [
     "Op",
     "Register",
     "linearizable",
-    "read_log",
+    "read_history",
 ]
 
 EVER = math.inf
@@ -61,7 +61,7 @@ class Op:
         return f"{self.name}({given}) {came}"
 
 
-def read_log(files: Iterable[Path]) -> list[Op]:
+def read_history(files: Iterable[Path]) -> list[Op]:
     """The operations that workers wrote down, in the order of their beginnings.
 
     A call has one line when it begins, and one when it has returned; a worker that was killed may

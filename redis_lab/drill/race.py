@@ -24,7 +24,7 @@ from ..errors import LabError
 from ..servers import Server
 from .contracts import Target
 from .hands import Hands, History, Play
-from .history import Op, read_log
+from .history import Op, read_history
 from .ledger import Ledger
 from .stepping import without_ttl
 
@@ -208,7 +208,7 @@ class Race:
 
     def _so_far(self) -> list[Op]:
         settled = {id(op): op for op in self.settled}.values()
-        return read_log(sorted(self.folder.glob("*.log"))) + list(settled)
+        return read_history(sorted(self.folder.glob("*.log"))) + list(settled)
 
     def history(self) -> History:
         """What happened, up to now. Raises: LabError if a worker failed for another reason."""

@@ -53,7 +53,7 @@ def get_affinity(process: psutil.Process | None) -> list[int] | None:
         return None
 
 
-def environment(client: redis.Redis | None = None, **more: object) -> dict[str, object]:
+def describe_environment(client: redis.Redis | None = None, **more: object) -> dict[str, object]:
     """What the numbers depend on: machine, load, versions, server, transport, parser.
 
     What the system does not say is None. Of the server: the configuration that differs from its

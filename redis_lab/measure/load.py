@@ -7,7 +7,7 @@ at once, and the requests come whether the server keeps up or not:
   when the request is sent, the *response* time when it was due. They differ when requests have to
   wait for a free connection; the service time alone leaves those waits out
   (*coordinated omission*, Gil Tene: How NOT to measure latency, 2015).
-- `server_latency` reads the server's own clock: the execution of each command alone.
+- `read_server_latency` reads the server's own clock: the execution of each command alone.
 - `saturate` keeps batches under way on all connections, to find the server's maximum throughput.
 
 The generators (`_generator.py`) send bytes that were encoded beforehand over plain sockets, so that
@@ -39,7 +39,7 @@ from ..servers.nodes import first
 from . import _generator
 from .baseline import get_endpoint
 from .progress import shown
-from .server_latency import server_latency
+from .server_latency import read_server_latency
 from .stats import make_histogram, percentile
 from .validity import InvalidRun, TooBusy, retry_while_busy
 from .workload import poisson_arrivals
@@ -51,8 +51,8 @@ __all__ = [
     "Saturation",
     "TooBusy",
     "open_loop",
+    "read_server_latency",
     "saturate",
-    "server_latency",
 ]
 
 GENERATOR = Path(__file__).with_name("_generator.py")

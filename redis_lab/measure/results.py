@@ -23,7 +23,7 @@ from hdrh.histogram import HdrHistogram
 from ..errors import LabError
 from ..files import data_folder, write_whole
 from .effort import effort_name
-from .environment import cpu_model, describe_server, environment, get_affinity
+from .environment import cpu_model, describe_environment, describe_server, get_affinity
 from .runs import (
     Run,
     align,
@@ -42,8 +42,8 @@ __all__ = [
     "Run",
     "compare",
     "cpu_model",
+    "describe_environment",
     "describe_server",
-    "environment",
     "get_affinity",
     "load",
     "merge",
@@ -72,8 +72,8 @@ class Result:
     """One experiment as measured on one machine, in one run or in several.
 
     `rows` is a list of flat dictionaries, one a measured point. `environment` is what
-    `environment()` found. `histograms` holds encoded HDR histograms by arm (nanoseconds). How it is
-    drawn is not in it: the lesson's module says so, and `title` is what it said at the time.
+    `describe_environment()` found. `histograms` holds encoded HDR histograms by arm (nanoseconds).
+    How it is drawn is not in it: the lesson's module says so, and `title` is what it said at the time.
 
     `runs` are the runs themselves. Where there are several, the rows are their means with intervals
     over the runs, the environment is what they have in common, and the histograms are their sums.
@@ -182,7 +182,7 @@ def of(
         experiment=experiment,
         title=title,
         rows=[to_plain(dict(row)) for row in measured],
-        environment=to_plain(environment(client, **more)),
+        environment=to_plain(describe_environment(client, **more)),
         notes=list(notes),
         histograms={
             name: base64.b64encode(histogram.encode()).decode() for name, histogram in kept.items()

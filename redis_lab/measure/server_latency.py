@@ -10,7 +10,7 @@ import redis
 PERCENTILES = {"p50": "p50_us", "p99": "p99_us", "p99.9": "p999_us"}
 
 
-def server_latency(client: redis.Redis) -> dict[str, dict[str, Any]]:
+def read_server_latency(client: redis.Redis) -> dict[str, dict[str, Any]]:
     """What the server says of the time of each command since CONFIG RESETSTAT or its start.
 
     By command, such as "GET": `calls`; `p50_us`, `p99_us` and `p999_us` by INFO latencystats; and

@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from processes import environment, gone, within
 
 from redis_lab import claims
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 # No question about news, no look for a newer version, and every cell in the page, in view or not.

@@ -7,7 +7,7 @@ import socket
 import hiredis
 import pytest
 import redis
-from conftest import NATIVE
+from processes import NATIVE
 from redis.cache import CacheConfig
 
 from redis_lab.judging import NotYet

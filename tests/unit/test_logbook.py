@@ -44,7 +44,7 @@ for k in range(300):
 def test_several_kernels_write_at_once(log):
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(n)]) for n in range(3)]
     assert [writer.wait(100) for writer in writers] == [0, 0, 0]
-    assert {line["check"] for line in logbook.read()} == {
+    assert {line["check"] for line in logbook.read_log()} == {
         f"{n}.{k}" for n in range(3) for k in range(300)
     }
 
@@ -53,8 +53,8 @@ def test_what_cannot_be_read_is_skipped_and_ends_no_line_but_its_own(log, notebo
     log.parent.mkdir(parents=True)
     log.write_bytes(b'{"check": "a.b"\n\xff\xfe\n7\n[]\n{"check": ["no text"]}\n{"torn": 1')
     logbook.note(check="hashes.reserve", outcome="right")
-    assert [line.get("check") for line in logbook.read()] == [["no text"], "hashes.reserve"]
-    assert "1 of" in Progress(logbook.read()).summary()[0]
+    assert [line.get("check") for line in logbook.read_log()] == [["no text"], "hashes.reserve"]
+    assert "1 of" in Progress(logbook.read_log()).summary()[0]
 
 
 def test_nothing_is_written_outside_of_a_notebook_or_by_the_lab_itself(log, notebook, monkeypatch):
@@ -65,13 +65,13 @@ def test_nothing_is_written_outside_of_a_notebook_or_by_the_lab_itself(log, note
     with monkeypatch.context() as patched:
         patched.setattr(logbook, "shell", lambda: None)
         logbook.note(check="a.b", outcome="right")
-    assert not log.exists() and logbook.read() == []
+    assert not log.exists() and logbook.read_log() == []
 
 
 def test_a_log_that_cannot_be_written_disturbs_nobody(log, notebook):
     log.mkdir(parents=True)
     logbook.note(check="a.b", outcome="right")
-    assert logbook.read() == []
+    assert logbook.read_log() == []
 
 
 def test_checks_and_predictions_are_noted(log, notebook, monkeypatch, capsys):
@@ -79,19 +79,19 @@ def test_checks_and_predictions_are_noted(log, notebook, monkeypatch, capsys):
     name = "start_here.on_average"
     committed = next(
         "".join(cell["source"])
-        for cell in teach.copies.read(teach.lesson_of(name).find())["cells"]
+        for cell in teach.copies.read_notebook(teach.lesson_of(name).find())["cells"]
         if f'lab.check("{name}"' in "".join(cell["source"])
     )
     notebook.user_ns["lab"] = teach
     for better in ("query_us", "query_us * 1", "1 / 0", "get_us + 0.1 * query_us"):
         cell = committed.replace("return query_us", f"return {better}")
         notebook.run_cell(cell).raise_error()
-    outcomes = [line["outcome"] for line in logbook.read()]
+    outcomes = [line["outcome"] for line in logbook.read_log()]
     assert outcomes == ["untouched", "wrong", "raised", "right"]
     assert capsys.readouterr().out.count('Try it, or lab.hint("start_here.on_average")') == 1
     assert judging.Endless("").outcome == "endless"
     teach.predict(here=2, away=9).reveal(here=4, theory={"away": 1})
-    (last,) = [line for line in logbook.read() if "prediction" in line]
+    (last,) = [line for line in logbook.read_log() if "prediction" in line]
     assert (last["prediction"], last["guess"], last["measured"]) == ("here", 2, 4)
 
 

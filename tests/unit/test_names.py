@@ -17,14 +17,20 @@ PACKAGE = Path(__file__).parents[2] / "redis_lab"
 # Names that stand in several modules, and why that is right
 TWICE = {
     "LeaseLost": "lock and idempotency: the same meaning, and a pattern imports no other pattern",
+    "Refused": "by the store of a drill (a greater fence), and by the gateway (no such command)",
     "compare": "bench.compare measures arms, results.compare takes two results of it",
 }
+
+# What a drill holds to a contract bears the name of what it stands for: drill.naive:Lock
+ADAPTERS = {"drill/naive.py", "drill/ours.py", "drill/contracts.py"}
 
 Trees = Mapping[str, ast.Module]
 
 
 def parsed(package: Path) -> Trees:
     files = (file for file in package.rglob("*.py") if file.name[0] != "_" or file.stem[:2] == "__")
+    files = (file for file in files if file.relative_to(package).as_posix() not in ADAPTERS)
+    files = (file for file in files if file.parent.name != "kinds")  # of drills: private
     return {str(file.relative_to(package)): ast.parse(file.read_text("utf-8")) for file in files}
 
 
