@@ -234,7 +234,7 @@ def test_a_result_is_readable_by_others(elsewhere):
 
 def test_environment_says_what_the_numbers_depend_on():
     with server() as here, here.client() as client:
-        found = results.environment(client, seed=3)
+        found = results.describe_environment(client, seed=3)
     assert found["server"] == here.product and found["server_version"] == here.version
     assert found["transport"] == "TCP loopback"
     assert found["protocol"] in ("RESP2", "RESP3") and "Parser" in found["parser"]
@@ -246,7 +246,7 @@ def test_environment_says_what_the_numbers_depend_on():
 def test_environment_of_the_server_behind_connect(monkeypatch):
     with server(hz=50) as here, here.client() as client:
         monkeypatch.setattr(choose, "_default", (here, ""))
-        found = results.environment(client)
+        found = results.describe_environment(client)
         assert found["server_config"] == {**USUAL, "hz": "50"}
         assert found["server_affinity"] == results.get_affinity(psutil.Process(here.pid))
 
@@ -259,10 +259,10 @@ def test_environment_of_a_private_server_says_what_was_changed():
     with server(maxmemory="50mb") as here, here.client(decode_responses=False) as client:
         client.config_set("hz", 33)
         client.config_set("maxmemory-policy", "allkeys-lfu")
-        found = results.environment(client)["server_config"]
+        found = results.describe_environment(client)["server_config"]
         changed = {"maxmemory": "52428800", "hz": "33", "maxmemory-policy": "allkeys-lfu"}
         assert found == USUAL | changed
-        assert results.environment(client)["server_affinity"] is not None
+        assert results.describe_environment(client)["server_affinity"] is not None
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
@@ -270,18 +270,18 @@ def test_servers_are_pinned_where_that_is_declared(monkeypatch):
     mine = sorted(os.sched_getaffinity(0))
     monkeypatch.setenv("REDIS_LAB_SERVER_CORES", str(mine[-1]))
     with server() as here, here.client() as client:
-        found = results.environment(client)
+        found = results.describe_environment(client)
         assert found["server_affinity"] == mine[-1:] == found["pinned"]["server"]
         threads = psutil.Process(here.pid).threads()
         assert all(os.sched_getaffinity(thread.id) == {mine[-1]} for thread in threads)
         assert found["client_affinity"] == mine == found["pinned"]["client"]
     monkeypatch.delenv("REDIS_LAB_SERVER_CORES")
-    assert results.environment()["pinned"] is None
+    assert results.describe_environment()["pinned"] is None
 
 
 def test_what_the_system_does_not_say_is_unknown(monkeypatch, tmp_path):
     names = ("governor", "turbo", "frequency_mhz", "cgroup", "virtualisation", "huge_pages")
-    assert set(names) <= set(results.environment())
+    assert set(names) <= set(results.describe_environment())
     monkeypatch.setattr(environment, "CPU", tmp_path)
     monkeypatch.setattr(environment, "read_text", lambda path: None)
     monkeypatch.setattr(environment.psutil, "cpu_freq", lambda: None, raising=False)
@@ -305,14 +305,14 @@ def test_what_the_system_says_is_read(monkeypatch, tmp_path):
 
 
 def test_tools_are_named_with_their_versions():
-    assert results.environment()["tools"]["hiredis"]
+    assert results.describe_environment()["tools"]["hiredis"]
 
 
 def test_environment_of_other_transports():
     with server() as here, here.client(protocol=2) as two:
-        assert results.environment(two)["protocol"] == "RESP2"
+        assert results.describe_environment(two)["protocol"] == "RESP2"
         with redis.Redis.from_url(here.unix_url, protocol=3) as three:
-            found = results.environment(three)
+            found = results.describe_environment(three)
             assert (found["transport"], found["protocol"]) == ("Unix socket", "RESP3")
             assert found["server_config"] == USUAL
 

@@ -73,7 +73,7 @@ class Result:
 
     `rows` is a list of flat dictionaries, one a measured point. `environment` is what
     `describe_environment()` found. `histograms` holds encoded HDR histograms by arm (nanoseconds).
-    How it is drawn is not in it: the lesson's module says so, and `title` is what it said at the time.
+    How it is drawn is not in it: the lesson's module says so, and `title` is what it said then.
 
     `runs` are the runs themselves. Where there are several, the rows are their means with intervals
     over the runs, the environment is what they have in common, and the histograms are their sums.
