@@ -239,7 +239,7 @@ def test_a_handout_is_the_same_tree_and_wants_a_new_folder(root, tmp_path):
 
 def test_a_place_that_cannot_be_written_is_said_with_what_to_do(root, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(LabError, match="or name a folder that can be written"):
+    with pytest.raises(LabError, match="choose a folder that can be written"):
         list(copies.hand_out(tmp_path / "file" / "out"))
     monkeypatch.setenv(copies.WORK, str(tmp_path / "file" / "work"))
     with pytest.raises(LabError, match="or point REDIS_LAB_WORK at a folder that can be written"):
