@@ -148,7 +148,7 @@ class Setup:
         if os.path.exists(os.path.join(self.root, "redis_lab", "source.py")):
             say("3/3 making the shop's data")
             self.run(
-                [self.python, "-c", "from redis_lab import cli, source; source.path()"],
+                [self.python, "-c", "from redis_lab import cli, source; source.make_database()"],
                 "The shop's data could not be made. Run the same command again, after make clean.",
             )
         self.write_stamp(self.claim)
