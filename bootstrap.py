@@ -37,18 +37,25 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, lambda *_: told.append(1))
 folder = tempfile.mkdtemp(prefix="redis-lab-")
 os.environ["TMPDIR"] = folder
-child = subprocess.Popen(sys.argv[2:], close_fds=False, start_new_session=True)
-while child.poll() is None and os.getppid() == owner and not told:
-    time.sleep(0.05)
-for number in (signal.SIGINT, signal.SIGKILL):
-    end = time.monotonic() + 2
-    try:
-        os.killpg(child.pid, number)
-        while child.poll() is None and time.monotonic() < end:
-            time.sleep(0.05)
-    except OSError:
-        pass
-shutil.rmtree(folder, ignore_errors=True)
+try:
+    child = subprocess.Popen(sys.argv[2:], close_fds=False, start_new_session=True)
+    while child.poll() is None and os.getppid() == owner and not told:
+        time.sleep(0.05)
+    for number in (signal.SIGINT, signal.SIGKILL):
+        end = time.monotonic() + 2
+        try:
+            os.killpg(child.pid, number)
+            while child.poll() is None and time.monotonic() < end:
+                time.sleep(0.05)
+        except OSError:
+            pass
+except OSError as error:  # there is no such program
+    sys.exit(error)
+finally:
+    end = time.monotonic() + 4
+    while os.path.isdir(folder) and time.monotonic() < end:  # what is dying may still write
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.01)
 sys.exit(child.returncode)
 """
 # What uv calls pip's settings: it has to ask the index that pip asks, in the same way.

@@ -48,7 +48,8 @@ def home(readme: str) -> str:
     trees += [
         toctree("Look it up", ["notebooks/glossary", "notebooks/from_node", "patterns/index"]),
         toctree("About", [
-            *("status", "data/README", "docs/architecture", *more_docs(), "docs/environment"),
+            *("status", "data/README", "data/drills"),
+            *("docs/architecture", *more_docs(), "docs/environment"),
             *("SECURITY", "CONTRIBUTING", "CHANGELOG"),
         ]),
     ]  # fmt: skip

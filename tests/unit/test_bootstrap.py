@@ -323,16 +323,18 @@ def install_half(site: Path, wheel: Path, lost: str) -> None:
 
 
 @pytest.mark.parametrize("tool", ["uv", "pip"])
-def test_takes_up_half_an_installation(adopting, wheels, tool):
+def test_takes_up_half_an_installation(adopting, wheels, tool, tmp_path_factory):
+    temporary = tmp_path_factory.mktemp("temporary")
     furnish(adopting, "".join(f"lab-dep{n}==1.0\n" for n in range(len(WHEELS))))
     (site,) = adopting.glob(".venv/lib/*/site-packages")
     for wheel, lost in LOSSES.items():
         install_half(site, wheels / wheel, lost)
     (adopting / ".venv/redis-lab-stamp").write_text(place_of(adopting) + "unfinished")
     path = environment.path if tool == "uv" else without_uv()
-    done = bootstrap(adopting, PIP_FIND_LINKS=str(wheels), PATH=path)
+    done = bootstrap(adopting, PIP_FIND_LINKS=str(wheels), PATH=path, TMPDIR=str(temporary))
     assert done.returncode == 0, done
     assert ("pip takes over" in done.stdout) == (tool == "pip"), done.stdout
+    assert list(temporary.iterdir()) == [], "also of a program that is not there"
     assert is_set_up(adopting)
 
 
