@@ -274,11 +274,13 @@ def test_makes_the_data_where_there_is_data_to_make(adopting):
     package = adopting / "redis_lab"
     package.mkdir()
     (package / "cli.py").touch()
-    (package / "source.py").write_text("def path():\n    open('made', 'w').write('data')")
+    (package / "source.py").write_text("def make_database():\n    open('made', 'w').write('data')")
     done = bootstrap(adopting)
     assert done.stdout.splitlines()[-1].startswith("3/3")
     assert (adopting / "made").read_text() == "data"
-    (package / "source.py").write_text("def path():\n    raise SystemExit('the data are spoilt')")
+    (package / "source.py").write_text(
+        "def make_database():\n    raise SystemExit('the data are spoilt')"
+    )
     (adopting / "requirements.lock").write_text("# changed\n")
     done = bootstrap(adopting)
     assert "data could not be made" in complaint(done)
@@ -289,7 +291,7 @@ def test_makes_the_data_where_there_is_data_to_make(adopting):
 def test_not_stamped_unless_the_workbook_imports(adopting):
     package = adopting / "redis_lab"
     package.mkdir()
-    (package / "source.py").write_text("def path():\n    pass")
+    (package / "source.py").write_text("def make_database():\n    pass")
     (package / "cli.py").write_text("import no_such_module_of_the_lab")
     done = bootstrap(adopting)
     assert complaint(done)
