@@ -150,10 +150,10 @@ def test_serve_answers_and_stops_cleanly(how):
             assert client.ping()
             pid = client.info("server")["process_id"]
         child.send_signal(how)
-        child.wait(20)
+        child.wait(60)
         assert child.returncode == 0
         assert child.stderr.read() == ""
-        assert within(20, lambda: gone(pid))
+        assert within(60, lambda: gone(pid))
 
 
 def test_serve_says_so_when_the_server_ends_by_itself():
@@ -161,7 +161,7 @@ def test_serve_says_so_when_the_server_ends_by_itself():
         with redis.Redis.from_url(url) as client:
             pid = client.info("server")["process_id"]
         os.kill(pid, signal.SIGKILL)
-        assert child.wait(20) == 1
+        assert child.wait(60) == 1
         assert "ended by itself" in child.stderr.read()
 
 
@@ -641,9 +641,9 @@ def test_validate_that_is_stopped_leaves_no_kernel(checkout, tmp_path, sign):
         started = psutil.Process(running.pid).children()  # the remover is another
         [test_run] = [child for child in started if "pytest" in child.cmdline()]
         running.send_signal(sign)
-        running.wait(30)
+        running.wait(60)
         kernel = int((tmp_path / "pid").read_text())
-        assert within(30, lambda: gone(kernel) and gone(test_run.pid))
+        assert within(60, lambda: gone(kernel) and gone(test_run.pid))
     finally:
         running.kill()
 
@@ -661,8 +661,8 @@ def test_jupyter_is_gone_after_sigterm(tmp_path):
         assert (tmp_path / "work" / "00_start_here.ipynb").exists()
         family = [running.pid, *(child.pid for child in psutil.Process(running.pid).children(True))]
         running.terminate()
-        running.wait(30)
-        assert within(30, lambda: all(map(gone, family)))
+        running.wait(60)
+        assert within(60, lambda: all(map(gone, family)))
     finally:
         running.kill()
 

@@ -99,7 +99,7 @@ def test_connections_do_not_wait_for_one_another(r):
             took.append(seconds(lambda: list(threads.map(lambda client: client.ping(), clients))))
             return took[-1] < 0.5  # one after the other takes 1 s at least
 
-        assert within(20, side_by_side), took
+        assert within(60, side_by_side), took
     assert min(took) > 0.8 * 0.05
 
 
@@ -150,7 +150,7 @@ def test_a_slow_reader_holds_the_server_back_and_not_the_memory(lab, monkeypatch
                 steady, most = now <= most, max(most, now)
                 return steady and most > 2 * 2**20
 
-            assert within(20, full)
+            assert within(60, full)
             assert far.client().ping()  # others still pass
             most = max(most, relay.memory_info().rss - before)
             reply = b"$%d\r\n%b\r\n" % (len(value), value)
@@ -184,8 +184,8 @@ def test_closed_connections_leave_nothing_behind(r):
             bare = socket.create_connection((far.host, far.port))
             bare.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             bare.close()
-        assert within(20, lambda: r.info("clients")["connected_clients"] <= others)
-        assert within(20, lambda: relay.num_fds() <= files)
+        assert within(60, lambda: r.info("clients")["connected_clients"] <= others)
+        assert within(60, lambda: relay.num_fds() <= files)
 
 
 # ---------------------------------------------------------------- who is linked to whom
@@ -286,7 +286,7 @@ def test_a_blocked_reader_learns_that_the_server_died():
 
         def kill_once_it_waits() -> None:
             with lab.client() as near:
-                within(20, lambda: near.info("clients")["blocked_clients"])
+                within(60, lambda: near.info("clients")["blocked_clients"])
             lab.kill()
 
         threading.Thread(target=kill_once_it_waits).start()
@@ -338,7 +338,7 @@ def test_the_relay_dies_with_its_owner(lab, forks):
         assert not gone(pid)
         owner.send_signal(signal.SIGKILL)
         owner.wait()
-        assert within(20, lambda: gone(pid))
+        assert within(60, lambda: gone(pid))
     finally:
         if forks:
             os.killpg(owner.pid, signal.SIGKILL)

@@ -540,7 +540,7 @@ def test_who_never_reads_is_disconnected(lab, r):
         process = psutil.Process(web.pid)
         alone = process.num_fds()
         (sock,) = unread(web, ['["GET", "big"]'])
-        assert within(30, lambda: process.num_fds() > alone)
+        assert within(60, lambda: process.num_fds() > alone)
         assert within(60, lambda: process.num_fds() <= alone)
         got = 0
         with contextlib.suppress(ConnectionError):
@@ -742,7 +742,7 @@ os.kill(os.getpid(), 9)
     said = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=30)
     assert said.returncode == -signal.SIGKILL
     pid = int(said.stdout.split()[0])
-    assert within(5, lambda: gone(pid))
+    assert within(60, lambda: gone(pid))
 
 
 def test_what_it_says_when_asked_for_the_impossible(lab):
@@ -776,7 +776,7 @@ def test_behind_the_same_distance(lab, web, r):
                 taken.append(time.perf_counter() - start)
                 return far.delay_ms <= taken[-1] * 1000 < 56
 
-            assert within(20, one_round_trip), taken
+            assert within(60, one_round_trip), taken
             assert min(taken) * 1000 >= far.delay_ms > 20
 
 
@@ -1053,7 +1053,7 @@ def test_a_crowd_beyond_its_files_does_not_silence_it(lab, r):
             for _ in range(300):
                 held.append(socket.create_connection(("127.0.0.1", web.port), timeout=30))
             files = psutil.Process(web.pid)
-            assert within(30, lambda: files.num_fds() < 20 + app.TURNED_AWAY + app.OWN_FILES)
+            assert within(60, lambda: files.num_fds() < 20 + app.TURNED_AWAY + app.OWN_FILES)
         finally:
             for each in held:
                 each.close()

@@ -186,7 +186,7 @@ def test_a_save_cut_short_leaves_a_whole_file(elsewhere, how):
             child.stdout.readline()
             time.sleep(delay)
             child.send_signal(how)
-            child.wait(10)
+            child.wait(60)
         finally:
             child.kill()
             child.stdout.close()

@@ -332,7 +332,7 @@ def test_a_copy_is_removed_whatever_ends_its_owner(folder, sign):
     place = Path(owner.stdout.readline().strip())
     assert place.is_dir()
     owner.send_signal(sign)
-    assert within(30, lambda: not place.exists())
+    assert within(60, lambda: not place.exists())
     owner.communicate()
 
 
@@ -420,7 +420,7 @@ def test_a_killed_making_leaves_no_half_file(fresh):
     finally:
         child.kill()
         child.wait()
-    assert within(30, lambda: not list(fresh.iterdir())), "not even the half of one"
+    assert within(60, lambda: not list(fresh.iterdir())), "not even the half of one"
     assert source.find_database() is None
     assert not source._name_file("default", source.SEED).exists()
     with source.shop() as shop:

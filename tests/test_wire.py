@@ -110,7 +110,7 @@ def witnessed(relay: Relay, *clients):
         assert both.total() == w.commands + h.commands
         return w.bytes_out + h.bytes_out, w.bytes_in + h.bytes_in, both
 
-    within(20, lambda: told() == counted())  # the relay's threads may be a moment behind
+    within(60, lambda: told() == counted())  # the relay's threads may be a moment behind
     assert told() == counted()
 
 
@@ -338,7 +338,7 @@ def test_listener_thread(client, relay):
         thread = listener.run_in_thread(sleep_time=0.01)
         for i in range(20):
             client.publish("news", i)
-        assert within(20, lambda: len(got) == 20)
+        assert within(60, lambda: len(got) == 20)
         thread.stop()
         thread.join()
     assert w.pushes == 20
@@ -434,7 +434,7 @@ def test_resubscription_after_a_break(lab):
         heard: list = []
         with witnessed(relay, client) as w:
             relay.cut()
-            assert within(20, lambda: heard.append(listener.get_message(timeout=0.2)) or heard[-1])
+            assert within(60, lambda: heard.append(listener.get_message(timeout=0.2)) or heard[-1])
             assert heard[-1]["type"] == "subscribe"
         assert w.connections == 1
         assert w.commands == 0
@@ -636,7 +636,7 @@ def test_cluster(shards):
         listener.subscribe("news")
         listener.get_message(timeout=20)
         client.publish("news", "x")
-        assert within(20, lambda: listener.get_message(timeout=0.1))
+        assert within(60, lambda: listener.get_message(timeout=0.1))
     assert (w.pushes, w.by_command) == (1, {"SUBSCRIBE": 1, "PUBLISH": 1})
 
     # a wrong map of the slots: the first server answers MOVED

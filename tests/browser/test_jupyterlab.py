@@ -69,7 +69,7 @@ def jupyterlab(tmp_path):
         )
         assert process.poll() is None, (tmp_path / "log").read_text()
         [about] = runtime.glob("jpserver-*.json")
-        assert within(30, lambda: about.read_text().strip().endswith("}"))
+        assert within(60, lambda: about.read_text().strip().endswith("}"))
         server = json.loads(about.read_text())
         yield lambda name: f"{server['url']}lab/tree/{name}?token={server['token']}"
     finally:

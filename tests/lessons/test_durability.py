@@ -79,7 +79,7 @@ def test_writes_are_accepted_and_kept_nowhere_without_the_guard(each_kind):
         (private.directory / "dump.rdb").mkdir()
         (private.directory / "dump.rdb" / "in the way").touch()
         r.bgsave()
-        assert within(30, lambda: not r.info("persistence")["rdb_bgsave_in_progress"])
+        assert within(60, lambda: not r.info("persistence")["rdb_bgsave_in_progress"])
         assert r.info("persistence")["rdb_last_bgsave_status"] == "err"
         assert r.set("order:1", "paid")
         (private.directory / "dump.rdb" / "in the way").unlink()

@@ -139,7 +139,7 @@ def test_silence_is_bounded_by_max_lag_and_two_seconds(native):
                         return True
                 return False
 
-            assert within(30, refused)
+            assert within(60, refused)
             # By the server's own clock: max-lag, and up to a second each for the replica's next
             # report and for the server's next look
             assert taken and max(taken) <= 1 + 2

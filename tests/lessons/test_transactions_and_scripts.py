@@ -231,7 +231,7 @@ def test_a_script_that_has_written_cannot_be_killed(each_kind):
             said.append(str(error.value))
             return not said[-1].startswith("NOTBUSY")
 
-        assert within(30, refused) and said[-1].startswith("UNKILLABLE")
+        assert within(60, refused) and said[-1].startswith("UNKILLABLE")
         private.kill()
         thread.join(10)
 

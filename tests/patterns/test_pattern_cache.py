@@ -123,7 +123,7 @@ def end_lease(r: redis.Redis, key: str) -> None:
 
 def settled(r: redis.Redis, key: str = "a") -> bool:
     """Whether nobody loads the key any more."""
-    return within(30, lambda: not r.hexists(f"c:{key}", "holder"))
+    return within(60, lambda: not r.hexists(f"c:{key}", "holder"))
 
 
 def failing(key: str) -> object:
@@ -300,7 +300,7 @@ def test_all_who_wait_get_the_error_at_once(r, load):
         return load(key)
 
     def get(_):
-        here.wait(20)
+        here.wait(60)
         return cache.get("a")
 
     cache = cache_of(r, slow, lease_s=600, wait_s=600)
@@ -313,13 +313,13 @@ def test_all_who_wait_get_the_error_at_once(r, load):
 
 def test_an_interrupted_leader_does_not_interrupt_the_others(r):
     def interrupted(key):
-        assert within(30, lambda: cache._flights[key].next)
+        assert within(60, lambda: cache._flights[key].next)
         raise KeyboardInterrupt
 
     cache = cache_of(r, interrupted)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(cache.get, "a")
-        assert within(30, lambda: "a" in cache._flights)
+        assert within(60, lambda: "a" in cache._flights)
         second = pool.submit(cache.get, "a", lambda key: "fine")
         assert second.result(60) == "fine"
         assert isinstance(first.exception(60), KeyboardInterrupt)
@@ -588,7 +588,7 @@ def read_hot(url: str, stale_s: float, loads: int, pipe) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(reader, range(8)))
-    assert within(30, lambda: cache._threads._value == 8)  # no refresh under way
+    assert within(60, lambda: cache._threads._value == 8)  # no refresh under way
     pipe.send((len(reads), len(wrong), cache.counts["load"], cache.counts["away"]))
 
 
@@ -637,7 +637,7 @@ def test_the_one_that_loads_is_killed(lab, r, stale):
     if stale:
         cache.load = lambda key: "newer"
         assert cache.get("hot") == "new"  # nobody waits
-        assert within(30, lambda: cache.get("hot") == "newer")  # once the lease is over
+        assert within(60, lambda: cache.get("hot") == "newer")  # once the lease is over
     else:
         with ThreadPoolExecutor(6) as pool:
             assert list(pool.map(cache.get, ["hot"] * 6)) == ["new"] * 6
@@ -672,7 +672,7 @@ def test_sixty_threads_on_a_pool_of_ten(lab, r):
         cache, here = cache_of(client, load), threading.Barrier(60)
 
         def get(_):
-            here.wait(30)
+            here.wait(60)
             return cache.get("a"), cache.get("a")
 
         with ThreadPoolExecutor(60) as pool:
@@ -788,7 +788,7 @@ def test_redis_dies_during_a_load_and_comes_back(private, lonely, form):
     with pytest.raises(redis.ConnectionError):
         cache.invalidate("a")
     private.restart()
-    assert within(30, lambda: cache.get("a") and lonely.exists("c:a"))
+    assert within(60, lambda: cache.get("a") and lonely.exists("c:a"))
     if form == "asyncio":
         cache.close()
 
@@ -798,8 +798,9 @@ def test_redis_stands_still_and_only_the_first_hang(private, lonely):
     cache = cache_of(lonely, lambda key: key, budget_s=0.05, pause_s=600)
     with private.stalled(), ThreadPoolExecutor(1) as pool:
         first = pool.submit(cache.get, "first")
-        assert within(30, lambda: cache._gate._asking)
-        assert within(5, lambda: time.monotonic() - next(iter(cache._gate._asking.values())) > 0.05)
+        assert within(60, lambda: cache._gate._asking)
+        began = next(iter(cache._gate._asking.values()))
+        assert within(60, lambda: time.monotonic() - began > 0.05)
         assert [cache.get(str(k)) for k in range(50)] == [str(k) for k in range(50)]
         assert not first.done() and cache.counts["away"] == 50
         os.kill(private.pid, signal.SIGCONT)

@@ -187,7 +187,7 @@ def test_when_redis_is_away_at_the_end_the_clock_decides():
         short = Lock(client, "lock", lease_s=0.05)
         with pytest.raises(LeaseLost), short.holding("a", wait_s=0) as mine:
             own.kill()
-            assert within(10, lambda: mine.left_s == 0)
+            assert within(60, lambda: mine.left_s == 0)
         own.restart()
         with pytest.raises(ZeroDivisionError), short.holding("a", wait_s=0):
             own.kill()
@@ -204,12 +204,12 @@ def test_renewed_in_the_background(r):
     short = Lock(r, "lock", lease_s=0.3)
     with short.holding("a", wait_s=1, renewing=True) as mine:
         first = mine.expires_at
-        assert within(20, lambda: mine.expires_at > first + 0.6)  # renewed again and again
+        assert within(60, lambda: mine.expires_at > first + 0.6)  # renewed again and again
         assert short.try_acquire("a") is None
     assert not r.exists("lock:{a}")
     with pytest.raises(LeaseLost), short.holding("a", wait_s=1, renewing=True) as mine:
         r.delete("lock:{a}")
-        assert within(20, lambda: mine.left_s == 0)  # the holder can see it
+        assert within(60, lambda: mine.left_s == 0)  # the holder can see it
     with pytest.raises(ZeroDivisionError), short.holding("a", wait_s=1, renewing=True):
         _ = 1 / 0
     assert short.acquire("a", wait_s=5) is not None
@@ -291,7 +291,7 @@ def test_stopped_holders_are_refused_and_nothing_is_lost(lab, r, counter, stops,
         for process in crowd:
             if process.poll() is None and psutil.Process(process.pid).status() == "stopped":
                 holder = r.get("lock:{counter}")
-                within(10, lambda holder=holder: r.get("lock:{counter}") != holder)
+                within(60, lambda holder=holder: r.get("lock:{counter}") != holder)
                 os.kill(process.pid, signal.SIGCONT)
                 wakes += 1
         return all(process.poll() is not None for process in crowd)

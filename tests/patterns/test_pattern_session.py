@@ -188,10 +188,10 @@ def test_users_ids_do_not_meet(sessions):
 def test_two_clocks_in_real_time(r):
     short = Sessions(r, "s", idle_s=0.3, absolute_s=0.7)
     used, alone, began = short.start("ada"), short.start("bob"), time.monotonic()
-    assert within(10, lambda: not short.load(used))
+    assert within(60, lambda: not short.load(used))
     assert time.monotonic() - began > 0.65
     assert short.load(alone) is None and not short.save(used, {"a": 1})
-    assert within(10, lambda: not list(r.scan_iter("*")))
+    assert within(60, lambda: not list(r.scan_iter("*")))
 
 
 def test_a_throttled_touch(r):
@@ -231,7 +231,7 @@ def test_the_index_forgets_what_has_ended(r, sessions):
     brief = Sessions(r, "s", idle_s=0.05, absolute_s=600)
     ids = [sessions.start("ada") for _ in range(2)]
     brief.start("ada")
-    assert within(10, lambda: len(sessions.all_of("ada")) == 2)
+    assert within(60, lambda: len(sessions.all_of("ada")) == 2)
     assert set(sessions.all_of("ada")) == set(map(module._hash_id, ids))
     sessions.load(ids[0])
     assert r.zcard("s:{ada}") == 2

@@ -138,7 +138,7 @@ def test_early_refresh_goes_on_without_redis():
         own.kill()
         assert [early.get("a") for _ in range(3)] == ["<a>"] * 3
         own.restart()
-        assert within(30, lambda: early.get("a") and client.exists("e:a"))
+        assert within(60, lambda: early.get("a") and client.exists("e:a"))
         client.lpush("e:b", "a list")
         with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
             early.get("b")

@@ -79,7 +79,7 @@ def own_engine():
             stderr=log,
         )
     try:
-        answers = within(15, lambda: engine.poll() is not None or engine_of({"DOCKER_HOST": host}))
+        answers = within(60, lambda: engine.poll() is not None or engine_of({"DOCKER_HOST": host}))
         if not answers or engine.poll() is not None:
             last = (home / "log").read_text().strip().splitlines()[-1:]
             pytest.skip(f"dockerd did not start: {last}")
@@ -187,7 +187,7 @@ def test_connect_and_what_is_published(engine):
         assert published == {"6379/tcp": [{"HostIp": "127.0.0.1", "HostPort": port}]}
         process.communicate("\n", timeout=20)
         assert process.returncode == 0
-    assert within(20, lambda: not containers(engine))
+    assert within(60, lambda: not containers(engine))
 
 
 def test_gone_after_owner_is_killed(engine):
@@ -196,7 +196,7 @@ def test_gone_after_owner_is_killed(engine):
         process.stdout.readline()
         assert len(containers(engine)) == 1
         process.kill()
-        assert within(20, lambda: not containers(engine))
+        assert within(60, lambda: not containers(engine))
 
 
 def test_configuration_and_stop(engine):
@@ -234,7 +234,7 @@ def test_configuration_and_stop(engine):
     assert stopped == "stopped"
     assert "ended at once" in bad and "no_such_setting" in bad
     assert "native server" in of_three
-    assert within(20, lambda: not containers(engine))
+    assert within(60, lambda: not containers(engine))
 
 
 def test_stop_removes_the_container(engine, monkeypatch):
@@ -247,7 +247,7 @@ def test_stop_removes_the_container(engine, monkeypatch):
         client = lab.client()
         assert client.ping()
         assert len(containers(engine)) == 1
-    assert within(20, lambda: not containers(engine))
+    assert within(60, lambda: not containers(engine))
     with pytest.raises(redis.ConnectionError):
         client.ping()
 

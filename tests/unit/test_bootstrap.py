@@ -494,7 +494,7 @@ def test_a_killed_one_takes_its_installer_along_and_is_taken_up(adopting, wheels
     try:
         killed.send_signal(how)
         killed.communicate(timeout=LIMIT_S)
-        assert within(30, lambda: gone(installer))
+        assert within(60, lambda: gone(installer))
     finally:
         if not gone(installer):
             os.kill(installer, signal.SIGKILL)
