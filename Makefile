@@ -64,7 +64,7 @@ endif
 
 drills: setup
 	"$(VENV)/bin/python" -m pytest -m drill -n $(if $(AGAIN),0,$(JOBS)) --dist worksteal \
-		--budget-s $(BUDGET) --kills $(KILLS) $(if $(FIGURES),--drill-figures $(FIGURES)) \
+		--budget-s=$(BUDGET) --kills=$(KILLS) $(if $(FIGURES),--drill-figures=$(FIGURES)) \
 		$(if $(AGAIN),$(failed_last_time))
 
 lint: setup
