@@ -115,10 +115,10 @@ def test_negative_times(rate, ttl_s):
 
 
 SIMULATED = {
-    "LRU": (theory.lru, 0.003),
-    "FIFO": (theory.random, 0.003),
-    # its generator is the process's own, and what it draws depends on what ran before
-    "Random": (theory.random, 0.015),
+    "LRU": (theory.lru, 0.003, 1),
+    "FIFO": (theory.random, 0.003, 1),
+    # Its generator cannot be seeded, and one cache alone is off by chance: the mean of several
+    "Random": (theory.random, 0.005, 5),
 }
 
 
@@ -128,19 +128,22 @@ SIMULATED = {
 def test_against_an_exact_simulator(name, exponent, size, tmp_path):
     """libcachesim knows nothing of the formulas: it keeps a cache and counts."""
     simulator = pytest.importorskip("libcachesim")
-    rule, tolerance = SIMULATED[name]
+    rule, tolerance, caches = SIMULATED[name]
     zipf = Zipf(2000, exponent, seed=7)
-    cache = getattr(simulator, name)(cache_size=size)
     file, warm = tmp_path / "requests", 100_000
     file.write_text("".join(f"{key}\n" for key in zipf.sample(400_000)))
 
-    def misses(first: int, count: int) -> float:
+    def misses(cache, first: int, count: int) -> float:
         options = simulator.ReaderInitParam(ignore_obj_size=True)  # each takes one place
         kind = simulator.TraceType.PLAIN_TXT_TRACE
         return cache.process_trace(simulator.TraceReader(str(file), kind, options), first, count)[0]
 
-    assert misses(0, warm) < 1
-    assert 1 - misses(warm, -1) == pytest.approx(
+    hit_ratios = []
+    for _ in range(caches):
+        cache = getattr(simulator, name)(cache_size=size)
+        assert misses(cache, 0, warm) < 1
+        hit_ratios.append(1 - misses(cache, warm, -1))
+    assert np.mean(hit_ratios) == pytest.approx(
         rule(zipf.probabilities, size), abs=tolerance + 0.002
     )
 
