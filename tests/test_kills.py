@@ -55,6 +55,7 @@ finally:
 """
 BENCH = """
 def arms(r):
+    r.set("k", "v")
     return {"PING": r.ping, "GET": lambda: r.get("k")}
 """
 TESTS = """

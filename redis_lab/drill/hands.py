@@ -184,7 +184,7 @@ class Play:
         ]
 
     def gets_on(self, hands: Hands, key: str, done: Callable[[], bool]) -> None:
-        """Record for how long nothing got on: 0 if it did within the target's patience."""
+        """Record for how long nothing got on: 0 if it did within the target's limit."""
         start = time.monotonic()
         hung = not hands.until(done, hands.target.patience_s)
         took = round(time.monotonic() - start, 1) if hung else 0
