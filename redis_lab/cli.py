@@ -553,13 +553,12 @@ def index_lessons(
 def new_lesson(
     lesson: Annotated[str, typer.Argument(help="Its folder and name, such as patterns/outbox.")],
     title: Annotated[str, typer.Option(help="The heading; by default from the name.")] = "",
-    minutes: Annotated[int, typer.Option(help="How long a learner needs.", min=1, max=180)] = 30,
 ) -> None:
     """Begin a lesson: its line in toc.yml, a notebook, a module and a test, all working."""
     from .new import write_lesson
 
     require("nbformat", "nbclient", "ipykernel")
-    for path in write_lesson(lesson, title=title, minutes=minutes):
+    for path in write_lesson(lesson, title=title):
         out.print(str(path.relative_to(notebooks.folder().parent)), highlight=False)
     out.print("Now change them, and measure: redis-lab plots NAME --in-place")
 

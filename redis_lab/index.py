@@ -9,6 +9,12 @@ from pathlib import Path
 
 from .errors import LabError
 from .files import write_whole
+from .reading_time import (
+    LINES_OF_CODE_A_MINUTE,
+    MINUTES_AN_EXERCISE,
+    WORDS_A_MINUTE,
+    estimate,
+)
 from .toc import Lesson, folder, read_heading, read_toc, renumbered
 
 BEGIN, END = "<!-- lessons, written by redis-lab index -->", "<!-- end of lessons -->"
@@ -81,7 +87,9 @@ def _in_cells(
     goes_on = f"back to {_link(listed[0], titles, here)}"
     if following:
         goes_on = _link(following, titles, here)
-    time = f"**Time:** {lesson.minutes} minutes · **Before:** {needs} · **Next:** {goes_on}"
+    minutes, first_half = estimate(notebook["cells"])
+    of_it = f", *Use it* {first_half} of them" if first_half else ""
+    time = f"**Time:** about {minutes} minutes{of_it} · **Before:** {needs} · **Next:** {goes_on}"
     first, last = (
         notebook["cells"][0],
         [cell for cell in notebook["cells"] if cell["cell_type"] == "markdown"][-1],
@@ -109,9 +117,22 @@ def _table(listed: list[Lesson], titles: dict[str, str], base: Path) -> str:
     for each in listed:
         head = f"**{each.part}**" if each.part != part else ""
         link = _link(each, titles, base)
-        rows.append(f"| {head} | {each.place}. {link} | {each.minutes} | {each.promise} |")
+        rows.append(f"| {head} | {each.place}. {link} | {_minutes(each)} | {each.promise} |")
         part = each.part
-    return "\n".join(rows)
+    return "\n".join(
+        [
+            *rows,
+            "",
+            "Each lesson begins with *Use it*: what one needs in order to work. "
+            "*Measure it and break it* comes after, and can wait. The minutes are counted: "
+            f"{WORDS_A_MINUTE} words or {LINES_OF_CODE_A_MINUTE} lines of code a minute, "
+            f"{MINUTES_AN_EXERCISE} minutes for an exercise.",
+        ]
+    )
+
+
+def _minutes(lesson: Lesson) -> int:
+    return estimate(json.loads(lesson.find().read_text(encoding="utf-8"))["cells"])[0]
 
 
 def _with_table(text: str, path: Path, table: str) -> str:

@@ -103,7 +103,7 @@ CELLS = """
 
 *A surprise in one or two sentences: what goes wrong, or what it costs.*
 
-**Time:** MINUTES minutes · **Before:** – · **Next:** –
+**Time:** 5 minutes · **Before:** – · **Next:** –
 ---
 ## By the end you will be able to
 
@@ -115,21 +115,25 @@ import redis_lab as lab
 
 r = lab.connect()
 ---
-## The first step
+## Use it
+
+### The first step
 
 One idea, one short cell, and one sentence that reads its output.
 ---code
 r.set("NAME:greeting", "hello", ex=60)
 r.get("NAME:greeting")
 ---
-## Predict
+## Measure it and break it
+
+### Predict
 
 How many times longer does a write take than a read?
 ---code
 guess = lab.predict(times_longer=2)  # change me
 guess
 ---
-## Measure
+### Measure
 ---code nbval-ignore-output times
 measured = lab.bench.compare(
     {
@@ -140,7 +144,7 @@ measured = lab.bench.compare(
 )
 lab.lesson.figure("NAME", measured, client=r)
 ---
-## Explain
+### Explain
 ---code nbval-ignore-output times
 guess.reveal(times_longer=measured.ratio("SET", "GET"))
 ---code
@@ -148,7 +152,7 @@ with lab.wire(r) as wire:
     r.get("NAME:greeting")
 lab.claim("a read is one round trip", wire.round_trips == 1)
 ---
-## Break it: the naive form
+### Break it: the naive form
 
 Show the code that most of us write first, and make it fail.
 ---code
@@ -203,7 +207,7 @@ lab.clean_up(r)
 """
 
 
-def write_lesson(lesson: str, minutes: int = 30, title: str = "") -> Iterator[Path]:
+def write_lesson(lesson: str, title: str = "") -> Iterator[Path]:
     """Write the four files of a lesson such as `patterns/xyz`; yield each path.
 
     Its line in toc.yml comes after the last lesson of the same folder. The notebook is executed,
@@ -222,7 +226,7 @@ def write_lesson(lesson: str, minutes: int = 30, title: str = "") -> Iterator[Pa
         places = sorted({each.lesson.partition("/")[0] for each in listed if "/" in each.lesson})
         raise LabError(f"There is no folder {place!r} with lessons; there are {', '.join(places)}.")
     title = title or name.replace("_", " ").capitalize()
-    named = {"NAME": name, "TITLE": title, "MINUTES": str(minutes)}
+    named = {"NAME": name, "TITLE": title}
     files = {
         root.parent / "redis_lab" / "lessons" / f"{name}.py": _fill_in(MODULE, named),
         root.parent / "tests" / "lessons" / f"test_{name}.py": _fill_in(TESTS, named),
@@ -234,7 +238,7 @@ def write_lesson(lesson: str, minutes: int = 30, title: str = "") -> Iterator[Pa
         write_whole(path, text.encode())
         yield path
     toc = root / TOC
-    write_whole(toc, _insert_entry(toc.read_text(encoding="utf-8"), before[-1], lesson, minutes))
+    write_whole(toc, _insert_entry(toc.read_text(encoding="utf-8"), before[-1], lesson))
     yield toc
     [entry] = [each for each in read_toc(root) if each.name == name]
     write_notebook(entry.path, _make_notebook(name, named))
@@ -250,12 +254,12 @@ def _fill_in(text: str, named: dict[str, str]) -> str:
     return text
 
 
-def _insert_entry(toc: str, after: Lesson, lesson: str, minutes: int) -> bytes:
+def _insert_entry(toc: str, after: Lesson, lesson: str) -> bytes:
     """The text of toc.yml with another entry, its comments and order kept."""
     head, own, rest = toc.partition(f"- lesson: {after.lesson}\n")
     end = re.search(r"^\s*- ", rest, flags=re.M)
     cut = end.start() if end else len(rest)
-    entry = f"    - lesson: {lesson}\n      minutes: {minutes}\n      promise: one line\n"
+    entry = f"    - lesson: {lesson}\n      promise: one line\n"
     return (head + own + rest[:cut] + entry + rest[cut:]).encode()
 
 

@@ -35,7 +35,6 @@ class Lesson:
     place: int
     part: str
     lesson: str
-    minutes: int
     promise: str
     before: str = ""
 
@@ -98,13 +97,16 @@ def read_toc(root: Path | None = None) -> list[Lesson]:
 def _lesson(root: Path, place: int, part: str, entry: Any) -> Lesson:
     known = {field.name for field in fields(Lesson)} - {"root", "place", "part"}
     needed = known - {"before"}
+    if isinstance(entry, dict) and "minutes" in entry:
+        raise LabError(
+            f"notebooks/{TOC}: {entry.get('lesson')}: remove the line minutes; they are counted "
+            "from the notebook."
+        )
     if not isinstance(entry, dict) or not needed <= set(entry) <= known:
         raise LabError(
             f"notebooks/{TOC}: a lesson has {', '.join(sorted(needed))} and perhaps before, "
             f"not {entry!r}."
         )
-    if not isinstance(entry["minutes"], int) or not 1 <= entry["minutes"] <= 180:
-        raise LabError(f"notebooks/{TOC}: {entry['lesson']}: minutes is a number from 1 to 180.")
     if not re.fullmatch(r"([a-z_]+/)?[a-z]\w*", str(entry["lesson"])):
         raise LabError(f"notebooks/{TOC}: {entry['lesson']!r} should be like structures/hashes.")
     return Lesson(root=root, place=place, part=part, **entry)

@@ -358,7 +358,7 @@ own = lab.server()
 with own.client() as r:
     row = {"arm": "a", "p50_us": 1.0 + time.time() % 1, "block_medians_us": [1.0, 1.0]}
     ids = {"kernel": os.getpid(), "server_pid": r.info("server")["process_id"]}
-    shown = lab.figure("strings_incr", [row], client=r, **ids)
+    shown = lab.figure("idempotency", [row], client=r, **ids)
 own.stop()
 shown
 runs = pathlib.Path(os.environ["RUNS"])
@@ -370,7 +370,7 @@ while runs.read_text().count("\\n") > 1:
 
 def test_publish_keeps_finished_runs_each_with_its_own_kernel_and_server(checkout, data, tmp_path):
     """Added to what is there; Ctrl-C in the second loses that one only."""
-    results.save(measured("strings_incr", a=1), data / "local")
+    results.save(measured("idempotency", a=1), data / "local")
     told = tmp_path / "runs"
     told.write_text("")
     child = subprocess.Popen(
@@ -391,9 +391,9 @@ def test_publish_keeps_finished_runs_each_with_its_own_kernel_and_server(checkou
         child.kill()
     assert child.returncode == 130 and "Stopped" in trouble, trouble
     assert "own, run 1 of 2" in trouble and "pinned: " in said
-    result = results.load(data / "local/strings_incr.json")
+    result = results.load(data / "local/idempotency.json")
     before, run = result.runs
-    assert before.rows == measured("strings_incr", a=1).rows
+    assert before.rows == measured("idempotency", a=1).rows
     processes = [line.split() for line in told.read_text().splitlines()]
     assert processes[0] == [str(run.environment[name]) for name in ("kernel", "server_pid")]
     assert len({pid for pids in processes for pid in pids}) == 4, "each run has its own"
@@ -403,8 +403,8 @@ def test_publish_keeps_finished_runs_each_with_its_own_kernel_and_server(checkou
         assert not set(pinned["client"]) & set(pinned["server"])
         assert run.environment["client_affinity"] == pinned["client"]
         assert run.environment["server_affinity"] == pinned["server"]
-    chart = lessons.find_figure("strings_incr")
-    assert (data / "local/strings_incr.png").read_bytes() == figures.render_png(result, chart)
+    chart = lessons.find_figure("idempotency")
+    assert (data / "local/idempotency.png").read_bytes() == figures.render_png(result, chart)
 
 
 def test_cores_are_those_that_are_there(monkeypatch):
@@ -427,34 +427,34 @@ def test_cores_are_those_that_are_there(monkeypatch):
 
 
 def test_plots_are_drawn_again_without_measuring(lab, data):
-    for name in ("strings_incr", "geo_pipelined"):
+    for name in ("idempotency", "connections"):
         results.save(measured(name, a=1, b=20), data / "results")
     said = lab("plots", "--redraw")
     assert said.returncode == 0, said.stderr
-    assert "strings_incr" in said.stdout and "geo_pipelined" in said.stdout
+    assert "idempotency" in said.stdout and "connections" in said.stdout
     found = {path.name: path.read_bytes() for path in (data / "plots").iterdir()}
-    assert set(found) == {"strings_incr.png", "geo_pipelined.png"}
-    (data / "plots/geo_pipelined.png").unlink()
-    assert lab("plots", "incr", "--redraw").returncode == 0
-    assert [path.name for path in (data / "plots").iterdir()] == ["strings_incr.png"]
+    assert set(found) == {"idempotency.png", "connections.png"}
+    (data / "plots/connections.png").unlink()
+    assert lab("plots", "idem", "--redraw").returncode == 0
+    assert [path.name for path in (data / "plots").iterdir()] == ["idempotency.png"]
 
 
 def test_a_label_changed_in_a_lesson_is_drawn_without_measuring(lab, checkout, data, tmp_path):
     """Into the notebook, too. An older result's own `figure` does not stand in the way."""
-    path = results.save(measured("strings_incr", a=1, b=20), data / "results")
+    path = results.save(measured("idempotency", a=1, b=20), data / "results")
     older = json.loads(path.read_text())
     older["figure"] = {"kind": "ladder", "x": "p50_us", "xlabel": "as it was"}
     path.write_text(json.dumps(older))
-    env = checkout('lab.lesson.figure("strings_incr", measured)')
+    env = checkout('lab.lesson.figure("idempotency", measured)')
     own = shows_an_image(tmp_path / "checkout/notebooks/00_own.ipynb")
-    lesson = tmp_path / "checkout/redis_lab/lessons/strings.py"
-    title = lessons.find_figure("strings_incr").title
+    lesson = tmp_path / "checkout/redis_lab/lessons/idempotency.py"
+    title = lessons.find_figure("idempotency").title
     assert lesson.read_text().count(title) == 1
     lesson.write_text(lesson.read_text().replace(title, "Another title"))
     said = lab("plots", "--redraw", "--in-place", **env)
-    assert said.returncode == 0 and "00_own.ipynb: strings_incr" in said.stdout, said.stderr
-    chart = dataclasses.replace(lessons.find_figure("strings_incr"), title="Another title")
-    drawn = (data / "plots/strings_incr.png").read_bytes()
+    assert said.returncode == 0 and "00_own.ipynb: idempotency" in said.stdout, said.stderr
+    chart = dataclasses.replace(lessons.find_figure("idempotency"), title="Another title")
+    drawn = (data / "plots/idempotency.png").read_bytes()
     assert drawn == figures.render_png(results.load(path), chart)
     assert json.loads(path.read_text()) == older
     [output] = nbformat.read(own, 4).cells[0].outputs
@@ -496,11 +496,11 @@ def test_nothing_of_a_notebook_changes_but_its_figures(tmp_path):
 
 
 def test_a_result_of_no_lesson_is_named_and_the_others_are_drawn(lab, data):
-    for name in ("forgotten", "strings_incr"):
+    for name in ("forgotten", "idempotency"):
         results.save(measured(name, a=1), data / "results")
     said = lab("plots", "--redraw")
     assert "no lesson has a figure for it: forgotten." in one_line(said)
-    assert [path.name for path in (data / "plots").iterdir()] == ["strings_incr.png"]
+    assert [path.name for path in (data / "plots").iterdir()] == ["idempotency.png"]
 
 
 def test_plots_with_nothing_to_draw_or_no_such_effort(lab):
@@ -575,7 +575,7 @@ def checkout(tmp_path):
         book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
         nbformat.write(book, root / "notebooks" / f"{name}.ipynb")
         with toc.open("a") as more:
-            more.write(f"  - {{lesson: {name.removeprefix('00_')}, minutes: 5, promise: none}}\n")
+            more.write(f"  - {{lesson: {name.removeprefix('00_')}, promise: none}}\n")
         return {"PYTHONPATH": str(root)}
 
     return write

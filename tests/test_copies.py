@@ -24,9 +24,9 @@ WORDS = (
 TOC = """
 - part: all
   lessons:
-    - {lesson: start, minutes: 5, promise: a}
-    - {lesson: things/sums, minutes: 5, promise: b}
-    - {lesson: things/more, minutes: 5, promise: c}
+    - {lesson: start, promise: a}
+    - {lesson: things/sums, promise: b}
+    - {lesson: things/more, promise: c}
 """
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.figures import Chart, DotPlot, Lines
+from redis_lab.figures import Chart, Lines
 from redis_lab.judging import NotYet, exercise
 from redis_lab.wiretap import wire
 
@@ -25,11 +25,6 @@ FIGURES: dict[str, Chart] = {
             "SQLite, index": "theirs",
             "SQLite, R*Tree": "theirs",
         },
-    ),
-    "geo_pipelined": DotPlot(
-        title="The nearest point for each of a hundred customers",
-        x="p50_us",
-        xlabel="time for all hundred (µs, log scale)",
     ),
 }
 

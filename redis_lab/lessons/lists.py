@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import redis
 
-from redis_lab.figures import Chart, DotPlot, Lines
+from redis_lab.figures import Chart, Lines
 from redis_lab.judging import NotYet, exercise
 from redis_lab.wiretap import Wire, wire
 
@@ -23,11 +23,6 @@ FIGURES: dict[str, Chart] = {
         theory_label="round trip + steps × price of a step",
         xlabel="elements in the list",
         ylabel="time for one command (µs)",
-    ),
-    "lists_pipelined": DotPlot(
-        title="Fifty jobs in, fifty jobs out",
-        x="p50_us",
-        xlabel="time for all hundred commands (µs, log scale)",
     ),
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from redis_lab.figures import Chart, DotPlot, Lines
+from redis_lab.figures import Chart, Lines
 from redis_lab.judging import NotYet, exercise
 from redis_lab.wiretap import wire
 
@@ -29,11 +29,6 @@ FIGURES: dict[str, Chart] = {
             "SQLite": "theirs",
             "SQLite, larger first": "theirs",
         },
-    ),
-    "sets_pipelined": DotPlot(
-        title="Which of a hundred customers bought the lamp?",
-        x="p50_us",
-        xlabel="time for all hundred (µs, log scale)",
     ),
 }
 

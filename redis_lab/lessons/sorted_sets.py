@@ -7,7 +7,7 @@ from typing import Any
 
 import redis
 
-from redis_lab.figures import Chart, DotPlot, Lines
+from redis_lab.figures import Chart, Lines
 from redis_lab.judging import NotYet, exercise
 from redis_lab.wiretap import wire
 
@@ -27,11 +27,6 @@ FIGURES: dict[str, Chart] = {
             "SQLite, index": "theirs",
             "SQLite, no index": "theirs",
         },
-    ),
-    "sorted_sets_pipelined": DotPlot(
-        title="Noting a hundred sales",
-        x="p50_us",
-        xlabel="time for all hundred (µs, log scale)",
     ),
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import redis
 
-from redis_lab.figures import Chart, DotPlot, Lines
+from redis_lab.figures import Chart, Lines
 from redis_lab.judging import NotYet, exercise
 from redis_lab.wiretap import wire
 
@@ -20,11 +20,6 @@ FIGURES: dict[str, Chart] = {
         theory_label="fixed + bytes × price of a byte",
         xlabel="size of the value (bytes)",
         ylabel="time for one command (µs)",
-    ),
-    "strings_incr": DotPlot(
-        title="Counting a hundred views",
-        x="p50_us",
-        xlabel="time for all hundred (µs, log scale)",
     ),
 }
 

@@ -18,7 +18,7 @@ ROOT = "the package itself"  # redis_lab/__init__.py
 
 ROOMS = [
     ("errors", "claims", "internals", "patterns", "_relay", "_remover", "_sql_server"),
-    ("files", "child", "extras", "judging", "toc", "wiretap"),
+    ("files", "child", "extras", "judging", "reading_time", "toc", "wiretap"),
     ("copies", "source", "servers"),
     ("distance", "logbook", "magic"),
     ("remote", "drill"),

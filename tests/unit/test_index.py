@@ -96,8 +96,8 @@ def test_back_again_every_byte_is_the_same(checkout):
     [
         (FIRST, "structures/baskets", "structures/baskets should be one notebook; there is no"),
         (FIRST, SECOND, "sorted_sets is there twice"),
-        ("minutes: 20", "minutes: soon", "minutes is a number"),
-        ("minutes: 20", "hours: 1", "a lesson has lesson, minutes, promise"),
+        (FIRST, f"{FIRST}\n      minutes: 20", "remove the line minutes"),
+        ("promise: when", "motto: when", "a lesson has lesson, promise"),
         ("- part: Structures", "- part: [", "cannot be read"),
         ("  lessons:", "  lesson:", "a part needs"),
         (FIRST, "06_sets", "should be like structures/hashes"),

@@ -14,9 +14,11 @@ from redis_lab import copies, notebooks
 ROOT = notebooks.folder()
 LESSONS = notebooks.find()
 KNOWN_TAGS = {"nbval-ignore-output", "exercise", "solution"}
+HALVES = "## Use it", "## Measure it and break it"
+INSIDE = "### Predict", "### Measure", "### Explain", "### Break it"
 HEADINGS = (
-    *("## By the end you will be able to", "## Predict", "## Measure", "## Explain"),
-    *("## Break it", "## When not to", "## Your turn", "## What you saw"),
+    *("## By the end you will be able to", HALVES[0], HALVES[1], *INSIDE),
+    *("## When not to", "## Your turn", "## What you saw"),
 )
 MACHINE_PATHS = re.compile(r"/(home|root|tmp|Users|private|var/folders|work)/|[A-Z]:\\\\|file://")
 LONGEST_CELL, LONGEST_LINE = 30, 110
@@ -63,8 +65,9 @@ def test_every_code_cell_was_executed_in_order(lesson) -> None:
 
 def test_anatomy(lesson) -> None:
     text = "\n\n".join(prose(lesson))
-    assert re.match(r"# \S.*\n\n\*\S.*\*\n\n\*\*Time:\*\* \d+ minutes · \*\*Before:\*\* .+ · "
-                    r"\*\*Next:\*\* .+", prose(lesson)[0])  # fmt: skip
+    minutes = r"\*\*Time:\*\* about \d+ minutes, \*Use it\* \d+ of them"
+    around = r" · \*\*Before:\*\* .+ · \*\*Next:\*\* .+"
+    assert re.match(rf"# \S.*\n\n\*\S.*\*\n\n{minutes}{around}", prose(lesson)[0])
     places = [re.search(rf"^{re.escape(heading)}", text, flags=re.M) for heading in HEADINGS]
     missing = [heading for heading, place in zip(HEADINGS, places, strict=True) if place is None]
     assert not missing
