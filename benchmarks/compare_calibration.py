@@ -48,12 +48,12 @@ def measure_one(file: Path, arms: int, seconds: float) -> None:
         measured = lab.bench.compare(
             calls, client=r, baseline=False, seconds=seconds, effort="full"
         )
-        results.write(results.of(NAME, measured, title="Identical arms", client=r), file)
+        results.write(results.make_result(NAME, measured, title="Identical arms", client=r), file)
 
 
 def measure_runs(folder: Path, runs: int, arms: int, seconds: float) -> Result:
     """So many runs, each in a process of its own; those that are in the folder already count."""
-    from redis_lab.publish import choose_cores, pinned
+    from redis_lab.publish import choose_cores, pin_cores
 
     cores = choose_cores()
     print(f"pinned: {cores or 'nothing'}")
@@ -61,7 +61,7 @@ def measure_runs(folder: Path, runs: int, arms: int, seconds: float) -> Result:
     command = [sys.executable, __file__, "--arms", str(arms), "--seconds", str(seconds), "--one"]
     for file in tqdm(files, desc="runs"):
         if not file.exists():
-            with pinned(cores) as own:
+            with pin_cores(cores) as own:
                 subprocess.run([*command, str(file)], check=True, env=os.environ | own)
     return functools.reduce(results.merge, map(results.load, files))
 
@@ -95,7 +95,7 @@ def shares(whole: Result) -> dict[str, float]:
     arms = medians.shape[1]
     said, pairs, alone = [], [], []
     for one, two in splits(runs):
-        frame = results.compare(part(whole, one), part(whole, two))
+        frame = results.compare_results(part(whole, one), part(whole, two))
         said += [is_difference(words) for words in frame["says"]]
         for i, j in itertools.product(range(arms), repeat=2):
             a, b = medians[list(one), i], medians[list(two), j]
@@ -103,7 +103,7 @@ def shares(whole: Result) -> dict[str, float]:
             if i == j:
                 alone.append(differ(*ratio_over_runs(a, b)[1:]))
     early, late = range(runs // 2), range(runs // 2, runs)
-    frame = results.compare(part(whole, early), part(whole, late))
+    frame = results.compare_results(part(whole, early), part(whole, late))
     drift = [is_difference(words) for words in frame["says"]]
     blocks = [
         differ(

@@ -126,7 +126,7 @@ def main() -> None:
                 row[f"per_unit{end}_us"] for end in ("", "_low", "_high")
             )
         chart = lessons.find_figure("harness_cost")
-        result = results.of(
+        result = results.make_result(
             "harness_cost", rows, title=chart.title, client=r, samples=SIZES[bench.effort_name()]
         )
     results.save(result)

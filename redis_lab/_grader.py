@@ -26,7 +26,7 @@ def main() -> None:
     import redis_lab as lab
     from redis_lab import lessons, teach
     from redis_lab.judging import NotYet
-    from redis_lab.servers.choose import announced
+    from redis_lab.servers.choose import announced_client
 
     def say(exercise: str, outcome: str, reason: str) -> None:
         line = {"exercise": exercise, "outcome": outcome, "reason": reason}
@@ -34,7 +34,7 @@ def main() -> None:
 
     def check(exercise: str, answer: object) -> None:
         try:
-            client: Any = announced()  # None where there is no server
+            client: Any = announced_client()  # None where there is no server
             say(exercise, "right", lessons.find_check(exercise)(client, answer))
         except NotYet as hint:
             say(exercise, hint.outcome, str(hint))

@@ -21,7 +21,7 @@ def is_validating() -> bool:
     return FILE in os.environ
 
 
-def strict() -> bool:
+def is_strict() -> bool:
     """Whether the lab itself runs this process's notebook, and not a reader.
 
     Then a claim that must hold stops the notebook, and nothing is noted of what a reader does.

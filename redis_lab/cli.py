@@ -140,7 +140,7 @@ def lab(
 ) -> None:
     """Open JupyterLab on the first lesson, in your own copy of the notebooks (work/)."""
     require("jupyterlab", "ipykernel")
-    root = notebooks.folder().parent
+    root = notebooks.notebooks_folder().parent
     if committed:
         first = read_toc()[0].find()
     else:
@@ -299,7 +299,7 @@ def draw_again(only: str, effort: str, in_place: bool) -> None:
     from .measure import results
 
     folder = results.results_folder(effort)
-    paths = [path for path in sorted(folder.glob("*.json")) if wanted(path.stem, only)]
+    paths = [path for path in sorted(folder.glob("*.json")) if is_selected(path.stem, only)]
     paths = [path for path in paths if path.name != notebooks.TOOK]
     if not paths:
         raise LabError(f"There is no result {only!r} to draw again; measure it: make plots.")
@@ -341,7 +341,7 @@ def harness_cost(must_be_here: bool) -> Path | None:
     return None
 
 
-def wanted(experiment: str, only: str) -> bool:
+def is_selected(experiment: str, only: str) -> bool:
     """Whether `only` is a part of the experiment's name or of its notebook's path."""
     if only in experiment:
         return True
@@ -506,7 +506,7 @@ def compare_runs(
     from .measure import results
 
     one, two = results.load(first), results.load(second)
-    frame = results.compare(one, two)
+    frame = results.compare_results(one, two)
     for name, result in (("first", one), ("second", two)):
         out.print(f"{name}: {figures.caption(result.environment)}", highlight=False)
     table("", list(frame.columns), [[str(cell) for cell in row] for row in frame.to_numpy()])
@@ -559,7 +559,7 @@ def new_lesson(
 
     require("nbformat", "nbclient", "ipykernel")
     for path in write_lesson(lesson, title=title):
-        out.print(str(path.relative_to(notebooks.folder().parent)), highlight=False)
+        out.print(str(path.relative_to(notebooks.notebooks_folder().parent)), highlight=False)
     out.print("Now change them, and measure: redis-lab plots NAME --in-place")
 
 

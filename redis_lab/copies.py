@@ -24,7 +24,7 @@ from typing import Any
 from .child import TemporaryFolder
 from .errors import LabError
 from .files import write_whole
-from .toc import folder, read_toc, renumbered
+from .toc import notebooks_folder, read_toc, renumber_links
 
 WORK = "REDIS_LAB_WORK"  # another place for the copies
 ELSEWHERE = f"point {WORK} at a folder"
@@ -36,7 +36,7 @@ NUMBERED = re.compile(r"\b\d\d+_(\w+\.ipynb)")
 def work_folder() -> Path:
     """Where the reader's own copies are: REDIS_LAB_WORK, or `work/` of the checkout."""
     named = os.environ.get(WORK)
-    return Path(named).absolute() if named else folder().parent / "work"
+    return Path(named).absolute() if named else notebooks_folder().parent / "work"
 
 
 def without_solutions(path: Path, change: Callable[[str], str] = str) -> str:
@@ -74,7 +74,7 @@ def tree(to: Path) -> Iterator[tuple[Path, bytes]]:
     That is lessons, pages, and the images that these show. Links to files outside of the
     notebooks' folder stay where the checkout is around the copies, and become plain text elsewhere.
     """
-    root = folder().resolve()
+    root = notebooks_folder().resolve()
     inside = to.resolve().parent == root.parent
     images: set[Path] = set()
 
@@ -190,7 +190,7 @@ def renew() -> Work:
             offered.append(name_of(path))
         if copy.suffix == ".ipynb":
             text = before.decode(errors="surrogateescape")
-            after = renumbered(text, listed).encode(errors="surrogateescape")
+            after = renumber_links(text, listed).encode(errors="surrogateescape")
             if after != before:
                 write_whole(copy, after, instead=ELSEWHERE)
     write_whole(root / MADE, json.dumps(made, indent=1).encode(), instead=ELSEWHERE)

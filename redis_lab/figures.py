@@ -25,7 +25,7 @@ from .errors import LabError
 from .files import data_folder, write_whole
 from .measure.baseline import BASELINE
 from .measure.effort import effort_name
-from .measure.runs import bounds, name_interval
+from .measure.runs import interval_columns, name_interval
 
 if TYPE_CHECKING:  # slow to import, and a lesson's exercises do not need it
     import pandas as pd
@@ -142,7 +142,7 @@ def _count_runs(environment: Mapping) -> str:
 
 def label_interval(table: pd.DataFrame, *columns: str) -> str:
     """What the bars of these columns are, in words; nothing where there are none."""
-    there = [name for column in columns for name in bounds(column)[:1] if name in table]
+    there = [name for column in columns for name in interval_columns(column)[:1] if name in table]
     if not there or table[there].isna().all(axis=None):
         return ""
     return f"bars: {name_interval(table.attrs.get('runs', 1))}"
@@ -313,7 +313,7 @@ class Lines(Chart):
             marker=MARKERS[position % len(MARKERS)],
             markersize=4.5 if len(line) <= 20 else 2.5,
         )
-        low, high = bounds(y)
+        low, high = interval_columns(y)
         if low in line and line[low].notna().any():
             axes.vlines(line[x], line[low], line[high], color=colour, lw=2.2, alpha=0.45)
         last = line.iloc[-1]
@@ -337,7 +337,7 @@ class DotPlot(Chart):
         figure.set_size_inches(7.4, 1.6 + 0.34 * len(table))
         axes = figure.subplots()
         _set_margins(figure, left=0.3 + _estimate_width(table[self.by]), right=0.2)
-        low, high = bounds(self.x)
+        low, high = interval_columns(self.x)
         colours = self.colours(table[self.by])
         places = np.arange(len(table))[::-1]
         for place, (_, row) in zip(places, table.iterrows(), strict=True):
@@ -393,7 +393,7 @@ class DotPanels(Chart):
             axes.hlines(places, table[columns].min(axis=1), table[columns].max(axis=1), color="0.7")
             for column, name, filled in zip(columns, panel.points, (True, False), strict=False):
                 colour = PALETTE[self.meanings.get(name, "ours")]
-                low, high = bounds(column)
+                low, high = interval_columns(column)
                 if low in table:
                     axes.hlines(places, table[low], table[high], color=colour, lw=5, alpha=0.35)
                 face = colour if filled else "white"

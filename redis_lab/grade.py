@@ -68,14 +68,14 @@ def grade_all(
     for path in found:
         inside = path.relative_to(folder)
         who = inside.parts[0] if len(inside.parts) > 1 else folder.name
-        tries = attempts(folder / who if len(inside.parts) > 1 else folder)
+        tries = count_attempts(folder / who if len(inside.parts) > 1 else folder)
         for each in grade_notebook(path, known[copies.name_of(path)], timeout_s, memory_mb):
             each.who = who
             each.attempts = tries[each.exercise] if tries else None
             yield each
 
 
-def attempts(folder: Path) -> Counter[str]:
+def count_attempts(folder: Path) -> Counter[str]:
     """How often each exercise was tried, by the logs in a learner's folder."""
     counted: Counter[str] = Counter()
     for path in folder.rglob(LOG):
@@ -198,14 +198,14 @@ def write_grades(grades: list[Grade], to: Path) -> list[Path]:
     writer = csv.writer(text)
     writer.writerow(HEADS)
     for each in grades:
-        writer.writerow([harmless(value) for value in astuple(each)])
+        writer.writerow([escape_formula(value) for value in astuple(each)])
     written = [to / "grades.csv", to / "grades.html"]
     write_whole(written[0], text.getvalue().encode(), instead="name a folder")
     write_whole(written[1], page(grades).encode(), instead="name a folder")
     return written
 
 
-def harmless(value: object) -> object:
+def escape_formula(value: object) -> object:
     """A value that a spreadsheet does not take for a formula."""
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return "'" + value

@@ -15,7 +15,7 @@ from .reading_time import (
     WORDS_A_MINUTE,
     estimate,
 )
-from .toc import Lesson, folder, read_heading, read_toc, renumbered
+from .toc import Lesson, notebooks_folder, read_heading, read_toc, renumber_links
 
 BEGIN, END = "<!-- lessons, written by redis-lab index -->", "<!-- end of lessons -->"
 TABLE = re.compile(re.escape(BEGIN) + r".*?" + re.escape(END), flags=re.S)
@@ -29,7 +29,7 @@ def write_index(root: Path | None = None, *, check: bool = False) -> list[str]:
     Returns a line for each file that changes; with `check` nothing is written. Raises: LabError
     for a listed lesson without a notebook, a notebook without a heading, a page without a table.
     """
-    root = root or folder()
+    root = root or notebooks_folder()
     listed = read_toc(root)
     here = {each.name: each.find() for each in listed}
     titles = {name: read_heading(path) for name, path in here.items()}
@@ -38,7 +38,7 @@ def write_index(root: Path | None = None, *, check: bool = False) -> list[str]:
     for place, each in enumerate(listed):
         before = here[each.name].read_text(encoding="utf-8")
         around = neighbours[place], neighbours[place + 2]
-        after = _in_cells(renumbered(before, listed), each, around, listed, titles)
+        after = _in_cells(renumber_links(before, listed), each, around, listed, titles)
         changes += _written(here[each.name], before, after, root, check)
         if here[each.name] != each.path:
             changes.append(f"{here[each.name].relative_to(root.parent)} becomes {each.path.name}")
@@ -46,7 +46,7 @@ def write_index(root: Path | None = None, *, check: bool = False) -> list[str]:
                 os.rename(here[each.name], each.path)
     for path in _documents(root):
         before = path.read_text(encoding="utf-8")
-        after = renumbered(before, listed)
+        after = renumber_links(before, listed)
         if path == root.parent / "README.md":
             after = _with_table(after, path, _table(listed, titles, path.parent))
         changes += _written(path, before, after, root, check)

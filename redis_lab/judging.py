@@ -90,10 +90,10 @@ def exercise(*, hints: Sequence[str]) -> Callable[[Check[A]], Check[A]]:
     result of a type that the check cannot use; CheckFailed for an exception of the
     check's own; LabError where the lab's server is gone.
     """
-    return partial(mark, hints=tuple(hints))
+    return partial(_register, hints=tuple(hints))
 
 
-def mark(check: Check[A], hints: tuple[str, ...]) -> Check[A]:
+def _register(check: Check[A], hints: tuple[str, ...]) -> Check[A]:
     """What `exercise` does with a check."""
     name = f"{check.__module__.rpartition('.')[2]}.{check.__name__}"
     HINTS[name] = hints
@@ -113,7 +113,7 @@ def mark(check: Check[A], hints: tuple[str, ...]) -> Check[A]:
                 return check(client, watch.over(answer))
         except (Exception, Stop, SystemExit) as error:
             if watch.stopped or _is_busy_reply(error):
-                raise stopped(client, watch) from None
+                raise _explain_stop(client, watch) from None
             if isinstance(error, NotYet | LabError):
                 raise
             if hint := watch.raised(error):
@@ -357,7 +357,7 @@ def _is_busy_reply(error: BaseException) -> bool:
     return isinstance(error, redis.RedisError) and str(error).startswith("BUSY ")
 
 
-def stopped(client: redis.Redis | None, watch: Watch) -> Endless:
+def _explain_stop(client: redis.Redis | None, watch: Watch) -> Endless:
     """Bring the server back to where it was, and say what happened."""
     state = _free_server(client)
     where = f" It was in line {watch.line}." if watch.line else ""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from . import claims, copies
-from .errors import wrapped
+from .errors import wrap_lines
 from .files import data_folder
 from .toc import Lesson, read_toc
 
@@ -41,7 +41,7 @@ def note(**line: object) -> None:
 
     A log that cannot be written is no reason to disturb a lesson.
     """
-    if shell() is None or claims.strict():
+    if shell() is None or claims.is_strict():
         return
     line["at"] = datetime.now(UTC).isoformat(timespec="seconds")
     text = "\n" + json.dumps(line, ensure_ascii=False)  # begins a line, whatever ended the last one
@@ -142,7 +142,7 @@ class Progress:
             + (f"  (tried: {', '.join(sorted(left))})" if (left := row.tried - row.solved) else "")
             for row in self.begun()
         ]
-        return "\n".join([*lines, *map(wrapped, self.summary())])
+        return "\n".join([*lines, *map(wrap_lines, self.summary())])
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -186,6 +186,6 @@ def progress() -> Progress:
 
     Raises: LabError where the notebooks are not here.
     """
-    if claims.strict():  # the lab itself runs the notebook: the same on every machine
+    if claims.is_strict():  # the lab itself runs the notebook: the same on every machine
         return Progress([])
     return Progress(read_log(), copies.offers())

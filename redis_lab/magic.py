@@ -22,9 +22,9 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from . import internals
 from .errors import LabError
-from .servers.choose import announced
+from .servers.choose import announced_client
 from .servers.guest import guard
-from .servers.nodes import first
+from .servers.nodes import first_primary
 
 TIMEOUT_S = 10.0  # a cell that waits longer for one reply looks as if it hung
 SPACE = b" \t\n\r\v\f"
@@ -172,7 +172,7 @@ class CellSession:
 
     def __init__(self, client: redis.Redis | redis.RedisCluster) -> None:
         self.follows = isinstance(client, redis.RedisCluster)
-        pool = first(client).connection_pool
+        pool = first_primary(client).connection_pool
         options = {
             **pool.connection_kwargs,
             "protocol": 2,
@@ -255,7 +255,7 @@ def run_cell(shell: Any, line: str, cell: str) -> None:
     name = line.strip()
     if name and name not in shell.user_ns:
         raise UsageError(f"%%redis {name}: there is no variable of that name.")
-    client = shell.user_ns[name] if name else announced()
+    client = shell.user_ns[name] if name else announced_client()
     if client is None:
         raise UsageError("%%redis needs a server: call lab.connect() first.")
     try:

@@ -11,7 +11,7 @@ from .errors import LabError
 from .files import write_whole
 from .index import write_index
 from .notebooks import execute, write_notebook
-from .toc import TOC, Lesson, folder, read_toc
+from .toc import TOC, Lesson, notebooks_folder, read_toc
 
 if TYPE_CHECKING:
     import nbformat
@@ -214,7 +214,7 @@ def write_lesson(lesson: str, title: str = "") -> Iterator[Path]:
     so that it has the outputs that the rules require. Raises: LabError for a name that is taken or
     is not a module's name, and for a folder that has no lesson yet.
     """
-    root = folder()
+    root = notebooks_folder()
     place, name = lesson.rpartition("/")[::2]
     if not re.fullmatch(r"[a-z]+/[a-z][a-z0-9_]*", lesson):
         raise LabError(f"{lesson!r} should be a folder and a module's name, like patterns/xyz.")

@@ -22,7 +22,7 @@ from .child import TemporaryRun
 from .claims import NOT_MEASURED
 from .errors import LabError
 from .files import data_folder, write_whole
-from .toc import folder, read_toc
+from .toc import notebooks_folder, read_toc
 
 if TYPE_CHECKING:  # slow to import, and most commands do not need them
     import nbformat
@@ -47,7 +47,7 @@ def find(only: str = "") -> list[Path]:
     Raises: LabError that lists the notebooks when none matches.
     """
     every = [lesson.find() for lesson in read_toc()]
-    chosen = [path for path in every if only in path.relative_to(folder()).as_posix()]
+    chosen = [path for path in every if only in path.relative_to(notebooks_folder()).as_posix()]
     if not chosen:
         names = ", ".join(path.stem for path in every)
         raise LabError(f"No notebook matches {only!r}; there are {names}.")
@@ -73,7 +73,7 @@ def find_measuring(only: str = "") -> list[Path]:
     return [
         path
         for path in find()
-        if only in path.relative_to(folder()).as_posix()
+        if only in path.relative_to(notebooks_folder()).as_posix()
         or any(only in name for name in list_experiments(path))
     ]
 
@@ -261,7 +261,7 @@ class Validation:
         with self.report.open("wb") as report:
             self.process = psutil.Popen(
                 [*command, str(path)],
-                cwd=folder().parent,
+                cwd=notebooks_folder().parent,
                 env=effort | os.environ | environment | ours,
                 stdin=subprocess.DEVNULL,
                 stdout=report,
@@ -272,8 +272,8 @@ class Validation:
         seconds = time.monotonic() - self.began
         _, left = psutil.wait_procs(_find_helpers(self.mark), timeout=10)
         name = self.path.stem
-        if self.path.is_relative_to(folder()):
-            name = self.path.relative_to(folder()).with_suffix("").as_posix()
+        if self.path.is_relative_to(notebooks_folder()):
+            name = self.path.relative_to(notebooks_folder()).with_suffix("").as_posix()
         report = self.report.read_text(encoding="utf-8", errors="replace").strip()
         reports = claims.read_claims(self.claims)
         return Validated(name, self.process.returncode, seconds, report, reports, left)

@@ -69,7 +69,7 @@ def choose_cores(client: str = "", server: str = "") -> Cores | None:
 
 
 @contextlib.contextmanager
-def pinned(cores: Cores | None) -> Iterator[dict[str, str]]:
+def pin_cores(cores: Cores | None) -> Iterator[dict[str, str]]:
     """Run this process, and what it starts meanwhile, on the client's cores.
 
     Yields the environment variables by which its servers are pinned.
@@ -110,7 +110,10 @@ def publish_runs(
     for n in range(1, runs + 1):
         with tempfile.TemporaryDirectory(prefix="redis-lab-run-") as scratch:
             link_data(Path(scratch))
-            with tqdm(total=1, bar_format="{l_bar}{bar}| {elapsed}") as bar, pinned(cores) as own:
+            with (
+                tqdm(total=1, bar_format="{l_bar}{bar}| {elapsed}") as bar,
+                pin_cores(cores) as own,
+            ):
                 bar.set_description(f"{path.stem}, run {n} of {runs}")
                 env = {"REDIS_LAB_DATA": scratch, **own}
                 for done, notebook in notebooks.execute(path, effort, env):

@@ -18,20 +18,20 @@ import redis
 from . import claims, copies, lessons, logbook, toc
 from .child import TemporaryFolder as TemporaryFolder
 from .claims import NOT_MEASURED
-from .errors import LabError, wrapped
+from .errors import LabError, wrap_lines
 from .figures import Chart, write_plot
 from .judging import NotYet, ServerStuck
 from .measure.comparison import Comparison
 from .measure.effort import effort_name
-from .measure.results import Result, of, save
-from .servers.choose import announced, server_behind
+from .measure.results import Result, make_result, save
+from .servers.choose import announced_client, server_behind
 
 
 class ClaimFailed(AssertionError):
     """A claim of the lesson that this run contradicts."""
 
     def _render_traceback_(self) -> list[str]:
-        return wrapped(str(self)).splitlines()
+        return wrap_lines(str(self)).splitlines()
 
 
 class Prediction:
@@ -127,9 +127,9 @@ def claim(text: str, holds: bool, *, varies: bool = False) -> None:
     """
     if not varies and not holds:
         why = f"✗ {text}\n  {_describe_sides()} does not hold here. {MUST_HOLD}"
-        if claims.strict():
+        if claims.is_strict():
             raise ClaimFailed(why)
-        print(wrapped(why))
+        print(wrap_lines(why))
         return
     busy = varies and claims.missing
     if claims.is_validating() and varies:
@@ -138,7 +138,7 @@ def claim(text: str, holds: bool, *, varies: bool = False) -> None:
         )
         claims.append_claim(claim=text, holds=bool(holds), reason=reason)
     elif not holds:
-        print(wrapped(f"✗ {text}\n  {_describe_sides()} does not hold here. {MAY_MEAN}"))
+        print(wrap_lines(f"✗ {text}\n  {_describe_sides()} does not hold here. {MAY_MEAN}"))
         return
     print(f"✓ {text}")
 
@@ -207,17 +207,17 @@ def check(exercise: str, answer: object) -> None:
     Raises: LabError for an exercise that does not exist, or before `connect()`; CheckFailed where
     the check itself breaks down.
     """
-    judge, client = lessons.find_check(exercise), announced()
+    judge, client = lessons.find_check(exercise), announced_client()
     if client is None:
         raise LabError("lab.check needs a server: call r = lab.connect() first.")
     try:
-        print(wrapped(f"✓ {judge(client, answer)}"))
+        print(wrap_lines(f"✓ {judge(client, answer)}"))
         outcome = "right"
     except NotYet as hint:
-        print(wrapped(f"✗ not yet: {hint}"))
+        print(wrap_lines(f"✗ not yet: {hint}"))
         outcome = hint.outcome
         if isinstance(hint, ServerStuck):
-            print(wrapped(end_server(client)))
+            print(wrap_lines(end_server(client)))
         elif untouched(exercise, inspect.currentframe()):
             outcome = "untouched"
             print(f'  This is the cell as it was. Try it, or lab.hint("{exercise}").')
@@ -261,7 +261,7 @@ class Note:
     def __repr__(self) -> str:
         if self.text.startswith("```"):
             return self.text
-        return wrapped(self.text)
+        return wrap_lines(self.text)
 
     def _repr_markdown_(self) -> str:
         return self.text
@@ -339,7 +339,9 @@ def figure(
     Raises: LabError for an experiment that no lesson has a figure for.
     """
     chart = lessons.find_figure(experiment)
-    return _save_and_show(of(experiment, measured, title=chart.title, client=client, **more), chart)
+    return _save_and_show(
+        make_result(experiment, measured, title=chart.title, client=client, **more), chart
+    )
 
 
 def _save_and_show(result: Result, chart: Chart) -> object:

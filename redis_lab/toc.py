@@ -15,7 +15,7 @@ from .errors import LabError
 TOC = "toc.yml"
 
 
-def folder() -> Path:
+def notebooks_folder() -> Path:
     """The checkout's `notebooks/`. Raises: LabError when the package stands alone."""
     found = Path(__file__).resolve().parents[1] / "notebooks"
     if not found.is_dir():
@@ -74,7 +74,7 @@ def read_heading(path: Path) -> str:
 
 def read_toc(root: Path | None = None) -> list[Lesson]:
     """Every lesson in reading order. Raises: LabError that says what is wrong in toc.yml."""
-    root = root or folder()
+    root = root or notebooks_folder()
     try:
         parts = yaml.safe_load((root / TOC).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -112,7 +112,7 @@ def _lesson(root: Path, place: int, part: str, entry: Any) -> Lesson:
     return Lesson(root=root, place=place, part=part, **entry)
 
 
-def renumbered(text: str, listed: list[Lesson]) -> str:
+def renumber_links(text: str, listed: list[Lesson]) -> str:
     """The text, its links to notebooks with today's numbers."""
     for each in listed:
         text = re.sub(rf"\b(?:\d\d+_)?{each.name}\.ipynb\b", each.path.name, text)

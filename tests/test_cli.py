@@ -712,8 +712,8 @@ def test_only_means_a_path_or_an_experiment():
     assert stems("no-such") == []
     from redis_lab import cli
 
-    assert cli.wanted("hit_ratio_pace", "patterns/14") and cli.wanted("pubsub", "ubsu")
-    assert not cli.wanted("pubsub", "patterns/14") and not cli.wanted("pubsub", "no-such")
+    assert cli.is_selected("hit_ratio_pace", "patterns/14") and cli.is_selected("pubsub", "ubsu")
+    assert not cli.is_selected("pubsub", "patterns/14") and not cli.is_selected("pubsub", "no-such")
 
 
 def test_the_longest_notebook_begins_first(tmp_path, monkeypatch):
@@ -753,7 +753,7 @@ def test_the_comparison_of_harnesses_without_a_checkout(lab, checkout):
 def test_plots_run_a_notebook_and_report_its_results(lab, checkout, data):
     source = (
         "from redis_lab import results\n"
-        "r = results.of('own', [{'arm': 'a', 'p50_us': 1.0}], title='Own')\n"
+        "r = results.make_result('own', [{'arm': 'a', 'p50_us': 1.0}], title='Own')\n"
         "results.save(r)"
     )
     said = lab("plots", "own", "--effort", "quick", **checkout(source))

@@ -321,7 +321,7 @@ def test_save_writes_what_load_and_compare_read(r, tmp_path):
     assert (one.experiment, one.title) == ("one", "A GET")
     assert one.environment["transport"] == "TCP loopback" and one.environment["effort"] == "quick"
     assert set(one.histograms) == {"GET", BASELINE}
-    assert list(results.compare(one, two)["what"]) == ["GET", BASELINE]
+    assert list(results.compare_results(one, two)["what"]) == ["GET", BASELINE]
 
 
 def test_save_without_a_server_or_after_it_has_gone(tmp_path):

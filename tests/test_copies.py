@@ -15,9 +15,9 @@ import pytest
 
 from redis_lab import copies, toc
 from redis_lab.errors import LabError
-from redis_lab.toc import folder, read_toc
+from redis_lab.toc import notebooks_folder, read_toc
 
-CHECKOUT = folder().parent
+CHECKOUT = notebooks_folder().parent
 WORDS = (
     "[sums](things/01_sums.ipynb) [words](words.md) [the README](../README.md) ![p](things/p.png)"
 )
@@ -95,9 +95,9 @@ def test_the_lessons_of_the_workbook_are_copied_with_links_that_lead_somewhere(t
     """In work/ beside notebooks/, and, for a handout, somewhere else."""
     for to in (CHECKOUT / "work", tmp_path / "handout"):
         there = {path.as_posix(): content for path, content in copies.tree(to)}
-        assert {lesson.find().relative_to(folder()).as_posix() for lesson in read_toc()} <= set(
-            there
-        )
+        assert {
+            lesson.find().relative_to(notebooks_folder()).as_posix() for lesson in read_toc()
+        } <= set(there)
         for name, content in there.items():
             text = content.decode()
             if name.endswith(".ipynb"):

@@ -20,7 +20,7 @@ import redis
 
 from redis_lab import notebooks, rest
 
-PAGE = notebooks.folder() / "from_node.md"
+PAGE = notebooks.notebooks_folder() / "from_node.md"
 PACKAGES = Path(__file__).parent / "node/package.json"
 BLOCK = re.compile(r"^```(js ioredis|js upstash|python)\n(.*?)^```$", flags=re.M | re.S)
 CLIENTS = ("js ioredis", "js upstash", "python")

@@ -338,7 +338,7 @@ def test_a_script_that_has_written_and_does_not_end_costs_the_server(monkeypatch
     """Nothing else stops it; `connect()` starts another."""
     monkeypatch.setattr(judging, "LIMIT_S", 0.5)
     with server(busy_reply_threshold=50) as private, private.client() as client:
-        monkeypatch.setattr(teach, "announced", lambda: client)
+        monkeypatch.setattr(teach, "announced_client", lambda: client)
         monkeypatch.setattr(teach, "server_behind", lambda _: private)
         teach.check("strings.replace", lambda r, key, _: r.eval(WRITES, 1, key))
         said = " ".join(capsys.readouterr().out.split())

@@ -144,9 +144,9 @@ def virtual_run(monkeypatch, there: VirtualServer, due: np.ndarray) -> tuple[dic
     monkeypatch.setattr(_generator, "select", there)
     monkeypatch.setattr(_generator.time, "sleep", there.sleep)
     settings = {
-        "request": load.text(b"PING"),
+        "request": load.to_base64(b"PING"),
         "reply_bytes": 4,
-        "due": load.text(due.tobytes()),
+        "due": load.to_base64(due.tobytes()),
         "patience_ns": 10**10,
     }
     head, columns = _generator.open_loop(settings, list(there.ends))
@@ -257,12 +257,12 @@ def test_the_servers_own_clock_stands_beside_the_clients(lab, options):
 
 def test_a_saved_load_keeps_its_histograms(r):
     run = open_loop(r, "PING", rate_per_s=800, seconds=0.5)
-    result = results.of("load", run, title="t", client=r)
+    result = results.make_result("load", run, title="t", client=r)
     assert [row["arm"] for row in result.rows] == list(result.histograms)
     for encoded in result.histograms.values():
         assert HdrHistogram.decode(base64.b64decode(encoded)).get_total_count() == len(run.done)
     assert result.environment["connections"] == 16
-    more = results.of("load", [{"a": 1}], title="t", histograms={"mine": run.histogram()})
+    more = results.make_result("load", [{"a": 1}], title="t", histograms={"mine": run.histogram()})
     assert list(more.histograms) == ["mine"]
 
 

@@ -290,7 +290,7 @@ def test_magic_with_the_lab_client(shell, capsys, monkeypatch):
 
 
 def test_magic_without_a_client(shell, capsys, monkeypatch):
-    monkeypatch.setattr(magic, "announced", lambda: None)
+    monkeypatch.setattr(magic, "announced_client", lambda: None)
     for cell, hint in [
         ("%%redis\nPING", "call lab.connect() first"),
         ("%%redis nobody\nPING", "no variable of that name"),

@@ -64,7 +64,7 @@ def of_medians(**medians: list[float]) -> Result:
 
 def test_what_was_measured_comes_back():
     measured = bench.compare({"one": spin(200), "two": spin(400)}, floor=False)
-    result = results.of("trip", measured, title="There and back µ", notes=["n"])
+    result = results.make_result("trip", measured, title="There and back µ", notes=["n"])
     path = results.save(result)
     assert results.load(path) == result == results.load(str(path))
     assert [row["arm"] for row in result.rows] == ["one", "two"]
@@ -79,7 +79,7 @@ def test_numbers_are_plain_json():
     rows = [
         {"arm": "a", "n": np.int64(3), "x": np.float64(1 / 3), "bad": float("nan"), "y": (1, 2)}
     ]
-    result = results.of("plain", rows, title="t", seed=np.int32(7))
+    result = results.make_result("plain", rows, title="t", seed=np.int32(7))
     text = results.save(result).read_text()
     assert json.loads(text)["rows"] == [
         {"arm": "a", "n": 3, "x": 0.333333, "bad": None, "y": [1, 2]}
@@ -321,7 +321,7 @@ def test_environment_tells_on_nobody(elsewhere):
     secret = "Pa55-w0rd-never-shown"
     with server(password=secret) as locked, locked.client() as client:
         measured = bench.compare({"PING": client.ping}, client=client)
-        result = results.of("locked", measured, title="t", client=client)
+        result = results.make_result("locked", measured, title="t", client=client)
         directory = str(locked.directory)
     text = results.save(result).read_text()
     assert secret not in text and directory not in text
@@ -376,12 +376,12 @@ def test_the_same_thing_measured_twice_is_not_said_to_differ(runs):
     """Blocks of one run would say so of most pairs: see the next test."""
     machine = Machine(seed=runs)
     pairs = [
-        results.compare(machine.result(runs, **SAME), machine.result(runs, **SAME))
+        results.compare_results(machine.result(runs, **SAME), machine.result(runs, **SAME))
         for _ in range(40)
     ]
     assert share_that_differs(pairs) <= 0.05
     alone = [
-        results.compare(machine.result(runs, a=1.0), machine.result(runs, a=1.0))
+        results.compare_results(machine.result(runs, a=1.0), machine.result(runs, a=1.0))
         for _ in range(300)
     ]
     assert share_that_differs(alone) <= 0.08, "one row: no correction makes up for a wrong interval"
@@ -416,18 +416,18 @@ def test_the_calibration_script_finds_a_verdict_that_is_too_sure(monkeypatch):
 def test_a_real_difference_is_found():
     machine = Machine(seed=4)
     faster = {**SAME, "arm 3": 50.0}
-    frame = results.compare(machine.result(8, **SAME), machine.result(8, **faster))
+    frame = results.compare_results(machine.result(8, **SAME), machine.result(8, **faster))
     told = frame.set_index("what")["says"]
     assert told["arm 3"].endswith("× faster")
     assert share_that_differs([frame]) == 0.1, "and no other"
-    slower = results.compare(machine.result(8, **faster), machine.result(8, **SAME))
+    slower = results.compare_results(machine.result(8, **faster), machine.result(8, **SAME))
     assert slower.set_index("what")["says"]["arm 3"].endswith("× the time")
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 1), (1, 9), (9, 1), (4, 9)])
 def test_too_few_runs_cannot_tell(first, second):
     machine = Machine(seed=0)
-    frame = results.compare(machine.result(first, a=10.0), machine.result(second, a=90.0))
+    frame = results.compare_results(machine.result(first, a=10.0), machine.result(second, a=90.0))
     few = min(first, second)
     (row,) = frame.to_dict("records")
     assert row["says"] == ("one run cannot tell" if few == 1 else f"{few} runs cannot tell")
@@ -439,7 +439,7 @@ def test_a_result_laid_beside_itself_shows_no_difference():
         Machine(seed=3, between=0.02).result(5, a=5.0),
         merged([small_run(n) for n in range(5)]),
     ):
-        assert results.compare(result, result).loc[0, "says"] == "no difference seen"
+        assert results.compare_results(result, result).loc[0, "says"] == "no difference seen"
 
 
 def small_run(n: int) -> Result:
@@ -455,7 +455,10 @@ def test_longer_tables_need_larger_differences():
     long = [machine.result(6, a=1.0, **{f"b{n}": 1.0 for n in range(19)}) for _ in "ab"]
     short = [Result("e", "t", [], runs=[Run(run.rows[:1]) for run in one.runs]) for one in long]
     few, many = (
-        [float(n) for n in re.findall(r"\d+\.\d+", results.compare(*pair).loc[0, "interval"])]
+        [
+            float(n)
+            for n in re.findall(r"\d+\.\d+", results.compare_results(*pair).loc[0, "interval"])
+        ]
         for pair in (short, long)
     )
     assert many[0] < 0.95 * few[0] and few[1] < 0.95 * many[1]
@@ -556,7 +559,8 @@ def test_the_environment_is_what_the_runs_have_in_common():
 
 def test_histograms_of_runs_add_up():
     runs = [
-        results.of("e", bench.compare({"a": spin(200)}, floor=False), title="t") for _ in range(2)
+        results.make_result("e", bench.compare({"a": spin(200)}, floor=False), title="t")
+        for _ in range(2)
     ]
     counts = [
         HdrHistogram.decode(base64.b64decode(result.histograms["a"])).get_total_count()
@@ -643,7 +647,7 @@ def test_rows_are_matched_by_what_was_varied():
 
     old = Result("e", "t", [row("a", 1, 10), row("a", 9, 100), row("gone", 1, 5)])
     new = Result("e", "t", [row("a", 9, 200), row("a", 1, 10), row("new", 1, 5)])
-    frame = results.compare(old, new).set_index("what")
+    frame = results.compare_results(old, new).set_index("what")
     assert list(frame.index) == ["a, depth 9", "a, depth 1"]
     assert frame.loc["a, depth 9", "ratio"] == 2
     assert frame.loc["a, depth 1", "ratio"] == 1
@@ -661,4 +665,4 @@ def test_rows_are_matched_by_what_was_varied():
 )
 def test_nothing_in_common_is_an_error(old, new):
     with pytest.raises(LabError, match="in common"):
-        results.compare(old, new)
+        results.compare_results(old, new)

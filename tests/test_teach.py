@@ -10,7 +10,7 @@ from IPython.display import Image, Markdown
 from processes import run
 
 from redis_lab import claims, figures, lessons, results, teach
-from redis_lab.errors import LabError, wrapped
+from redis_lab.errors import LabError, wrap_lines
 from redis_lab.measure.results import Result
 
 
@@ -122,11 +122,11 @@ def test_ipython_shows_a_failure_as_its_sentence():
 
 @pytest.fixture
 def announced(r, monkeypatch):
-    monkeypatch.setattr(teach, "announced", lambda: r)
+    monkeypatch.setattr(teach, "announced_client", lambda: r)
 
 
 def test_a_check_needs_a_client(monkeypatch):
-    monkeypatch.setattr(teach, "announced", lambda: None)
+    monkeypatch.setattr(teach, "announced_client", lambda: None)
     with pytest.raises(LabError, match=r"lab\.connect\(\)"):
         teach.check("start_here.on_average", lambda query, get: get + 0.1 * query)
 
@@ -193,7 +193,7 @@ def test_an_answer_that_raises_is_told_what_it_raised(announced, capsys):
     line = on_average.__code__.co_firstlineno + 1
     assert (
         capsys.readouterr().out
-        == wrapped(
+        == wrap_lines(
             f"✗ not yet: your code raised ZeroDivisionError in line {line}: division by zero"
         )
         + "\n"

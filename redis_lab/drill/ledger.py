@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Ledger", "Refused"]
+__all__ = ["Ledger", "StaleFence"]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS version
@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS note (topic TEXT, what TEXT, who TEXT);
 """
 
 
-class Refused(Exception):
+class StaleFence(Exception):
     """The store has seen a greater fence."""
 
 
@@ -85,13 +85,13 @@ class Ledger:
     # ------------------------------------------------------------ a number, for locks
 
     def read(self, name: str, fence: int | None) -> int:
-        """The number. Raises: Refused if a greater fence was shown before."""
+        """The number. Raises: StaleFence if a greater fence was shown before."""
         self._show(name, fence)
         found = self.ask("SELECT MAX(is_now) FROM written WHERE name = ?", name)
         return int(found[0][0] or 0)
 
     def write(self, name: str, was: int, fence: int | None, who: str) -> None:
-        """One more than it was at the reading. Raises: Refused."""
+        """One more than it was at the reading. Raises: StaleFence."""
         self._show(
             name, fence, ("INSERT INTO written VALUES (?, ?, ?, ?)", (name, was, was + 1, who))
         )
@@ -107,7 +107,7 @@ class Ledger:
                 found = self._database.execute("SELECT fence FROM fence WHERE name = ?", (name,))
                 row = found.fetchone()
                 if row and row[0] > fence:
-                    raise Refused(f"the store has seen fence {row[0]}, and this is {fence}")
+                    raise StaleFence(f"the store has seen fence {row[0]}, and this is {fence}")
                 self._database.execute("INSERT OR REPLACE INTO fence VALUES (?, ?)", (name, fence))
                 for sql, values in then:
                     self._database.execute(sql, values)

@@ -13,7 +13,7 @@ from typing import Any
 import redis
 
 from ..errors import LabError
-from ..servers.nodes import first
+from ..servers.nodes import first_primary
 from .validity import InvalidRun
 
 BASELINE = "PING, bare socket"
@@ -21,7 +21,7 @@ BASELINE = "PING, bare socket"
 
 def get_endpoint(client: redis.Redis | redis.RedisCluster) -> dict[str, Any]:
     """The pool's host, port, path, username and password."""
-    kwargs = first(client).connection_pool.connection_kwargs
+    kwargs = first_primary(client).connection_pool.connection_kwargs
     return kwargs if kwargs.get("path") else {"host": "localhost", "port": 6379, **kwargs}
 
 
@@ -29,7 +29,7 @@ def get_endpoint(client: redis.Redis | redis.RedisCluster) -> dict[str, Any]:
 def bare_ping(client: redis.Redis | redis.RedisCluster) -> Iterator[Callable[[], object] | None]:
     """A callable that sends PING and reads the reply on a bare socket; None over TLS."""
     where = get_endpoint(client)
-    if issubclass(first(client).connection_pool.connection_class, redis.SSLConnection):
+    if issubclass(first_primary(client).connection_pool.connection_class, redis.SSLConnection):
         yield None
         return
     if where.get("path"):
@@ -73,7 +73,7 @@ def redis_benchmark(
     """
     binary = shutil.which("redis-benchmark") or shutil.which("valkey-benchmark")
     where = get_endpoint(client)
-    tls = issubclass(first(client).connection_pool.connection_class, redis.SSLConnection)
+    tls = issubclass(first_primary(client).connection_pool.connection_class, redis.SSLConnection)
     if binary is None or tls or where.get("password"):
         return None
     to = ["-s", where["path"]] if where.get("path") else ["-h", where["host"], "-p", where["port"]]

@@ -39,7 +39,7 @@ from .counts import read_counts, subtract_counts
 from .effort import EFFORTS, Effort, effort, effort_name
 from .event_loop import run_async
 from .memory import footprint, growth, peak_resident_bytes
-from .progress import shown
+from .progress import show_progress
 from .stats import block_interval, judge_ratio
 from .validity import InvalidRun, TooBusy, retry_while_busy
 
@@ -225,7 +225,7 @@ def run_blocks(
     walls: list[list[int]] = [[] for _ in runs]
     blocks = len(samples[0])
     with quiet_collector():
-        for block in shown(range(blocks), label):
+        for block in show_progress(range(blocks), label):
             for index in random.permutation(len(runs)):
                 each, taken = runs[index], [0] * samples[index].shape[1]
                 each.prepare(len(taken))

@@ -168,9 +168,9 @@ class Comparison:
         """
         path, title = Path(path), title or Path(path).stem
         try:
-            result = results.of(path.stem, self, title=title, client=self.client)
+            result = results.make_result(path.stem, self, title=title, client=self.client)
         except redis.RedisError:  # that server is gone
-            result = results.of(path.stem, self, title=title)
+            result = results.make_result(path.stem, self, title=title)
         return results.write(result, path)
 
     def plot(self, path: Path | str | None = None) -> Figure:

@@ -21,7 +21,7 @@ import redis
 from .. import internals
 from ..errors import LabError
 from ..servers.native import NativeServer
-from ..servers.nodes import first
+from ..servers.nodes import first_primary
 from .effort import effort_name
 
 SERVER_CORES = "REDIS_LAB_SERVER_CORES"  # where servers are pinned, "1" or "2,3": see _keeper.py
@@ -88,7 +88,7 @@ def describe_environment(client: redis.Redis | None = None, **more: object) -> d
 
 def describe_server(client: redis.Redis) -> dict[str, object]:
     """What the numbers depend on at the other end: server, configuration, placement, transport."""
-    client = first(client)
+    client = first_primary(client)
     info = client.info("server")
     pool = client.connection_pool
     connection = pool.get_connection()

@@ -35,10 +35,10 @@ from ..child import Child
 from ..claims import NOT_MEASURED
 from ..errors import LabError
 from ..servers.guest import guard
-from ..servers.nodes import first
+from ..servers.nodes import first_primary
 from . import _generator
 from .baseline import get_endpoint
-from .progress import shown
+from .progress import show_progress
 from .server_latency import read_server_latency
 from .stats import make_histogram, percentile
 from .validity import InvalidRun, TooBusy, retry_while_busy
@@ -170,7 +170,7 @@ class Load:
 
     @property
     def rows(self) -> list[dict[str, object]]:
-        """A row for each clock, for `results.of`."""
+        """A row for each clock, for `results.make_result`."""
         return [self.row(clock) for clock in CLOCKS]
 
     def histograms(self) -> dict[str, HdrHistogram]:
@@ -268,7 +268,7 @@ def open_loop(
     due = np.concatenate([before[before < warm_ns], counted + warm_ns])
     base = settings_for(client, command) | {"mode": "open", "patience_ns": int(TIMEOUT_S * 1e9)}
     jobs = [
-        {**base, "connections": share, "due": text(due[k :: len(shares)].tobytes())}
+        {**base, "connections": share, "due": to_base64(due[k :: len(shares)].tobytes())}
         for k, share in enumerate(shares)
         if len(due[k :: len(shares)])  # none if there are fewer requests than processes
     ]
@@ -280,7 +280,7 @@ def _run_open_loop(
     jobs: list[dict], requests: int, seconds: float, warm_ns: int, label: str
 ) -> Load:
     """One try of `open_loop`."""
-    heads, columns = run(jobs, seconds + warm_ns / 1e9, label)
+    heads, columns = _run_generators(jobs, seconds + warm_ns / 1e9, label)
     order = np.argsort(np.concatenate([each[0] for each in columns]), kind="stable")
     due, sent, done, flags = (
         np.concatenate([each[k] for each in columns])[order] for k in range(4)
@@ -368,7 +368,7 @@ def saturate(
     }
     jobs = [{**base, "connections": share} for share in _split_connections(connections, processes)]
     before = server_cpu_s(client), time.perf_counter()
-    heads, _ = run(jobs, seconds + warm_s, label)
+    heads, _ = _run_generators(jobs, seconds + warm_s, label)
     used, wall = server_cpu_s(client) - before[0], time.perf_counter() - before[1]
     if errors := sum(head["errors"] for head in heads):
         raise InvalidRun(f"{errors} batches of replies began with an error.")
@@ -388,7 +388,7 @@ def _split_connections(connections: int, processes: int) -> list[int]:
     return [len(range(k, connections, processes)) for k in range(processes)]
 
 
-def text(data: bytes) -> str:
+def to_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
@@ -398,7 +398,7 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
         raise LabError('Which command? open_loop(r, "GET", "key", …)')
     if isinstance(client, redis.RedisCluster):
         raise LabError("Load goes to one server; give a client of one node of the cluster.")
-    if issubclass(first(client).connection_pool.connection_class, redis.SSLConnection):
+    if issubclass(first_primary(client).connection_pool.connection_class, redis.SSLConnection):
         raise LabError("The load generator speaks no TLS.")
     guard(client, tuple(command))
     where, greeting = get_endpoint(client), []
@@ -410,8 +410,8 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
         "host": where.get("host"),
         "port": where.get("port"),
         "path": where.get("path"),
-        "greeting": [text(internals.pack_command(*line)) for line in greeting],
-        "request": text(internals.pack_command(*command)),
+        "greeting": [to_base64(internals.pack_command(*line)) for line in greeting],
+        "request": to_base64(internals.pack_command(*command)),
     }
     lengths, sample = set(), b""
     try:
@@ -449,7 +449,9 @@ def server_cpu_s(client: redis.Redis) -> float:
     return sum(info.get(f"used_cpu_{kind}_main_thread", info[f"used_cpu_{kind}"]) for kind in kinds)
 
 
-def run(jobs: list[dict], seconds: float, label: str) -> tuple[list[dict], list[list[np.ndarray]]]:
+def _run_generators(
+    jobs: list[dict], seconds: float, label: str
+) -> tuple[list[dict], list[list[np.ndarray]]]:
     """Run the generators together; their reports and samples."""
     generators: list[Child] = []
     try:
@@ -460,7 +462,7 @@ def run(jobs: list[dict], seconds: float, label: str) -> tuple[list[dict], list[
         start = time.monotonic_ns() + 50_000_000
         for each in generators:
             each.tell(str(start))
-        for _ in shown(range(int(seconds * 10)), label, after_s=2.0):
+        for _ in show_progress(range(int(seconds * 10)), label, after_s=2.0):
             time.sleep(0.1)
         heads, columns = [], []
         for each in generators:

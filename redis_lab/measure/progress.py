@@ -13,7 +13,7 @@ EVERY_S = 0.5  # between two updates, so that showing does not disturb what is m
 Item = TypeVar("Item")
 
 
-def shown(items: Sequence[Item], label: str, after_s: float = 1.0) -> Iterator[Item]:
+def show_progress(items: Sequence[Item], label: str, after_s: float = 1.0) -> Iterator[Item]:
     """The items one by one; meanwhile a line says how many are done and how long the rest takes.
 
     The line appears after `after_s` seconds. In a notebook it is a display of its own, which is
@@ -21,7 +21,7 @@ def shown(items: Sequence[Item], label: str, after_s: float = 1.0) -> Iterator[I
     error. Nothing is shown where the lab itself runs a notebook, whose outputs are kept.
     """
     shell = logbook.shell()
-    if claims.strict():
+    if claims.is_strict():
         yield from items
     elif getattr(shell, "kernel", None) is not None:
         yield from in_a_notebook(items, label, after_s)
@@ -41,7 +41,7 @@ def in_a_notebook(items: Sequence[Item], label: str, after_s: float) -> Iterator
         for done, item in enumerate(items):
             now = time.monotonic()
             if done and now >= due:
-                text = words(label, done, len(items), now - began)
+                text = describe_progress(label, done, len(items), now - began)
                 data = {"text/plain": text, "text/html": f"<small>{html.escape(text)}</small>"}
                 (line.update if displayed else line.display)(data, raw=True)
                 displayed, due = True, now + EVERY_S
@@ -51,7 +51,7 @@ def in_a_notebook(items: Sequence[Item], label: str, after_s: float) -> Iterator
             line.update({}, raw=True)  # nothing to show, and so no space that it takes
 
 
-def words(label: str, done: int, of: int, took_s: float) -> str:
+def describe_progress(label: str, done: int, of: int, took_s: float) -> str:
     """Such as "GET: 40 %, about 7 s left"."""
     left_s = took_s / done * (of - done)
     left = f"{left_s:.0f} s" if left_s < 90 else f"{left_s / 60:.0f} min"

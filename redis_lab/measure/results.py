@@ -20,13 +20,13 @@ import pandas as pd
 import redis
 from hdrh.histogram import HdrHistogram
 
-from ..errors import LabError
+from ..errors import LabError, explain_rename
 from ..files import data_folder, write_whole
 from .effort import effort_name
 from .environment import cpu_model, describe_environment, describe_server, get_affinity
 from .runs import (
     Run,
-    align,
+    align_rows,
     check_mergeable,
     in_blocks,
     key_of,
@@ -40,14 +40,14 @@ from .stats import FEWEST_RUNS, judge_ratio, ratio_over_runs
 __all__ = [
     "Result",
     "Run",
-    "compare",
+    "compare_results",
     "cpu_model",
     "describe_environment",
     "describe_server",
     "get_affinity",
     "load",
+    "make_result",
     "merge",
-    "of",
     "results_folder",
     "save",
     "write",
@@ -56,6 +56,10 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def __getattr__(name: str) -> object:
+    raise explain_rename("results", name, {"compare": "compare_results", "of": "make_result"})
 
 
 FORMAT = 1  # of a file with one run, which earlier versions of the lab read
@@ -107,7 +111,7 @@ def _of_runs(experiment: str, title: str, runs: list[Run], notes: list[str]) -> 
     if len(runs) == 1:
         one = runs[0]
         return Result(experiment, title, one.rows, one.environment, notes, one.histograms, runs)
-    matched = align(runs)
+    matched = align_rows(runs)
     environment = summarize_environments(runs)
     if matched is None:  # such as a timeline: no two runs have the same events
         rows, environment["shown"] = runs[0].rows, "first run"
@@ -160,7 +164,7 @@ class Measured(Protocol):
     def facts(self) -> dict[str, object]: ...
 
 
-def of(
+def make_result(
     experiment: str,
     measured: Measured | Sequence[Mapping],
     *,
@@ -273,7 +277,7 @@ def _checked_run(run: Run) -> Run:
     return run
 
 
-def compare(old: Result, new: Result) -> pd.DataFrame:
+def compare_results(old: Result, new: Result) -> pd.DataFrame:
     """Two results compared: medians, their ratio, and the verdict that their runs allow.
 
     Each run counts as one number for each row: the median of its blocks' medians. The verdict
@@ -314,7 +318,7 @@ def compare(old: Result, new: Result) -> pd.DataFrame:
 
 
 def describe_comparison(old: Result, new: Result, frame: pd.DataFrame) -> str:
-    """What the intervals and verdicts of `compare` are, in a sentence."""
+    """What the intervals and verdicts of `compare_results` are, in a sentence."""
     if min(len(old.runs), len(new.runs)) < FEWEST_RUNS:
         return (
             f"What varies most is the run, so a verdict needs {FEWEST_RUNS} runs on each side: "

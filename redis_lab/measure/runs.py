@@ -74,7 +74,7 @@ def median_of(row: Mapping) -> float:
     return float(np.median(row["block_medians_us"]))
 
 
-def bounds(column: str) -> tuple[str, str]:
+def interval_columns(column: str) -> tuple[str, str]:
     """The columns that hold the interval of a column: p50_us has p50_low_us and p50_high_us."""
     stem, _, unit = column.rpartition("_")
     return f"{stem}_low_{unit}", f"{stem}_high_{unit}"
@@ -129,7 +129,7 @@ def summarize_histograms(runs: Sequence[Run]) -> dict[str, str]:
     return {name: base64.b64encode(sums[name].encode()).decode() for name in sums}
 
 
-def align(runs: Sequence[Run]) -> list[tuple[dict, ...]] | None:
+def align_rows(runs: Sequence[Run]) -> list[tuple[dict, ...]] | None:
     """The rows that measure the same thing, one of each run; None where they cannot be matched.
 
     Rows match by position where all their words agree. Otherwise, where they were sorted by time
@@ -166,7 +166,9 @@ def summarize_row(group: Sequence[Mapping]) -> dict[str, Any]:
     """One row of several runs: each number their mean, with an interval over the runs beside it."""
     found: dict[str, Any] = {}
     names = list(group[0])
-    ends = {end for name in names for end in (*bounds(name), f"{name}_low", f"{name}_high")}
+    ends = {
+        end for name in names for end in (*interval_columns(name), f"{name}_low", f"{name}_high")
+    }
     for name in names:
         values: list[Any] = [row.get(name) for row in group]
         if isinstance(values[0], list) or (name in ends and name in found):
@@ -175,7 +177,7 @@ def summarize_row(group: Sequence[Mapping]) -> dict[str, Any]:
             same = all(value == values[0] for value in values)
             found[name] = values[0] if same else None
             continue
-        low_name, high_name = bounds(name)
+        low_name, high_name = interval_columns(name)
         if f"{name}_low" in names:
             low_name, high_name = f"{name}_low", f"{name}_high"
         if name in ends or all(value == values[0] for value in values):

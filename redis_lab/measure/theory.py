@@ -33,18 +33,18 @@ from collections.abc import Callable
 import numpy as np
 from scipy import optimize
 
-from ..errors import LabError
+from ..errors import LabError, explain_rename
 
 __all__ = [
+    "asked_within",
     "batch",
     "characteristic_time",
-    "kept",
     "lfu",
     "lru",
     "md1",
     "mg1",
     "random",
-    "recently",
+    "share_present",
     "ttl",
 ]
 
@@ -53,12 +53,16 @@ def __dir__() -> list[str]:
     return __all__
 
 
-def recently(p: np.ndarray, time: float) -> np.ndarray:
+def __getattr__(name: str) -> object:
+    raise explain_rename("theory", name, {"kept": "share_present", "recently": "asked_within"})
+
+
+def asked_within(p: np.ndarray, time: float) -> np.ndarray:
     """For each key, the probability that it was asked for within the last `time` requests."""
     return -np.expm1(-np.asarray(p, dtype=float) * time)
 
 
-def kept(p: np.ndarray, time: float) -> np.ndarray:
+def share_present(p: np.ndarray, time: float) -> np.ndarray:
     """For each key, the share of time it is present if each stay lasts `time` requests on average.
 
     A stay begins with a miss and does not grow longer by hits: FIFO, random eviction, and a time
@@ -78,7 +82,7 @@ def _check(p: np.ndarray, size: float) -> np.ndarray:
 
 
 def characteristic_time(
-    p: np.ndarray, size: float, present: Callable[[np.ndarray, float], np.ndarray] = recently
+    p: np.ndarray, size: float, present: Callable[[np.ndarray, float], np.ndarray] = asked_within
 ) -> float:
     """Che's T, in requests: how long a key stays that nobody asks for.
 
@@ -95,7 +99,7 @@ def characteristic_time(
     return optimize.brentq(lambda time: present(p, time).sum() - size, 0, longest, rtol=1e-12)
 
 
-def by_stay(p: np.ndarray, size: float, present: Callable) -> float:
+def _hit_ratio(p: np.ndarray, size: float, present: Callable) -> float:
     p = _check(p, size)
     if size == len(p):
         return 1.0
@@ -107,7 +111,7 @@ def lru(p: np.ndarray, size: float) -> float:
 
     A request hits if its key was asked for within T: Σ p (1 − e^(−pT)).
     """
-    return by_stay(p, size, recently)
+    return _hit_ratio(p, size, asked_within)
 
 
 def random(p: np.ndarray, size: float) -> float:
@@ -115,7 +119,7 @@ def random(p: np.ndarray, size: float) -> float:
 
     Σ p · pT / (1 + pT): each stay lasts T on average, however often its key is asked for.
     """
-    return by_stay(p, size, kept)
+    return _hit_ratio(p, size, share_present)
 
 
 def lfu(p: np.ndarray, size: int) -> float:
@@ -136,7 +140,7 @@ def ttl(p: np.ndarray, per_second: float, ttl_s: float, *, refreshed: bool = Fal
     p = _check(p, 0)
     if per_second < 0 or ttl_s < 0:
         raise LabError("Neither the rate nor the time to live can be negative.")
-    return float(p @ (recently if refreshed else kept)(p, per_second * ttl_s))
+    return float(p @ (asked_within if refreshed else share_present)(p, per_second * ttl_s))
 
 
 # ---------------------------------------------------------------- queues

@@ -142,7 +142,7 @@ class Backend:
             (table,) = await self.ask([[b"COMMAND"]])
             if isinstance(table, Exception):
                 return protocol.Refused(f"NOPERM no command is known to only read: {table}")
-            self.reading = protocol.reading(table)
+            self.reading = protocol.read_only_commands(table)
         if {command[0].upper(), b"|".join(command[:2]).upper()} & self.reading:
             return None
         name = command[0].upper().decode()

@@ -191,7 +191,7 @@ def to_resp2(value: object) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(value), value)
 
 
-def reading(table: list) -> set[bytes]:
+def read_only_commands(table: list) -> set[bytes]:
     """The names of the commands that only read, and of subcommands as "OBJECT|ENCODING".
 
     `table` is the reply to COMMAND.
@@ -199,7 +199,7 @@ def reading(table: list) -> set[bytes]:
     found = set(HARMLESS)
     for name, _, flags, _, _, _, categories, *more in table:
         subcommands = more[2] if len(more) > 2 else []
-        found |= reading(subcommands) - HARMLESS
+        found |= read_only_commands(subcommands) - HARMLESS
         if b"readonly" in flags and not {b"@dangerous", b"@scripting"} & {*categories}:
             found.add(name.upper())
     return found - TOO_POWERFUL

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .base import Server, redact
 from .choose import (
     KINDS,
-    announced,
+    announced_client,
     choose_kind,
     clean_up,
     connect,
@@ -15,7 +15,7 @@ from .choose import (
     server_behind,
 )
 from .guest import guard, guest_of
-from .nodes import first, primaries
+from .nodes import first_primary, primaries
 from .topology import Cluster, Replicated, cluster, replicated
 
 __all__ = [
@@ -23,12 +23,12 @@ __all__ = [
     "Cluster",
     "Replicated",
     "Server",
-    "announced",
+    "announced_client",
     "choose_kind",
     "clean_up",
     "cluster",
     "connect",
-    "first",
+    "first_primary",
     "guard",
     "guest_of",
     "has",

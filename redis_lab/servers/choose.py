@@ -17,7 +17,7 @@ from .base import Kind, Server
 from .docker import Docker
 from .guest import guest_of
 from .native import Embedded, OnPath, Redis8
-from .nodes import first
+from .nodes import first_primary
 from .user import Url
 
 KINDS: tuple[Kind, ...] = (Url(), OnPath(), Redis8(), Embedded(), Docker())  # by preference
@@ -159,7 +159,7 @@ def connect(
     return client
 
 
-def running() -> Server | None:
+def running_server() -> Server | None:
     """The server behind `connect()`, if there is one yet; of a cluster, the node in REDIS_URL."""
     found = _default or _single
     return found[0] if found else None
@@ -175,7 +175,7 @@ def server_behind(client: redis.Redis) -> Server | None:
     return None
 
 
-def announced() -> redis.Redis | None:
+def announced_client() -> redis.Redis | None:
     """The client that `connect()` announced last, for `check` and `%%redis` only."""
     return _announced
 
@@ -188,7 +188,7 @@ def has(command: str, client: redis.Redis | redis.RedisCluster | None = None) ->
 
     Raises: redis.NoPermissionError where this user may not run COMMAND.
     """
-    one = first(client or _announced or connect(quiet=True))
+    one = first_primary(client or _announced or connect(quiet=True))
     # As one word, because redis-py's parser of COMMAND INFO fails at the nil of an unknown command.
     [found] = one.execute_command("COMMAND INFO", "|".join(command.split()))
     return bool(found)

@@ -21,7 +21,7 @@ import redis
 
 from ..errors import LabError
 from .journal import Journal, left_behind
-from .nodes import first, primaries
+from .nodes import first_primary, primaries
 
 REFUSED = {
     *((name,) for name in ("FLUSHALL", "FLUSHDB", "SHUTDOWN", "DEBUG", "SWAPDB", "MOVE")),
@@ -232,7 +232,7 @@ class Guest:
 
 def guest_of(client: redis.Redis | redis.RedisCluster) -> Guest | None:
     """The guest that a restricted client's connections ask; None for any other client."""
-    return getattr(first(client).connection_pool, "guest", None)
+    return getattr(first_primary(client).connection_pool, "guest", None)
 
 
 def restrict_cluster(client: redis.RedisCluster, guest: Guest) -> redis.RedisCluster:

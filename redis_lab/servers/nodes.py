@@ -12,6 +12,6 @@ def primaries(client: redis.Redis | redis.RedisCluster) -> list[redis.Redis]:
     return [client]
 
 
-def first(client: redis.Redis | redis.RedisCluster) -> redis.Redis:
+def first_primary(client: redis.Redis | redis.RedisCluster) -> redis.Redis:
     """A client of the one server, or of one of the primaries: for what all have in common."""
     return primaries(client)[0]

@@ -30,7 +30,7 @@ BRIDGE = Path("/sys/class/net/docker0")
 CONNECT = """
 import os, signal, sys, time
 from redis_lab.errors import LabError
-from redis_lab.servers.choose import connect, running, server
+from redis_lab.servers.choose import connect, running_server, server
 try:
     r = connect()
 except LabError as error:
@@ -174,7 +174,7 @@ def owner(engine, body: str):
 def test_connect_and_what_is_published(engine):
     body = """
     r.set("a", "1")
-    print(r.get("a"), running().port, flush=True)
+    print(r.get("a"), running_server().port, flush=True)
     sys.stdin.readline()
     """
     with owner(engine, body) as process:

@@ -571,17 +571,17 @@ def test_has_for_a_user_with_limited_rights(lab):
 def test_connect_notices_that_its_server_has_ended(kind, quiet):
     body = f"""
     import redis_lab as lab
-    from redis_lab.servers.choose import announced, running
+    from redis_lab.servers.choose import announced_client, running_server
     r = lab.connect()
-    first = running()
+    first = running_server()
     r.set("a", 1)
     with first.stalled():
-        assert running() is first and lab.connect(quiet=True) and running() is first
+        assert running_server() is first and lab.connect(quiet=True) and running_server() is first
     first.kill()
     r = lab.connect(quiet={quiet})
-    assert running() is not first and not first.directory.exists()
-    print(r.set("b", 1), r.keys(), announced().keys())
-    assert lab.connect() and running() is running()
+    assert running_server() is not first and not first.directory.exists()
+    print(r.set("b", 1), r.keys(), announced_client().keys())
+    assert lab.connect() and running_server() is running_server()
     """
     done = run(body, REDIS_LAB_SERVER=kind)
     assert done.stderr == ""

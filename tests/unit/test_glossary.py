@@ -9,7 +9,7 @@ import nbformat
 
 from redis_lab import notebooks
 
-PAGE = notebooks.folder() / "glossary.md"
+PAGE = notebooks.notebooks_folder() / "glossary.md"
 LINK = re.compile(r"\]\((?:\.\./)?glossary\.md#([^)\s]*)\)")
 
 

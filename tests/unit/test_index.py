@@ -12,7 +12,7 @@ import pytest
 from redis_lab import lessons as modules
 from redis_lab.errors import LabError
 from redis_lab.index import write_index
-from redis_lab.toc import folder, read_toc
+from redis_lab.toc import notebooks_folder, read_toc
 
 FIRST, SECOND = "structures/sets", "structures/sorted_sets"
 
@@ -20,7 +20,7 @@ FIRST, SECOND = "structures/sets", "structures/sorted_sets"
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what carries the order; returns its notebooks' folder."""
-    top = folder().parent
+    top = notebooks_folder().parent
     shutil.copytree(top / "notebooks", tmp_path / "notebooks")
     for name in ("README.md", "docs"):
         if (top / name).is_dir():

@@ -75,7 +75,7 @@ def test_a_log_that_cannot_be_written_disturbs_nobody(log, notebook):
 
 
 def test_checks_and_predictions_are_noted(log, notebook, monkeypatch, capsys):
-    monkeypatch.setattr(teach, "announced", lambda: object())
+    monkeypatch.setattr(teach, "announced_client", lambda: object())
     name = "start_here.on_average"
     committed = next(
         "".join(cell["source"])

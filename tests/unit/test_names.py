@@ -17,8 +17,6 @@ PACKAGE = Path(__file__).parents[2] / "redis_lab"
 # Names that stand in several modules, and why that is right
 TWICE = {
     "LeaseLost": "lock and idempotency: the same meaning, and a pattern imports no other pattern",
-    "Refused": "by the store of a drill (a greater fence), and by the gateway (no such command)",
-    "compare": "bench.compare measures arms, results.compare takes two results of it",
 }
 
 # What a drill holds to a contract bears the name of what it stands for: drill.naive:Lock

@@ -11,7 +11,7 @@ import pytest
 
 from redis_lab import copies, notebooks
 
-ROOT = notebooks.folder()
+ROOT = notebooks.notebooks_folder()
 LESSONS = notebooks.find()
 KNOWN_TAGS = {"nbval-ignore-output", "exercise", "solution"}
 HALVES = "## Use it", "## Measure it and break it"

@@ -16,17 +16,17 @@ from IPython.utils.capture import capture_output
 from redis_lab.measure import progress
 progress.EVERY_S = 0
 with capture_output() as seen:
-    assert list(progress.shown(range(4), "GET <b>", after_s=0)) == [0, 1, 2, 3]
+    assert list(progress.show_progress(range(4), "GET <b>", after_s=0)) == [0, 1, 2, 3]
 for each in seen.outputs:
     print(each.data.get("text/html", "nothing"))
 """
 ENDS = """
-for k in progress.shown(range(4), "GET", after_s=0):
+for k in progress.show_progress(range(4), "GET", after_s=0):
     pass
 """
 INTERRUPTED = """
 try:
-    for k in progress.shown(range(4), "GET", after_s=0):
+    for k in progress.show_progress(range(4), "GET", after_s=0):
         if k == 2:
             raise KeyboardInterrupt
 except KeyboardInterrupt:
@@ -58,10 +58,10 @@ def test_in_a_notebook_the_line_is_gone_at_the_end(monkeypatch, strict):
 def test_in_a_terminal_it_is_a_bar_on_standard_error(capsys, monkeypatch):
     monkeypatch.delenv(claims.FILE, raising=False)
     monkeypatch.delenv(claims.STRICT, raising=False)
-    assert list(progress.shown(range(3), "GET", after_s=0)) == [0, 1, 2]
+    assert list(progress.show_progress(range(3), "GET", after_s=0)) == [0, 1, 2]
     assert capsys.readouterr().out == "" and sys.stderr
 
 
 @pytest.mark.parametrize(("took_s", "says"), [(6.0, "about 18 s left"), (60.0, "about 3 min left")])
 def test_the_rest_is_estimated_from_what_was_done(took_s, says):
-    assert progress.words("GET", 10, 40, took_s) == f"GET: 25 %, {says}"
+    assert progress.describe_progress("GET", 10, 40, took_s) == f"GET: 25 %, {says}"

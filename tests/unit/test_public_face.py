@@ -52,6 +52,21 @@ def test_what_is_not_there_is_an_attribute_error():
         redis_lab.bemch  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        (redis_lab.results, "of", "make_result"),
+        (redis_lab.results, "compare", "compare_results"),
+        (redis_lab.theory, "kept", "share_present"),
+        (redis_lab.theory, "recently", "asked_within"),
+    ],
+)
+def test_an_old_name_leads_to_the_new_one(module, old, new):
+    with pytest.raises(AttributeError, match=rf"\.{old} is called \w+\.{new} now"):
+        getattr(module, old)
+    assert new in module.__all__ and callable(getattr(module, new))
+
+
 @pytest.mark.parametrize("jedi", [True, False])
 def test_tab_in_ipython_offers_what_is_public(jedi):
     """By static analysis (jedi, the default) and by looking at the objects."""

@@ -40,9 +40,9 @@ def test_two_keys_and_room_for_one():
 def test_characteristic_time():
     p = Zipf(1000, 0.9).probabilities
     time = theory.characteristic_time(p, 100)
-    assert theory.recently(p, time).sum() == pytest.approx(100)
-    kept = theory.characteristic_time(p, 100, theory.kept)
-    assert theory.kept(p, kept).sum() == pytest.approx(100)
+    assert theory.asked_within(p, time).sum() == pytest.approx(100)
+    kept = theory.characteristic_time(p, 100, theory.share_present)
+    assert theory.share_present(p, kept).sum() == pytest.approx(100)
     assert theory.characteristic_time(p, 0) == 0
     assert theory.characteristic_time(p, 1000) == float("inf")
 

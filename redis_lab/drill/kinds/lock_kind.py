@@ -7,7 +7,7 @@ from typing import Any
 
 from ..hands import Finding, Hands, History, Play, Scenario
 from ..history import EVER, Mutex, Op, linearizable
-from ..ledger import Refused
+from ..ledger import StaleFence
 
 __all__ = ["LockPlay"]
 
@@ -36,7 +36,7 @@ def count(hands: Hands, lease: Any, name: str = "a") -> None:
             f"the store: {name} = {was + 1}",
             lambda: hands.ledger.write(name, was, fence, hands.who),
         )
-    except Refused:
+    except StaleFence:
         pass
 
 
