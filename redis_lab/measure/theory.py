@@ -1,4 +1,5 @@
-"""What hit ratio a cache should have, and how long requests wait for a server, by formula.
+"""What hit ratio a cache should have, how long requests wait for a server, and what a round trip,
+a cache or an early recomputation costs, by formula.
 
 Caches: `lru`, `random`, `lfu`, `ttl`. Requests are independent of each other (the independent
 reference model): the next one is for key k with probability `p[k]`, whatever came before. `size` is
@@ -24,6 +25,12 @@ the time; from ρ = 1 on the queue grows without end.
 - Leonard Kleinrock: Queueing Systems, volume 1 (1975), section 5.6: the derivation.
 - `batch` is derived in its docstring. Queues in which a server first closes the gate behind those
   who have come are *gated*: Hideaki Takagi, Queueing Analysis, volume 1 (1991).
+
+Round trips: `pipelined`, `cached` and `break_even`, from the lessons on pipelines and cache-aside.
+Early recomputation: `xfetch`, `xfetch_lead` and `xfetch_late`.
+
+- Andrea Vattani, Flavio Chierichetti, Keegan Lowenstein: Optimal probabilistic cache stampede
+  prevention. PVLDB 8 (2015) 886: the rule. What is expected of it is derived below.
 """
 
 from __future__ import annotations
@@ -31,21 +38,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import optimize
+from scipy import optimize, special
 
 from ..errors import LabError, explain_rename
 
 __all__ = [
     "asked_within",
     "batch",
+    "break_even",
+    "cached",
     "characteristic_time",
+    "knee",
     "lfu",
     "lru",
     "md1",
     "mg1",
+    "pipelined",
     "random",
     "share_present",
     "ttl",
+    "xfetch",
+    "xfetch_late",
+    "xfetch_lead",
 ]
 
 
@@ -201,3 +215,96 @@ def batch(rate_per_s: float, service_s: float, second_moment_s2: float | None = 
     if busy >= 1:
         return float("inf")
     return service_s + rate_per_s * second * (0.5 + busy) / (1 - busy**2)
+
+
+def knee(spread: float = 0) -> float:
+    """How busy a server is (0 to 1) when a request waits, on average, as long as it is served.
+
+    `spread` is the standard deviation of the service times divided by their mean. By `mg1`,
+    ρ (1 + spread²) / (2(1 − ρ)) = 1: two thirds for equal times, one half for exponential ones.
+    Raises: LabError for a negative spread.
+    """
+    if spread < 0:
+        raise LabError("A standard deviation cannot be negative.")
+    return 2 / (3 + spread**2)
+
+
+# ---------------------------------------------------------------- round trips
+
+
+def pipelined(depth: float, rtt_s: float, service_s: float) -> float:
+    """Seconds for each command in a pipeline of `depth`: RTT ÷ depth + service.
+
+    With `depth` 1 it is a loop of single commands. Raises: LabError for a depth below 1 or a
+    negative time.
+    """
+    if depth < 1 or rtt_s < 0 or service_s < 0:
+        raise LabError("A pipeline has at least one command, and no time is negative.")
+    return rtt_s / depth + service_s
+
+
+def cached(hit_ratio: float, query_s: float, hit_s: float, fill_s: float) -> float:
+    """Mean seconds for an answer through a cache: h · hit + (1 − h) · (hit + query + fill).
+
+    A miss looks first, which takes as long as a hit, then asks the database (`query_s`), then
+    stores the copy (`fill_s`). Raises: LabError for a ratio beyond 0 to 1 or a negative time.
+    """
+    if not 0 <= hit_ratio <= 1 or min(query_s, hit_s, fill_s) < 0:
+        raise LabError("A hit ratio is between 0 and 1, and no time is negative.")
+    return hit_s + (1 - hit_ratio) * (query_s + fill_s)
+
+
+def break_even(query_s: float, hit_s: float, fill_s: float) -> float:
+    """From which hit ratio on `cached` is faster than the query alone; infinite if it never is.
+
+    Raises: LabError for a negative time.
+    """
+    if min(query_s, hit_s, fill_s) < 0:
+        raise LabError("No time is negative.")
+    return (hit_s + fill_s) / (query_s + fill_s) if hit_s < query_s else float("inf")
+
+
+# ---------------------------------------------------------------- early recomputation
+
+
+def _check_xfetch(beta: float, reads_per_s: float = 1, took_s: float = 1) -> float:
+    """a = λβΔ: how many reads are expected to recompute before the end, if none replaces the value.
+
+    With t left a read recomputes with probability e^(−t/βΔ); λ times that, summed up over t, is a.
+    Raises: LabError for what is not positive.
+    """
+    if beta <= 0 or reads_per_s <= 0 or took_s <= 0:
+        raise LabError("β, the rate of reads and the time of a recomputation must be positive.")
+    return reads_per_s * beta * took_s
+
+
+def xfetch(beta: float) -> float:
+    """How many readers recompute a value each time it expires, with many readers: e^(1/β).
+
+    The first begins when the number expected to have begun, a e^(−t/βΔ), reaches an exponential
+    random number E of mean 1. It takes Δ, and meanwhile that number grows by the factor e^(1/β):
+    1 + E (e^(1/β) − 1). Raises: LabError for a β that is not positive.
+    """
+    _check_xfetch(beta)
+    return float(np.exp(1 / beta))
+
+
+def xfetch_lead(reads_per_s: float, took_s: float, beta: float) -> float:
+    """How long before the end the first reader begins to recompute, in seconds, on average.
+
+    It begins with more than t left with probability 1 − exp(−a e^(−t/βΔ)), a = λβΔ. Summed up over
+    t from 0 on: βΔ (ln a + γ + E₁(a)), with γ = 0.5772 and the exponential integral E₁, which is
+    nothing from a = 5 on. (Of the times at which nobody begins, 0 is counted.)
+    Raises: LabError for what is not positive.
+    """
+    a = _check_xfetch(beta, reads_per_s, took_s)
+    return float(beta * took_s * (np.log(a) + np.euler_gamma + special.exp1(a)))
+
+
+def xfetch_late(reads_per_s: float, took_s: float, beta: float) -> float:
+    """The share of expiries at which the new value is not there in time, from 0 to 1.
+
+    It is in time if some reader begins with more than Δ left: exp(−a e^(−1/β)), a = λβΔ.
+    Raises: LabError for what is not positive.
+    """
+    return float(np.exp(-_check_xfetch(beta, reads_per_s, took_s) * np.exp(-1 / beta)))

@@ -217,3 +217,75 @@ def test_moments_that_cannot_be_are_refused():
         assert queue(100, 0.001, 0.001**2) == queue(100, 0.001)
         with pytest.raises(LabError, match="square"):
             queue(100, 0.001, 0.0009**2)
+
+
+def test_the_knee_is_where_the_wait_is_as_long_as_the_service():
+    for spread in (0, 0.5, 1, 2):
+        response = theory.mg1(theory.knee(spread) / 0.002, 0.002, 0.002**2 * (1 + spread**2))
+        assert response == pytest.approx(2 * 0.002)
+    with pytest.raises(LabError):
+        theory.knee(-1)
+
+
+# ---------------------------------------------------------------- round trips
+
+
+def test_a_pipeline_pays_the_distance_once():
+    assert theory.pipelined(1, 0.002, 0.00001) == pytest.approx(0.00201)
+    assert theory.pipelined(200, 0.002, 0.00001) == pytest.approx(2 * 0.00001)  # at the bend
+    for wrong in ((0, 1, 1), (1, -1, 1), (1, 1, -1)):
+        with pytest.raises(LabError):
+            theory.pipelined(*wrong)
+
+
+def test_a_cache_is_added_up_request_by_request():
+    query, hit, fill = 0.005, 0.0005, 0.0006
+    one_by_one = [hit] * 9 + [hit + query + fill]
+    assert theory.cached(0.9, query, hit, fill) == pytest.approx(np.mean(one_by_one))
+    needed = theory.break_even(query, hit, fill)
+    assert theory.cached(needed, query, hit, fill) == pytest.approx(query)
+    assert theory.break_even(0.0004, hit, fill) == theory.break_even(hit, hit, fill) == float("inf")
+    for wrong in ((1.1, 1, 1, 1), (-0.1, 1, 1, 1), (0.5, -1, 1, 1)):
+        with pytest.raises(LabError):
+            theory.cached(*wrong)
+    with pytest.raises(LabError):
+        theory.break_even(1, -1, 1)
+
+
+# ---------------------------------------------------------------- early recomputation
+
+
+def expire(reads_per_s: float, took_s: float, beta: float, trials: int = 4000) -> np.ndarray:
+    """For each of many expiries: when the first reader begins (s before the end), and how many do.
+
+    What begins while another computes the value cannot know of it.
+    """
+    random = np.random.default_rng(17)
+    start = 12 * beta * took_s  # so early that nobody has begun
+    reads = int(1.5 * (start + 3 * took_s) * reads_per_s) + 30
+    left = start - np.cumsum(random.exponential(1 / reads_per_s, (trials, reads)), axis=1)
+    begins = -took_s * beta * np.log(1 - random.random((trials, reads))) >= left
+    first = left[np.arange(trials), begins.argmax(axis=1)]
+    meanwhile = (left <= first[:, None]) & (left > first[:, None] - took_s)
+    assert (left[:, -1] < first - took_s).all()
+    return np.array([first.clip(0), (begins & meanwhile).sum(axis=1)])
+
+
+@pytest.mark.parametrize("beta", [0.7, 1, 2])
+def test_xfetch_is_as_in_a_simulation(beta):
+    leads, begun = expire(400, 0.05, beta)
+    assert theory.xfetch_lead(400, 0.05, beta) == pytest.approx(leads.mean(), rel=0.05)
+    assert theory.xfetch(beta) == pytest.approx(begun.mean(), rel=0.08)
+
+
+def test_with_few_readers_xfetch_comes_too_late():
+    leads, _ = expire(40, 0.05, 1)  # two reads in the time of one recomputation
+    assert theory.xfetch_late(40, 0.05, 1) == pytest.approx((leads < 0.05).mean(), abs=0.05)
+    assert theory.xfetch_lead(40, 0.05, 1) == pytest.approx(leads.mean(), rel=0.1)
+    assert 0.3 < theory.xfetch_late(40, 0.05, 1) < 0.6
+    for wrong in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
+        for formula in (theory.xfetch_lead, theory.xfetch_late):
+            with pytest.raises(LabError):
+                formula(*wrong)
+    with pytest.raises(LabError):
+        theory.xfetch(0)
