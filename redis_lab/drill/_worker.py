@@ -53,7 +53,7 @@ def work(settings, target, play, name, seed):
     owner, folder = os.getppid(), Path(settings["folder"])
     options = {"socket_timeout": 0.5, "retry": Retry(ConstantBackoff(0.02), 3)}
     options |= {"decode_responses": True, **target.client_options}
-    client = connect(settings["place"], **options)
+    client = connect(**settings["place"], **options)
     log, luck = Log(folder, name), random.Random(seed)
     hands = Hands(name, target, client, Ledger(folder / "ledger"), luck, log)
     phase, clock = mapped(folder / "phase", 1), mapped(folder / f"{name}.clock", 8)

@@ -12,11 +12,13 @@ from random import Random
 from typing import Any, ClassVar
 
 import redis
+from redis.cluster import ClusterNode
 
 from ..distance import Relay
 from ..servers import Cluster, Server, cluster, replicated, server
 from ..servers.topology import is_linked, wait_until
 from .faults import HOST, Migration
+from .hands import REDIS_ERRORS
 
 __all__ = ["PLACES", "Place"]
 
@@ -51,7 +53,7 @@ class Place:
 
     def settings(self) -> dict[str, Any]:
         """What `connect` needs in another process."""
-        return {"port": self.relays[0].port}
+        return {"ports": [relay.port for relay in self.relays], "clustered": False}
 
     def client(self, **options: Any) -> Client:
         """A client that needs no relay."""
@@ -66,17 +68,18 @@ class Place:
         return f"{one.product} {one.version}"
 
 
-def connect(settings: dict[str, Any], **options: Any) -> Client:
+def connect(ports: list[int], clustered: bool, **options: Any) -> Client:
     """A client of a place, through its relays."""
-    if "relays" not in settings:
-        return redis.Redis(host=HOST, port=settings["port"], **options)
-    relays = {int(port): relay for port, relay in settings["relays"].items()}
-
-    def to_relay(address: tuple[str, int]) -> tuple[str, int]:
-        return HOST, relays.get(address[1], address[1])
-
-    first = next(iter(relays.values()))
-    return redis.RedisCluster(host=HOST, port=first, address_remap=to_relay, **options)
+    if not clustered:
+        return redis.Redis(host=HOST, port=ports[0], **options)
+    deadline = time.monotonic() + AGREE_S
+    while True:  # it asks a node at once, which may stand still just now
+        try:
+            nodes = [ClusterNode(HOST, port) for port in ports]
+            return redis.RedisCluster(startup_nodes=nodes, **options)
+        except REDIS_ERRORS:
+            if time.monotonic() > deadline:
+                raise
 
 
 def relay_to(one: Server) -> Relay:
@@ -165,29 +168,42 @@ class Failover(Place):
         return f"{super().__str__()}, a primary and a replica"
 
 
+class Behind(Cluster):
+    """A cluster whose nodes tell their clients the ports of relays."""
+
+    relays: list[Relay]
+
+    def at(self, port: int) -> Server:
+        """The node behind a relay."""
+        return self.nodes[[relay.port for relay in self.relays].index(port)]
+
+
 class Moving(Place):
     """A cluster of three nodes. A slot in use moves to another node, key by key."""
 
     name, fault = "cluster", "slot move"
 
-    def __init__(self, nodes: Cluster, stack: contextlib.ExitStack) -> None:
-        self.nodes, self.servers = nodes, nodes.nodes
-        self.relays = []
-        for one in self.servers:
+    def __init__(self, nodes: list[Server], stack: contextlib.ExitStack) -> None:
+        self.nodes, self.servers = Behind(nodes), nodes
+        self.relays = self.nodes.relays = []
+        for one in nodes:
             self.relays.append(relay_to(one))
             stack.callback(self.relays[-1].stop)
+            with one.client() as admin:
+                admin.config_set("cluster-announce-port", self.relays[-1].port)
+        ports = {relay.port for relay in self.relays}
+        wait_until(lambda: all(one == ports for one in self._owners()), AGREE_S, "Agreement")
 
     @classmethod
     @contextlib.contextmanager
     def open(cls, forget: bool) -> Iterator[Place]:
         """As Place.open: nothing is restarted here."""
         with contextlib.ExitStack() as stack:
-            yield cls(stack.enter_context(cluster(3)), stack)
+            yield cls(stack.enter_context(cluster(3)).nodes, stack)
 
     def settings(self) -> dict[str, Any]:
-        """Which relay stands in front of which node."""
-        pairs = zip(self.servers, self.relays, strict=True)
-        return {"relays": {str(one.port): relay.port for one, relay in pairs}}
+        """As Place.settings."""
+        return {**super().settings(), "clustered": True}
 
     def client(self, **options: Any) -> Client:
         """A client of the cluster."""
@@ -208,16 +224,21 @@ class Moving(Place):
             migration.move(*luck.sample(sorted(left), min(chunk, len(left))))
             time.sleep(luck.uniform(0, 0.03))
         migration.finish()
-        port = migration.target.port
-        wait_until(lambda: self._all_know(migration.slot, port), AGREE_S, "Agreement on the slot")
+        port = self.relays[self.servers.index(migration.target)].port
+        wait_until(
+            lambda: all(one == {port} for one in self._owners(migration.slot)),
+            *(AGREE_S, "Agreement on the slot"),
+        )
 
-    def _all_know(self, slot: int, port: int) -> bool:
+    def _owners(self, slot: int | None = None) -> Iterator[set[int]]:
+        """According to each node: which ports serve a slot, or any."""
         for one in self.servers:
             with one.client() as admin:
-                for first, last, (_, owner, *_), *_ in admin.execute_command("CLUSTER SLOTS"):
-                    if first <= slot <= last and int(owner) != port:
-                        return False
-        return True
+                yield {
+                    int(port)
+                    for first, last, (_, port, *_), *_ in admin.execute_command("CLUSTER SLOTS")
+                    if slot is None or first <= slot <= last
+                }
 
     def __str__(self) -> str:
         return f"{super().__str__()}, a cluster of {len(self.servers)} nodes"
