@@ -3,9 +3,9 @@
 Run as `python -I -S _relay.py OWNER_PID LIMIT tcp HOST PORT` (or `unix PATH`), standard library
 only. It prints `port N` and then obeys what comes on its standard input, each answered by `ok`:
 `delay NANOSECONDS` (one way); `lose N`: the next N replies are lost with their connections, after
-the server has executed what they answer; `cut`: every connection is reset. It ends at `quit`, when
-its input closes, or when its owner is no longer its parent (a process that the owner forked may
-hold the pipe open).
+the server has executed what they answer; `cut`: every connection is reset; `to HOST PORT`: new
+connections go there. It ends at `quit`, when its input closes, or when its owner is no longer its
+parent (a process that the owner forked may hold the pipe open).
 
 It is a pure delay of unlimited bandwidth: each chunk leaves `delay` after it came, in order,
 whatever else is under way. A new connection's first bytes wait one round trip more, which is what
@@ -128,6 +128,8 @@ class Relay:
                 self.delay = int(number)
             elif word == b"lose":
                 self.losing = int(number)
+            elif word == b"to":
+                self.target = ("tcp", *number.decode().split())
             else:
                 for near in list(self.nears):
                     near.queue.clear()

@@ -468,6 +468,9 @@ def drill_class(
     ] = None,
     kills: Annotated[int, typer.Option(help="SIGKILLs of clients in the race; 0: no race.")] = 100,
     workers: Annotated[int, typer.Option(help="Processes in the race.", min=1)] = 4,
+    on: Annotated[
+        str, typer.Option(help="Where the race is run: single, failover or cluster.")
+    ] = "single",
     forget: Annotated[
         bool, typer.Option("--forget", help="The server keeps nothing when it is restarted.")
     ] = False,
@@ -484,9 +487,15 @@ def drill_class(
     """
     from .drill import drill as run_drill
 
-    options: Any = {"seed": seed, "kills": kills, "workers": workers, "forget": forget}
+    options: Any = {"seed": seed, "kills": kills, "workers": workers, "on": on}
     with tqdm(bar_format="{desc} {elapsed}", leave=False) as bar:
-        report = run_drill(target, kind, steps=steps, progress=bar.set_description_str, **options)
+        report = run_drill(
+            *(target, kind),
+            forget=forget,
+            steps=steps,
+            progress=bar.set_description_str,
+            **options,
+        )
     out.print(str(report), highlight=False, markup=False, soft_wrap=True)
     if save is not None:
         report.save(save)

@@ -83,6 +83,10 @@ class Relay(Child):
         """Reset every connection."""
         self.ask("cut")
 
+    def lead_to(self, host: str, port: int) -> None:
+        """Connect to this server from now on; connections that there are stay as they are."""
+        self.ask(f"to {host} {port}")
+
 
 @dataclass(frozen=True)
 class Round:

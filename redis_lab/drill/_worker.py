@@ -13,6 +13,7 @@ import os
 import random
 import select
 import signal
+import struct
 import sys
 import time
 from dataclasses import asdict
@@ -41,30 +42,34 @@ class Log:
 
 
 def work(settings, target, play, name, seed):
-    import redis
     from redis.backoff import ConstantBackoff
     from redis.retry import Retry
 
+    from redis_lab.drill.clock import jumping
     from redis_lab.drill.hands import Hands
     from redis_lab.drill.ledger import Ledger
+    from redis_lab.drill.places import connect
 
     owner, folder = os.getppid(), Path(settings["folder"])
     options = {"socket_timeout": 0.5, "retry": Retry(ConstantBackoff(0.02), 3)}
-    client = redis.Redis(
-        host="127.0.0.1",
-        port=settings["port"],
-        **{"decode_responses": True, **options, **target.client_options},
-    )
+    options |= {"decode_responses": True, **target.client_options}
+    client = connect(**settings["place"], **options)
     log, luck = Log(folder, name), random.Random(seed)
     hands = Hands(name, target, client, Ledger(folder / "ledger"), luck, log)
-    play.build(hands)
-    with open(folder / "phase", "r+b") as file:
-        phase = mmap.mmap(file.fileno(), 1)
-    while (now := phase[:1]) != STOP and os.getppid() == owner:
-        if now == SETTLE:
-            play.drain(hands)
-        else:
-            play.turn(hands, now == CALM)
+    phase, clock = mapped(folder / "phase", 1), mapped(folder / f"{name}.clock", 8)
+    with jumping(target.module, lambda: struct.unpack("d", clock[:8])[0]):
+        play.build(hands)
+        while (now := phase[:1]) != STOP and os.getppid() == owner:
+            if now == SETTLE:
+                play.drain(hands)
+            else:
+                play.turn(hands, now == CALM)
+
+
+def mapped(file, size):
+    """What the race writes there, as it is now."""
+    with open(file, "r+b") as opened:
+        return mmap.mmap(opened.fileno(), size)
 
 
 def main(owner):

@@ -7,9 +7,11 @@ them may be left out:
 - `lease_s` (1): how long a lock, a job or a claim is the caller's, in seconds. Make it short.
 - `limit` (20) and `window_s` (1) of a limiter; `most` (= limit): how many it may let through in any
   span of `window_s`. A fixed window promises twice its limit.
+- `most_tries` (20): after how many hand-outs a queue sets a job aside that nobody gets done.
 - `errors`: a tuple of exceptions that belong to its contract. Redis's own always do, except for the
   `get` of a cache, which has the source to turn to.
 - `not_promised`: a tuple of names of promises that it does not make. They are counted all the same.
+- `not_promised_at_failover`: those that it does not make where a replica takes over that is behind.
 - `client_options`: a dictionary of options for the client.
 """
 
@@ -69,7 +71,10 @@ class Lock(Protocol):
 
 
 class Queue(Protocol):
-    """Called with `(client)`."""
+    """Called with `(client)`.
+
+    If it has a method `fail(job)`, it is called where the work has raised an exception.
+    """
 
     def put(self, payload: str) -> object:
         """Add a job."""
@@ -124,13 +129,17 @@ class Once(Protocol):
 
 @dataclass(frozen=True)
 class Promise:
-    """Something that must never happen, and how it is counted."""
+    """Something that must never happen, and how it is counted.
+
+    With a `unit` it is no count but a measure, of which the greatest is reported.
+    """
 
     name: str
     how: str
+    unit: str = ""
 
 
-HUNG = Promise("hung", "seconds: once all faults are over, nothing gets on by itself any more")
+HUNG = Promise("hung", "once all faults are over, nothing gets on by itself any more", "s")
 ERRORS = Promise("errors not in the contract", "calls that raised what the contract does not name")
 NO_TTL = Promise("keys without TTL", "keys that would stay for ever")
 
@@ -156,6 +165,12 @@ KINDS: dict[str, tuple[Promise, ...]] = {
         Promise("jobs lost", "jobs that were put, and were never worked on"),
         Promise("done twice", "jobs that were handed out after `done` had returned"),
         Promise("two at one job", "jobs that were handed out within another worker's lease"),
+        Promise(
+            "poison rounds",
+            "how often a job was handed out that kills its worker or makes it fail, each time; "
+            "too often: more than `most_tries`",
+            "rounds",
+        ),
         Promise("out of order", "histories of put and take that no first-in-first-out explains"),
         *(HUNG, ERRORS),
     ),
@@ -191,8 +206,10 @@ class Target:
     limit: int = 20
     window_s: float = 1.0
     most: int = 20
+    most_tries: int = 20
     errors: tuple[type[BaseException], ...] = ()
     not_promised: tuple[str, ...] = ()
+    not_promised_at_failover: tuple[str, ...] = ()
     client_options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -202,6 +219,11 @@ class Target:
     def promises(self) -> tuple[Promise, ...]:
         """What it is held to."""
         return KINDS[self.kind]
+
+    @property
+    def span_s(self) -> float:
+        """How long a lease is, or a limiter's window."""
+        return self.window_s if self.kind == "limiter" else self.lease_s
 
     @property
     def patience_s(self) -> float:
@@ -236,14 +258,18 @@ def resolve(what: str | Callable[..., Any], kind: str) -> Target:
     said = {k: getattr(make, k) for k in SAYS if hasattr(make, k)}
     if "limit" in said:
         said.setdefault("most", said["limit"])
-    unknown = set(said.get("not_promised", ())) - {promise.name for promise in KINDS[kind]}
+    excluded = {*said.get("not_promised", ()), *said.get("not_promised_at_failover", ())}
+    unknown = excluded - {promise.name for promise in KINDS[kind]}
     if unknown:
         raise LabError(f"A {kind} makes no promise called {', '.join(sorted(unknown))}.")
     file = getattr(module, "__file__", None) or ""
     return Target(make, module_name, name, kind, str(Path(file).resolve()) if file else "", **said)
 
 
-SAYS = ("lease_s", "limit", "window_s", "most", "errors", "not_promised", "client_options")
+SAYS = (
+    *("lease_s", "limit", "window_s", "most", "most_tries"),
+    *("errors", "not_promised", "not_promised_at_failover", "client_options"),
+)
 
 
 def _import(name: str) -> ModuleType:

@@ -28,7 +28,7 @@ class Hands:
         self,
         who: str,
         target: Target,
-        client: redis.Redis,
+        client: Any,
         ledger: Ledger,
         luck: random.Random,
         record: Callable[[Op], object],
@@ -113,12 +113,21 @@ class History:
 
 @dataclass
 class Finding:
-    """How often a promise was broken, out of how many, and the operations that show it."""
+    """How often a promise was broken, out of how many, and the operations that show it.
+
+    Where the count is a measure (see contracts.Promise), `over` says whether it is too much.
+    """
 
     promise: str
     count: float
     of: int
     seen: Sequence[Op] = ()
+    over: bool | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether the promise was broken."""
+        return bool(self.count) if self.over is None else self.over
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,8 @@ class Scenario:
     """A few clients that are played against each other step by step.
 
     `modes`: "interleave" them in every order; let the first one "die" at each step, or "lose" the
-    reply to each of its steps, or "lapse": stand still there for longer than its lease.
+    reply to each of its steps, "lapse": stand still there for longer than its lease, or have a
+    "clock" that jumps there, by an hour ahead or back.
     """
 
     name: str

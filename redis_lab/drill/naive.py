@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable
 from typing import Any
 
 import redis
 
-__all__ = ["Cache", "CheckingLimiter", "Limiter", "Lock", "Once", "Queue", "Sessions"]
+from . import ours
+
+__all__ = [
+    "Cache",
+    "CheckingLimiter",
+    "ClockLimiter",
+    "ClockLock",
+    "EndlessQueue",
+    "Limiter",
+    "Lock",
+    "Once",
+    "Queue",
+    "Sessions",
+]
 
 
 class Cache:
@@ -72,6 +86,13 @@ class Queue:
         """Nobody remembers it anyway."""
 
 
+class EndlessQueue(ours.ListQueue):
+    """Whoever dies with a job leaves it to the next one, however often that happens."""
+
+    lease_s = 0.1
+    max_tries, most_tries = 1_000_000, 10
+
+
 class Limiter:
     """INCR, and EXPIRE for who came first."""
 
@@ -106,6 +127,52 @@ class CheckingLimiter(Limiter):
             pipe.pexpire(f"calls:{name}", int(self.window_s * 1000), nx=True)
             pipe.execute()
         return True
+
+
+class ClockLimiter(Limiter):
+    """A log of calls in a sorted set, by the clock of whoever calls."""
+
+    window_s = 0.8
+    most = 3
+    script = """
+    redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1] - ARGV[2])
+    if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
+    redis.call('ZADD', KEYS[1], ARGV[1], ARGV[4])
+    redis.call('PEXPIRE', KEYS[1], ARGV[2] * 1000)
+    return 1
+    """
+
+    def allow(self, name: str) -> bool:
+        """Forget, compare and count in one step."""
+        args = time.time(), self.window_s, self.limit, secrets.token_hex(8)
+        return bool(self.client.eval(self.script, 1, f"calls:{name}", *args))
+
+
+class ClockLock(Lock):
+    """Its value says until when it is held; whoever believes that this is over takes it."""
+
+    not_promised = ("lost updates",)
+    take = """
+    local until_s = tonumber(redis.call('HGET', KEYS[1], 'until'))
+    if until_s and until_s > tonumber(ARGV[1]) then return 0 end
+    redis.call('HSET', KEYS[1], 'until', ARGV[1] + ARGV[2], 'token', ARGV[3])
+    redis.call('EXPIRE', KEYS[1], 60)
+    return 1
+    """
+    give = """
+    if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+    return 0
+    """
+
+    def acquire(self, name: str) -> Any:
+        """With a token, and only if nobody holds it."""
+        lease = f"lock:{name}", secrets.token_hex(8)
+        args = time.time(), self.lease_s, lease[1]
+        return lease if self.client.eval(self.take, 1, lease[0], *args) else None
+
+    def release(self, lease: Any) -> bool:
+        """Only one's own."""
+        return bool(self.client.eval(self.give, 1, *lease))
 
 
 class Sessions:

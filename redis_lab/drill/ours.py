@@ -89,11 +89,17 @@ class ListQueue:
     """`patterns.queue.ListQueue`."""
 
     lease_s = 0.3
+    max_tries = most_tries = 10
     kind: type[queue.SyncQueue] = queue.ListQueue
 
     def __init__(self, client: redis.Redis) -> None:
         self.queue = self.kind(
-            client, "q", lease_s=self.lease_s, max_tries=100, backoff_s=0.001, keep_s=3600
+            *(client, "q"),
+            lease_s=self.lease_s,
+            max_tries=self.max_tries,
+            backoff_s=0.001,
+            longest_backoff_s=0.05,
+            keep_s=3600,
         )
 
     def put(self, payload: str) -> str:
@@ -108,6 +114,10 @@ class ListQueue:
     def done(self, job: queue.Job) -> bool:
         """As the pattern's."""
         return self.queue.done(job)
+
+    def fail(self, job: queue.Job) -> bool:
+        """As the pattern's."""
+        return self.queue.fail(job)
 
 
 class StreamQueue(ListQueue):

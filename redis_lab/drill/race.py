@@ -1,4 +1,4 @@
-"""Several processes race at one server, while clients are killed and the server fails.
+"""Several processes race at one place, while clients are killed and the server fails.
 
 Which fault comes when is drawn from the seed; how the processes interleave is up to the machine.
 """
@@ -9,6 +9,7 @@ import json
 import mmap
 import os
 import shutil
+import struct
 import sys
 import tempfile
 import time
@@ -16,16 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-import redis
-
 from ..child import Child
-from ..distance import Relay
 from ..errors import LabError
-from ..servers import Server
+from .clock import HOUR_S
 from .contracts import Target
-from .hands import Hands, History, Play
+from .hands import REDIS_ERRORS, Hands, History, Play
 from .history import Op, read_history
 from .ledger import Ledger
+from .places import Place
 from .stepping import without_ttl
 
 __all__ = ["Race"]
@@ -34,8 +33,7 @@ WORKER = Path(__file__).with_name("_worker.py")
 CALM, FAULTS, SETTLE, STOP = b"c", b"f", b"s", b"x"
 CALM_S = 1.0
 BEGIN_S = 60.0
-# What else goes wrong, at every third kill: in turn, so that a short race has some of each
-OTHERS = ("lost replies", "stall", "cut", "pause", "restart", "full")
+EVERY = 3  # kills, something else goes wrong too
 
 
 class Race:
@@ -45,18 +43,17 @@ class Race:
         self,
         target: Target,
         play: Play,
-        server: Server,
+        place: Place,
         *,
         seed: int,
         kills: int,
         workers: int,
-        restarts: bool,
         progress: Callable[[str], object],
     ) -> None:
-        self.target, self.play, self.server = target, play, server
-        self.kills, self.restarts, self.progress = kills, restarts, progress
+        self.target, self.play, self.place = target, play, place
+        self.kills, self.progress = kills, progress
         self.luck = Random(seed)
-        self.faults: dict[str, int] = dict.fromkeys(("kill", *OTHERS), 0)
+        self.faults: dict[str, int] = dict.fromkeys(("kill", *place.faults), 0)
         self.marks: list[Op] = []
         self.names = [f"w{n}" for n in range(workers)]
         self.generation = 0
@@ -66,12 +63,11 @@ class Race:
         try:
             (self.folder / "phase").write_bytes(CALM)
             Ledger(self.folder / "ledger").close()
-            self.relay = Relay("tcp", server.host, str(server.port))
             settings = {
                 "path": [os.path.abspath(entry) if entry == "" else entry for entry in sys.path],
                 "target": [target.module, target.name, target.file, target.kind],
                 "folder": str(self.folder),
-                "port": self.relay.port,
+                "place": place.settings(),
             }
             self.forker = Child("The drill's workers", WORKER, settings=settings, isolated=False)
             self.forker.wait_ready()
@@ -87,9 +83,8 @@ class Race:
 
     def stop(self) -> None:
         """End all processes and remove what they wrote."""
-        for part in ("forker", "relay"):
-            if hasattr(self, part):
-                getattr(self, part).stop()
+        if hasattr(self, "forker"):
+            self.forker.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # ------------------------------------------------------------ the course of it
@@ -104,8 +99,8 @@ class Race:
         for kill in range(self.kills):
             self.progress(f"kill {kill + 1} of {self.kills}")
             time.sleep(self.luck.uniform(0.005, 0.12))
-            if kill % 3 == 2:
-                self._fault(OTHERS[kill // 3 % len(OTHERS)])
+            if kill % EVERY == EVERY - 1:
+                self._fault(self.place.faults[kill // EVERY % len(self.place.faults)])
             victim = self.luck.choice(self._at_work(1))
             self._mark("kill", victim)
             self._tell(f"kill {victim}")
@@ -154,6 +149,7 @@ class Race:
     def _hire(self) -> None:
         name = f"{self.names[self.generation % len(self.names)]}.{self.generation}"
         self.generation += 1
+        (self.folder / f"{name}.clock").write_bytes(struct.pack("d", 0))
         self._tell(f"start {name} {self.luck.randrange(2**32)}")
         self.crew.append(name)
 
@@ -162,40 +158,48 @@ class Race:
         self.marks.append(Op(who, fault, "", now := time.monotonic(), now))
 
     def _fault(self, fault: str) -> None:
-        native = self.server.pid is not None
-        if fault in ("stall", "restart") and not native:
+        server, relay = self.luck.choice(self.place.servers), self.luck.choice(self.place.relays)
+        if fault in ("stall", "restart") and server.pid is None:
             return
-        if fault == "restart" and not self.restarts:
-            return
-        who = self.luck.choice(self.crew) if fault == "pause" else "server"
+        who = self.luck.choice(self.crew) if fault in ("pause", "clock") else "server"
         self._mark(fault, who)
         if fault == "lost replies":
-            self.relay.lose(self.luck.randint(1, 12))
+            relay.lose(self.luck.randint(1, 12))
         elif fault == "cut":
-            self.relay.cut()
+            relay.cut()
         elif fault == "stall":
-            with self.server.stalled():
+            with server.stalled():
                 time.sleep(self.luck.uniform(0.05, 0.8))
         elif fault == "pause":
             self._tell(f"stop {who}")
             time.sleep(self.luck.uniform(1.1, 2) * min(self.target.lease_s, 1))
             self._tell(f"go {who}")
-        elif fault == "restart":
-            self.server.kill()
-            self.server.restart()
+        elif fault == "clock":
+            far = self.luck.choice((1.5 * self.target.span_s, HOUR_S))
+            self._set_clock(who, self.luck.choice((1, -1)) * far)
+        elif fault == self.place.fault:
+            self.place.disturb(self.luck)
         else:
-            with self.server.client() as admin:
+            with server.client() as admin:
                 admin.config_set("maxmemory", 1)
                 time.sleep(self.luck.uniform(0.05, 0.3))
                 admin.config_set("maxmemory", 0)
 
+    def _set_clock(self, who: str, ahead_s: float) -> None:
+        file = self.folder / f"{who}.clock"
+        with open(file, "r+b") as ahead, mmap.mmap(ahead.fileno(), 8) as now:
+            now[:8] = struct.pack("d", ahead_s)
+
     def _settle(self) -> None:
         """No more faults: everything must get on again by itself."""
         self.progress("whether it gets on again")
-        self.relay.lose(0)
+        for relay in self.place.relays:
+            relay.lose(0)
+        for name in self.crew:
+            self._set_clock(name, 0)
         ledger = Ledger(self.folder / "ledger")
         try:
-            with self.server.client(**self.target.client_options) as client:
+            with self.place.client(**self.target.client_options) as client:
                 luck = Random(0)
                 hands = Hands("later", self.target, client, ledger, luck, self.settled.append)
                 self.play.build(hands)
@@ -216,10 +220,10 @@ class Race:
         kept: list[str] = []
         keys = 0
         try:
-            with self.server.client() as admin:
+            with self.place.client() as admin:
                 keys = max(1, admin.dbsize())
                 kept = without_ttl(admin)
-        except redis.RedisError:  # it was interrupted while the server was down
+        except REDIS_ERRORS:  # it was interrupted while the server was down
             pass
         ops = sorted(self._so_far(), key=lambda op: op.start)
         return History(self.target, ops, Ledger(self.folder / "ledger"), kept, keys)

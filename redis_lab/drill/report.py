@@ -12,10 +12,11 @@ from .contracts import Target
 from .hands import Finding
 from .stepping import Witness
 
-__all__ = ["BROKEN", "HOLDS", "NOT_PROMISED", "NOT_TESTED", "Report"]
+__all__ = ["BROKEN", "HOLDS", "NOT_AT_FAILOVER", "NOT_PROMISED", "NOT_TESTED", "Report"]
 
 HOLDS, BROKEN = "holds", "BROKEN"
 NOT_TESTED, NOT_PROMISED = "not tested here", "not promised"
+NOT_AT_FAILOVER = "not promised at a failover"
 
 
 @dataclass
@@ -24,11 +25,19 @@ class Line:
 
     promise: str
     how: str
+    unit: str = ""
     stepped: float = 0
     stepped_of: int = 0
     raced: float = 0
     raced_of: int = 0
+    broken: bool = False
     verdict: str = NOT_TESTED
+
+    def cell(self, count: float, of: int) -> str:
+        """What was counted, for the table."""
+        if not of:
+            return "–"
+        return f"{count:g} {self.unit}" if self.unit else f"{count:g} in {of}"
 
 
 @dataclass
@@ -45,15 +54,19 @@ class Report:
     orders: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     not_promised: tuple[str, ...] = ()
+    not_at_failover: tuple[str, ...] = ()  # of a race with failovers
     interrupted: bool = False
 
     @classmethod
-    def begin(cls, target: Target, server: str, seed: int, command: str) -> Report:
+    def begin(
+        cls, target: Target, server: str, seed: int, command: str, on: str = "single"
+    ) -> Report:
         """A report of nothing so far."""
-        lines = {promise.name: Line(promise.name, promise.how) for promise in target.promises}
+        lines = {promise.name: Line(promise.name, promise.how, promise.unit) for promise in target.promises}
         return cls(
             *(str(target), target.kind, server, seed, command, lines),
             not_promised=target.not_promised,
+            not_at_failover=target.not_promised_at_failover if on == "failover" else (),
         )
 
     def add(self, findings: list[Finding], witnesses: dict[str, Witness], *, raced: bool) -> None:
@@ -62,19 +75,24 @@ class Report:
             line = self.lines.get(found.promise)
             if line is None:
                 continue
-            most = found.promise == "hung"  # seconds are not added up
             if raced:
-                line.raced = max(line.raced, found.count) if most else line.raced + found.count
+                line.raced = (
+                    max(line.raced, found.count) if line.unit else line.raced + found.count
+                )
                 line.raced_of += found.of
             else:
                 line.stepped = (
-                    max(line.stepped, found.count) if most else line.stepped + bool(found.count)
+                    max(line.stepped, found.count) if line.unit else line.stepped + found.broken
                 )
                 line.stepped_of += bool(found.of)
+            excused = raced and found.promise in self.not_at_failover
+            line.broken = line.broken or (found.broken and not excused)
             if found.promise in self.not_promised:
                 line.verdict = NOT_PROMISED
-            elif line.stepped or line.raced:
+            elif line.broken:
                 line.verdict = BROKEN
+            elif excused:
+                line.verdict = NOT_AT_FAILOVER
             elif line.stepped_of + line.raced_of:
                 line.verdict = HOLDS
         for promise, witness in witnesses.items():
@@ -94,17 +112,11 @@ class Report:
 
     def rows(self) -> list[list[str]]:
         """The table: promise, in so many orders, in the race, verdict."""
-
-        def share(count: float, of: int, promise: str) -> str:
-            if not of:
-                return "–"
-            return f"{count:g} s" if promise == "hung" else f"{count:g} in {of}"
-
         return [
             [
                 line.promise,
-                share(line.stepped, line.stepped_of, line.promise),
-                share(line.raced, line.raced_of, line.promise),
+                line.cell(line.stepped, line.stepped_of),
+                line.cell(line.raced, line.raced_of),
                 line.verdict,
             ]
             for line in self.lines.values()

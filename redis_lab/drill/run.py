@@ -11,6 +11,7 @@ from ..errors import LabError
 from ..servers import server as start_server
 from .contracts import Target, resolve
 from .kinds import PLAYS
+from .places import PLACES, Place
 from .race import Race
 from .report import Report
 from .stepping import Step, Witness, interleavings
@@ -27,6 +28,7 @@ def drill(
     seed: int | None = None,
     kills: int = 100,
     workers: int = 4,
+    on: str = "single",
     forget: bool = False,
     steps: bool = True,
     progress: Callable[[str], object] = lambda text: None,
@@ -34,9 +36,9 @@ def drill(
     """Play the known interleavings, then race `workers` processes with `kills` of them killed.
 
     `what` is a class at the top of a module, or its address "module:Name"; `as_` is one of
-    contracts.KINDS. With `forget` the server keeps nothing when it is restarted. Without `steps`
-    there is the race only, with `kills=0` the interleavings only. Ctrl-C ends it early, and the
-    report says so.
+    contracts.KINDS. The race is run `on` one of places.PLACES. With `forget` the server keeps
+    nothing when it is restarted. Without `steps` there is the race only, with `kills=0` the
+    interleavings only. Ctrl-C ends it early, and the report says so.
 
     Raises: LabError if the class cannot be found or used.
     """
@@ -45,11 +47,12 @@ def drill(
     target = resolve(what, as_)
     play = PLAYS[as_]
     seed = random.randrange(1_000_000) if seed is None else seed
-    # It must not forget what it acknowledged when it is killed; no power fails here, so no fsync
-    config = {} if forget else {"appendonly": "yes", "appendfsync": "no"}
+    if on not in PLACES:
+        raise LabError(f"There is no place {on!r}: it is one of {', '.join(PLACES)}.")
     with start_server() as server:
         text = f"{server.product} {server.version}"
-        report = Report.begin(target, text, seed, command(target, seed, kills, forget, steps))
+        again = command(target, seed, kills, on, forget, steps)
+        report = Report.begin(target, text, seed, again, on)
         try:
             if steps:
                 for findings, witnesses in interleavings(
@@ -60,15 +63,16 @@ def drill(
         except KeyboardInterrupt:
             report.interrupted = True
     if kills and not report.interrupted:
-        with start_server(**config) as server:
-            race(target, report, server, seed, kills, workers, progress)
+        with PLACES[on].open(forget) as place:
+            report.server = str(place)
+            race(target, report, place, seed, kills, workers, progress)
     return report
 
 
 def race(
     target: Target,
     report: Report,
-    server: Any,
+    place: Place,
     seed: int,
     kills: int,
     workers: int,
@@ -77,12 +81,7 @@ def race(
     """Run the race and add what it found, also if it is interrupted."""
     play = PLAYS[target.kind]
     with Race(
-        *(target, play, server),
-        seed=seed,
-        kills=kills,
-        workers=workers,
-        restarts=True,
-        progress=progress,
+        *(target, play, place), seed=seed, kills=kills, workers=workers, progress=progress
     ) as run:
         try:
             run.run()
@@ -94,7 +93,7 @@ def race(
         history.ledger.close()
         witnesses = {}
         for each in found:
-            if each.count and each.promise not in report.witnesses and each.seen:
+            if each.broken and each.promise not in report.witnesses and each.seen:
                 ops = sorted(each.seen, key=lambda op: op.start)[:MOST_SHOWN]
                 begin, end = ops[0].start, max(min(op.end, op.start + 60) for op in ops)
                 marks = [mark for mark in run.marks if begin <= mark.start <= end]
@@ -111,9 +110,10 @@ def race(
         report.add(found, witnesses, raced=True)
 
 
-def command(target: Target, seed: int, kills: int, forget: bool, steps: bool) -> str:
+def command(target: Target, seed: int, kills: int, on: str, forget: bool, steps: bool) -> str:
     """What plays this again."""
-    more = [f"--kills {kills}"] + ["--forget"] * forget + ["--no-steps"] * (not steps)
+    more = [f"--kills {kills}"] + [f"--on {on}"] * (on != "single")
+    more += ["--forget"] * forget + ["--no-steps"] * (not steps)
     return f"redis-lab drill {target} --as {target.kind} --seed {seed} {' '.join(more)}"
 
 

@@ -20,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..servers import Server
+from .clock import HOUR_S, jumping
 from .contracts import Target
 from .faults import Watched
 from .hands import Finding, Hands, History, Play, Scenario
@@ -33,6 +34,15 @@ MOST_STEPS = 60
 IN_A_ROW = 8  # a client that polls must let the others go on
 SWITCHES = 2
 MOST_RUNS = 150  # of one scenario
+MOST_CLOCK_RUNS = 6
+
+
+_here = threading.local()  # `actor`: whose thread this is
+
+
+def _ahead_s() -> float:
+    actor: _Actor | None = getattr(_here, "actor", None)
+    return actor.ahead_s if actor else 0.0
 
 
 class _Abandoned(BaseException):
@@ -90,6 +100,8 @@ class _Actor:
         self.loses: int | None = None
         self.lapses: int | None = None
         self.forgets: int | None = None
+        self.jumps: tuple[int, float] | None = None  # after so many steps, by so many seconds
+        self.ahead_s = 0.0  # of its wall clock
         kind = type("Stepping", (_Connection,), {"actor": self})
         self.pool = redis.ConnectionPool(
             connection_class=kind,
@@ -127,6 +139,7 @@ class _Actor:
         self.open = False
 
         def run() -> None:
+            _here.actor = self
             try:
                 program(hands)
             except _Abandoned:
@@ -187,12 +200,13 @@ class _Stage:
         self,
         admin: redis.Redis,
         prefix: tuple[str, ...] = (),
-        *,
-        dies: int | None = None,
-        loses: int | None = None,
-        lapses: int | None = None,
-        forgets: int | None = None,
+        **at: Any,
     ) -> History:
+        """Play it once; `at` says what befalls the first client, and after which of its steps."""
+        with jumping(self.target.module, _ahead_s):
+            return self._run(admin, prefix, at)
+
+    def _run(self, admin: redis.Redis, prefix: tuple[str, ...], at: dict[str, Any]) -> History:
         admin.flushall()
         ledger = Ledger()
         actors = {name: _Actor(self, name) for name in (*self.scenario.actors, "later")}
@@ -201,9 +215,11 @@ class _Stage:
             hands = {name: self._hands(actor, ledger) for name, actor in actors.items()}
             del actors["later"]
             first = next(iter(actors.values()))
-            first.dies, first.loses, first.lapses, first.forgets = dies, loses, lapses, forgets
+            for what, when in at.items():
+                setattr(first, what, when)
             if self.scenario.before:
                 self.scenario.before(hands["later"])
+            self._jump(first)
             for name, program in self.scenario.actors.items():
                 actors[name].start(program, hands[name])
             self._play(actors, prefix, admin)
@@ -234,6 +250,13 @@ class _Stage:
         found.so_far = lambda: self.ops
         self.play.build(found)
         return found
+
+    def _jump(self, actor: _Actor) -> None:
+        """Set the client's clock, if it is time for that."""
+        if actor.jumps and actor.jumps[0] == actor.steps:
+            actor.ahead_s, actor.jumps = actor.jumps[1], None
+            way = "ahead" if actor.ahead_s > 0 else "back"
+            self.trace.append(Step(actor.name, f"its clock jumps an hour {way}"))
 
     def _settle(self, actors: dict[str, _Actor], seconds: float) -> None:
         """Wait until each client is at its next step, has ended or is dead, or waits for long."""
@@ -283,6 +306,7 @@ class _Stage:
                 actor.granted = True
                 self.changed.notify_all()
             self._settle(actors, ASLEEP_S)
+            self._jump(actor)
             if actor.lapses == actor.steps:
                 actor.lapses = None
                 self.trace.append(Step(now, "stands still, longer than its lease"))
@@ -313,12 +337,12 @@ def interleavings(
                 for stage, history in MODES[mode](server, play, target, scenario, admin):
                     progress(f"{scenario.name} ({mode})")
                     found = play.judge(history)
-                    yield found, {f.promise: _witness(stage, f) for f in found if f.count}
+                    yield found, {f.promise: _witness(stage, f) for f in found if f.broken}
                     if any(f.promise == "hung" and f.count for f in found):
                         break  # each further one would have to be waited for as long
 
 
-def without_ttl(admin: redis.Redis) -> list[str]:
+def without_ttl(admin: redis.Redis | redis.RedisCluster) -> list[str]:
     """The keys that would stay for ever."""
     return [key for key in admin.scan_iter(count=1000) if admin.pttl(key) == -1]
 
@@ -332,20 +356,19 @@ def _interleave(
     target: Target,
     scenario: Scenario,
     admin: redis.Redis,
-    start: tuple[str, ...] = (),
-    lapses: int | None = None,
     most: int = MOST_RUNS,
+    **at: Any,
 ) -> Runs:
     tried: set[tuple[str, ...]] = set()
-    queue: list[tuple[int, int, tuple[str, ...]]] = [(0, len(start), start)]
+    queue: list[tuple[int, int, tuple[str, ...]]] = [(0, 0, ())]
     runs = 0
     while queue and runs < most:
         _, _, prefix = heapq.heappop(queue)
         stage = _Stage(server, play, target, scenario)
-        yield stage, stage.run(admin, prefix, lapses=lapses)
+        yield stage, stage.run(admin, prefix, **at)
         runs += 1
         names = tuple(name for name, _ in stage.choices)
-        for k in range(max(len(prefix), len(start)), len(names)):
+        for k in range(len(prefix), len(names)):
             for other in stage.choices[k][1]:
                 new = (*names[:k], other)
                 polls = set(new[-IN_A_ROW - 1 :]) == {other} and len(new) > IN_A_ROW
@@ -386,6 +409,16 @@ def _forget(
     yield from _at_steps_of_two(server, play, target, scenario, admin, "forgets")
 
 
+def _clock(
+    server: Server, play: Play, target: Target, scenario: Scenario, admin: redis.Redis
+) -> Runs:
+    """The first client's wall clock is an hour off, from the beginning or from a step on."""
+    all_ = (server, play, target, scenario, admin)
+    for by in (HOUR_S, -HOUR_S):
+        yield from _interleave(*all_, most=MOST_CLOCK_RUNS, jumps=(0, by))
+        yield from _at_steps_of_two(*all_, "jumps", lambda k, by=by: (k, by))  # type: ignore[misc]
+
+
 def _at_steps_of_two(
     server: Server,
     play: Play,
@@ -393,14 +426,14 @@ def _at_steps_of_two(
     scenario: Scenario,
     admin: redis.Redis,
     what: str,
+    after: Callable[[int], Any] = lambda k: k,
 ) -> Runs:
     names = list(scenario.actors)
     for k in range(1, 5):
         for j in range(1, 5) if len(names) > 1 else (0,):
             stage = _Stage(server, play, target, scenario)
             order = (names[0],) * k + (names[-1],) * j + (names[0],) * 12
-            at: dict[str, Any] = {what: k}
-            history = stage.run(admin, order, **at)
+            history = stage.run(admin, order, **{what: after(k)})
             if sum(name == names[0] for name, _ in stage.choices) < k:
                 return
             yield stage, history
@@ -421,7 +454,7 @@ def _at_each_step(
     steps = sum(chosen == name for chosen, _ in baseline.choices)
     for k in range(first, steps + 1):
         stage = _Stage(server, play, target, scenario)
-        at: dict[str, Any] = {what: k}
+        at = {what: k}
         yield stage, stage.run(admin, **at)
         for other in others:  # it comes just then, before the first one goes on
             stage = _Stage(server, play, target, scenario)
@@ -433,6 +466,7 @@ MODES: dict[str, Callable[..., Runs]] = {
     "die": _die,
     "lose": _lose,
     "lapse": _lapse,
+    "clock": _clock,
     "forget": _forget,
 }
 

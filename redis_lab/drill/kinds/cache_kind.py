@@ -71,7 +71,7 @@ class CachePlay(Play):
         Scenario(
             "a reader fills the cache while a writer updates the row",
             {"reader": get, "writer": update},
-            ("interleave", "die", "lapse"),
+            ("interleave", "die", "lapse", "clock"),
             written,
             later,
         ),

@@ -56,7 +56,8 @@ class LimiterPlay(Play):
         Scenario(
             "two clients ask for the last one",
             {"ada": allow, "bob": allow},
-            before=all_but_one,
+            ("interleave", "clock"),
+            all_but_one,
         ),
         Scenario("a client dies while it asks", {"ada": allow}, ("die",), after=later),
     ]

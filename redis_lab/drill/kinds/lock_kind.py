@@ -70,7 +70,7 @@ class LockPlay(Play):
         Scenario(
             "two clients want the same lock",
             {"ada": twice, "bob": twice},
-            ("interleave", "lapse"),
+            ("interleave", "lapse", "clock"),
         ),
         Scenario("a client dies, or loses a reply", {"ada": twice}, ("die", "lose"), after=later),
     ]

@@ -58,7 +58,10 @@ class OncePlay(Play):
     kind = "once"
     scenarios = [  # noqa: RUF012
         Scenario(
-            "two clients ask for the same thing", {"ada": insists, "bob": insists}, after=later
+            "two clients ask for the same thing",
+            {"ada": insists, "bob": insists},
+            ("interleave", "clock"),
+            after=later,
         ),
         Scenario("a client dies", {"ada": run}, ("die",), after=later),
         Scenario(

@@ -11,6 +11,8 @@ from ..history import FifoQueue, Op, linearizable
 
 __all__ = ["QueuePlay"]
 
+KILLS, RAISES = "deadly", "raising"  # payloads that begin so
+
 
 def put(hands: Hands, payload: str) -> Op:
     return hands.call("put", payload, lambda: hands.made.put(payload), plain=lambda _: None)
@@ -31,11 +33,27 @@ def done(hands: Hands, job: Any, payload: str) -> Op:
     return hands.call("done", payload, call, plain=lambda told: told is not False)
 
 
+def is_poison(payload: str) -> bool:
+    """Whether it is a job that nobody survives, or that raises an exception each time."""
+    return payload.startswith((KILLS, RAISES))
+
+
+def poison(hands: Hands, job: Any, payload: str) -> None:
+    """Take its work up, and never get it done."""
+    if payload.startswith(KILLS):
+        hands.client.close()  # as the death of the worker would
+    elif hasattr(hands.made, "fail"):
+        hands.call("fail", payload, lambda: hands.made.fail(job), plain=lambda _: None)
+
+
 def work(hands: Hands) -> bool:
     """Take one job and do it; whether there was one."""
     job, payload = take(hands)
     if payload is None:
         return False
+    if is_poison(payload):
+        poison(hands, job, payload)
+        return True
     hands.pause()
     hands.point(f"the work: {payload}", lambda: hands.ledger.note("effect", payload, hands.who))
     done(hands, job, payload)
@@ -65,6 +83,18 @@ def later(hands: Hands) -> None:
             time.sleep(0.02)
 
 
+def two_poisons(hands: Hands) -> None:
+    put(hands, KILLS)
+    put(hands, RAISES)
+
+
+def survivors(hands: Hands) -> None:
+    """Other workers take the poison as often as it comes; then they do another job."""
+    QueuePlay().survived(hands, lambda: work(hands))
+    put(hands, "one")
+    QueuePlay().drained(hands, lambda: work(hands))
+
+
 def takes_both(hands: Hands) -> None:
     take(hands)
     take(hands)
@@ -75,7 +105,12 @@ class QueuePlay(Play):
 
     kind = "queue"
     scenarios = [  # noqa: RUF012
-        Scenario("two workers take two jobs", {"ada": twice, "bob": twice}, before=two_jobs),
+        Scenario(
+            "two workers take two jobs",
+            {"ada": twice, "bob": twice},
+            ("interleave", "clock"),
+            two_jobs,
+        ),
         Scenario(
             "jobs are put and taken at the same time", {"producer": two_jobs, "worker": takes_both}
         ),
@@ -93,10 +128,19 @@ class QueuePlay(Play):
             ("lose",),
             after=later,
         ),
+        Scenario(
+            "one job kills each worker that takes it, another one raises an exception each time",
+            {"worker": work},
+            before=two_poisons,
+            after=survivors,
+        ),
     ]
 
     def turn(self, hands: Hands, calm: bool) -> None:
-        """Put a job, or do one."""
+        """Put a job, or do one. Whoever is there from the beginning puts two poisons first."""
+        if calm and not hands.serial:
+            put(hands, hands.fresh(KILLS))
+            put(hands, hands.fresh(RAISES))
         if hands.luck.random() < 0.4:
             put(hands, hands.fresh("job"))
         else:
@@ -108,8 +152,21 @@ class QueuePlay(Play):
             time.sleep(0.02)
 
     def settle(self, hands: Hands) -> None:
-        """All that was put is done in the end."""
+        """All that was put is done in the end, or set aside."""
         self.drained(hands, lambda: time.sleep(0.1))
+        self.survived(hands, lambda: time.sleep(0.1))
+
+    def survived(self, hands: Hands, meanwhile: Any) -> None:
+        """Wait until no poison comes any more, or one has come too often."""
+        before, moved = -1, time.monotonic()
+        while time.monotonic() - moved < 1.5 * hands.target.lease_s + 0.2:
+            rounds = poison_rounds(hands.so_far())
+            if any(len(ops) > hands.target.most_tries for ops in rounds.values()):
+                return
+            if (total := sum(map(len, rounds.values()))) != before:
+                before, moved = total, time.monotonic()
+            meanwhile()
+            time.sleep(0.005)
 
     def drained(self, hands: Hands, meanwhile: Any) -> None:
         """Wait until nothing is missing, as long as it gets on; record for how long it hung."""
@@ -128,13 +185,12 @@ class QueuePlay(Play):
     def missing(self, hands: Hands) -> set[str]:
         """What was put and never worked on."""
         ops: list[Op] = hands.so_far()
-        return {op.key for op in ops if op.name == "put" and op.ok} - set(
-            hands.ledger.noted("effect")
-        )
+        wanted = {op.key for op in ops if op.name == "put" and op.ok and not is_poison(op.key)}
+        return wanted - set(hands.ledger.noted("effect"))
 
     def judge(self, history: History) -> list[Finding]:
         """See contracts.KINDS."""
-        puts = [op for op in history.named("put") if op.ok]
+        puts = [op for op in history.named("put") if op.ok and not is_poison(op.key)]
         effects = set(history.ledger.noted("effect"))
         settled = bool(history.named("hung"))
         lost = [op for op in puts if op.key not in effects] if settled else []
@@ -146,6 +202,9 @@ class QueuePlay(Play):
         for op in history.named("done"):
             if op.ok and op.result:
                 finished[op.key].append(op)
+        failed: dict[str, list[Op]] = defaultdict(list)  # or begun to
+        for op in history.named("fail"):
+            failed[op.key].append(op)
         again, two = [], []
         for payload, taken in takes.items():
             for op in taken:
@@ -153,8 +212,9 @@ class QueuePlay(Play):
                 if before:
                     again.append((before[0], op))
             for k, one in enumerate(taken):
-                mine = [op for op in finished[payload] if op.who == one.who and op.start > one.end]
-                until = min([one.start + history.target.lease_s, *(op.start for op in mine[:1])])
+                ended = finished[payload] + failed[payload]
+                mine = [op for op in ended if op.who == one.who and op.start > one.end]
+                until = min([one.start + history.target.lease_s, *(op.start for op in mine)])
                 for other in taken[k + 1 :]:
                     if other.who != one.who and one.end < other.start and other.end < until:
                         two.append((one, other))
@@ -163,9 +223,21 @@ class QueuePlay(Play):
             Finding("jobs lost", len(lost), len(puts) if settled else 0, lost[:1]),
             Finding("done twice", len(again), handed, again[0] if again else ()),
             Finding("two at one job", len(two), handed, two[0] if two else ()),
+            self._poison(history),
             *self._order(history),
             *self.common(history),
         ]
+
+    def _poison(self, history: History) -> Finding:
+        rounds = poison_rounds(history.ops)
+        longest = max(rounds.values(), key=len, default=[])
+        over = len(longest) > history.target.most_tries
+        last = longest[-1:] if over else []
+        seen = [
+            Op(op.who, "handed out", str(op.result), op.start, op.start, result=f"{len(longest)} ×")
+            for op in last
+        ]
+        return Finding("poison rounds", len(longest), len(rounds), seen, over)
 
     def _order(self, history: History) -> list[Finding]:
         """Short histories without faults, as a first-in-first-out queue."""
@@ -177,3 +249,12 @@ class QueuePlay(Play):
             return []
         wrong = linearizable(ops, FifoQueue()) is False
         return [Finding("out of order", int(wrong), 1, ops if wrong else ())]
+
+
+def poison_rounds(ops: list[Op]) -> dict[str, list[Op]]:
+    """How often each poison was handed out."""
+    rounds: dict[str, list[Op]] = defaultdict(list)
+    for op in ops:
+        if op.name == "take" and op.ok and op.result is not None and is_poison(op.result):
+            rounds[op.result].append(op)
+    return rounds
