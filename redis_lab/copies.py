@@ -29,6 +29,7 @@ from .toc import notebooks_folder, read_toc, renumber_links
 WORK = "REDIS_LAB_WORK"  # another place for the copies
 ELSEWHERE = f"point {WORK} at a folder"
 MADE = ".made.json"
+FOLDED = "# One solution"  # the first line of a solution: JupyterLab shows it of a folded cell
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 NUMBERED = re.compile(r"\b\d\d+_(\w+\.ipynb)")
 

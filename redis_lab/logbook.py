@@ -109,6 +109,7 @@ class Progress:
                 if "right" in seen:
                     row.solved.add(name)
         self.factors = [factor for line in lines if (factor := off_by(line)) is not None]
+        self.picked = [right for line in lines if (right := picked_right(line)) is not None]
 
     def summary(self) -> list[str]:
         """What is done, how far off the predictions were, and what comes next."""
@@ -123,6 +124,10 @@ class Progress:
             said.append(
                 f"{_count(len(self.factors), 'prediction')}: {close} close; half of them were off "
                 f"by a factor of {factor} or less."
+            )
+        if self.picked:
+            said.append(
+                f"{_count(len(self.picked), 'prediction')} by choice: {sum(self.picked)} right."
             )
         if (row := next((row for row in self.rows if not row.done), None)) is not None:
             exercise = next(name for name in row.exercises if name not in row.solved)
@@ -175,6 +180,14 @@ def off_by(line: dict[str, Any]) -> float | None:
             return None
     assert guess and measured
     return max(guess / measured, measured / guess)
+
+
+def picked_right(line: dict[str, Any]) -> bool | None:
+    """Whether a guess was the right one of several choices; None for a line that is no choice."""
+    guess, measured = line.get("guess"), line.get("measured")
+    if not isinstance(guess, str) or not isinstance(measured, str):
+        return None
+    return guess == measured
 
 
 def _count(number: int, noun: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .copies import FOLDED
 from .errors import LabError
 from .files import write_whole
 from .index import write_index
@@ -173,6 +174,7 @@ def write(r, key, value):
 
 lab.check("NAME.write", write)
 ---code solution
+FOLDED
 def write(r, key, value):
     r.set(key, value, ex=60)
 
@@ -187,6 +189,7 @@ def read(r, key):
 
 lab.check("NAME.read", read)
 ---code solution
+FOLDED
 def read(r, key):
     return r.get(key) or "nothing"
 
@@ -226,7 +229,7 @@ def write_lesson(lesson: str, title: str = "") -> Iterator[Path]:
         places = sorted({each.lesson.partition("/")[0] for each in listed if "/" in each.lesson})
         raise LabError(f"There is no folder {place!r} with lessons; there are {', '.join(places)}.")
     title = title or name.replace("_", " ").capitalize()
-    named = {"NAME": name, "TITLE": title}
+    named = {"NAME": name, "TITLE": title, "FOLDED": FOLDED}
     files = {
         root.parent / "redis_lab" / "lessons" / f"{name}.py": _fill_in(MODULE, named),
         root.parent / "tests" / "lessons" / f"test_{name}.py": _fill_in(TESTS, named),
@@ -274,7 +277,7 @@ def _make_notebook(name: str, named: dict[str, str]) -> nbformat.NotebookNode:
         if more[1:]:
             metadata["reason"] = more[1]
         if more[:1] == ["solution"]:
-            metadata["jupyter"] = {"source_hidden": True}
+            metadata["jupyter"] = {"outputs_hidden": True, "source_hidden": True}
         make = v4.new_code_cell if kind == "code" else v4.new_markdown_cell
         cells.append(make(source.strip(), metadata=metadata, id=f"{name}-{k:03}"))
     return v4.new_notebook(cells=cells)

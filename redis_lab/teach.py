@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import html
 import inspect
 import linecache
 import math
@@ -26,6 +27,8 @@ from .measure.effort import effort_name
 from .measure.results import Result, make_result, save
 from .servers.choose import announced_client, server_behind
 
+Guess = float | str
+
 
 class ClaimFailed(AssertionError):
     """A claim of the lesson that this run contradicts."""
@@ -35,25 +38,35 @@ class ClaimFailed(AssertionError):
 
 
 class Prediction:
-    """Guesses made before a measurement, to be compared with it by `reveal`."""
+    """Guesses made before a measurement, to be compared with it by `reveal`.
 
-    def __init__(self, guesses: Mapping[str, float]) -> None:
-        self.guesses = dict(guesses)
+    They are numbers, or, if there are `choices`, one of these each.
+    """
+
+    def __init__(self, guesses: Mapping[str, Guess], choices: Sequence[str] = ()) -> None:
+        self.guesses, self.choices = dict(guesses), tuple(choices)
 
     def __repr__(self) -> str:
-        return "noted: " + ", ".join(f"{name} {guess:g}" for name, guess in self.guesses.items())
+        return "noted: " + ", ".join(
+            f"{name} {guess if isinstance(guess, str) else format(guess, 'g')}"
+            for name, guess in self.guesses.items()
+        )
 
-    def reveal(self, *, theory: Mapping[str, float] | None = None, **measured: float) -> Revealed:
+    def reveal(self, *, theory: Mapping[str, Guess] | None = None, **measured: Guess) -> Revealed:
         """Compare the guesses with what was measured and, where there is one, with the theory.
 
-        Raises: LabError for a name that was never guessed.
+        Raises: LabError for a name that was never guessed, and for what was not among the choices.
         """
         theory = theory or {}
         unknown = (set(measured) | set(theory)) - set(self.guesses)
         if unknown:
             raise LabError(f"Nothing was predicted for {', '.join(sorted(unknown))}.")
+        for name, value in [*measured.items(), *theory.items()]:
+            if self.choices and value not in self.choices:
+                raise LabError(f"{value!r} was not among the choices for {name}.")
         for name, value in measured.items():
-            logbook.note(prediction=name, guess=self.guesses[name], measured=float(value))
+            said = value if self.choices else float(value)
+            logbook.note(prediction=name, guess=self.guesses[name], measured=said)
         return Revealed(self.guesses, measured, theory)
 
 
@@ -82,16 +95,21 @@ class Revealed:
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{text}</th>" for text in self.HEADS)
         rows = "".join(
-            "<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in self.rows
+            "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>"
+            for row in self.rows
         )
         return f"<table><tr>{head}</tr>{rows}</table>"
 
 
-def _format_number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+def _format_number(value: Guess | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or "–"
+    return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def _describe_error(guess: float, measured: float | None) -> str:
+def _describe_error(guess: Guess, measured: Guess | None) -> str:
+    if isinstance(guess, str) or isinstance(measured, str):
+        return "–" if measured is None else "right" if guess == measured else "wrong"
     if measured is None or guess <= 0 or measured <= 0:
         return "–"
     factor = guess / measured
@@ -101,17 +119,24 @@ def _describe_error(guess: float, measured: float | None) -> str:
     return f"{_format_number(times)} times too {'high' if factor > 1 else 'low'}"
 
 
-def predict(**guesses: float) -> Prediction:
+def predict(*, choices: Sequence[str] = (), **guesses: Guess) -> Prediction:
     """Note guesses before measuring: `guess = lab.predict(here=2, away=2)`.
 
-    Raises: LabError for a guess that is not a finite number.
+    With `choices`, each guess is one of them: `lab.predict(fastest="GET", choices=["GET", "SET"])`.
+
+    Raises: LabError for a guess that is not a finite number, or not one of the choices.
     """
     for name, guess in guesses.items():
+        if choices and guess not in choices:
+            offered = ", ".join(map(repr, choices))
+            raise LabError(f"The guess for {name} must be one of {offered}, not {guess!r}.")
+        if choices:
+            continue
         if not isinstance(guess, int | float) or not math.isfinite(guess):
             raise LabError(f"The guess for {name} must be a number, not {guess!r}.")
     if not guesses:
         raise LabError("Predict something: lab.predict(times_faster=2).")
-    return Prediction(guesses)
+    return Prediction(guesses, choices)
 
 
 def claim(text: str, holds: bool, *, varies: bool = False) -> None:

@@ -55,6 +55,35 @@ def test_a_guess_is_a_finite_number(guess):
         teach.predict(x=guess)
 
 
+def test_a_prediction_may_be_a_choice():
+    ways = ["hash", "<set>"]
+    guess = teach.predict(smaller="hash", faster="<set>", choices=ways)
+    assert repr(guess) == "noted: smaller hash, faster <set>"
+    shown = guess.reveal(smaller="<set>", faster="<set>", theory={"smaller": "hash"})
+    assert shown.rows == [
+        ("smaller", "hash", "<set>", "hash", "wrong"),
+        ("faster", "<set>", "<set>", "–", "right"),
+    ]
+    assert "<td>&lt;set&gt;</td>" in shown._repr_html_()
+    assert guess.reveal(smaller="hash").rows[1] == ("faster", "<set>", "–", "–", "–")
+
+
+@pytest.mark.parametrize("guess", ["hsh", "", 3, None, ["hash"]])
+def test_a_guess_outside_of_the_choices_is_refused_in_one_line(guess):
+    with pytest.raises(LabError) as refused:
+        teach.predict(smaller=guess, choices=("hash", "set"))
+    said = f"The guess for smaller must be one of 'hash', 'set', not {guess!r}."
+    assert str(refused.value) == said
+
+
+def test_what_is_revealed_must_be_among_the_choices():
+    guess = teach.predict(smaller="hash", choices=("hash", "set"))
+    with pytest.raises(LabError, match="'list' was not among the choices for smaller"):
+        guess.reveal(smaller="list")
+    with pytest.raises(LabError, match="7 was not among the choices"):
+        guess.reveal(smaller="set", theory={"smaller": 7})
+
+
 def test_predictions_that_make_no_sense():
     with pytest.raises(LabError, match="Predict something"):
         teach.predict()

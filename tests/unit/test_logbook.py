@@ -141,3 +141,12 @@ def test_how_far_off_the_predictions_were():
     said = Progress(lines).summary()[1]
     assert said == "3 predictions: 1 close; half of them were off by a factor of 3 or less."
     assert json.loads(json.dumps(lines[0])) == lines[0]
+
+
+def test_predictions_by_choice_are_counted_apart(log, notebook):
+    for guess in ("hash", "set", "set"):
+        teach.predict(smaller=guess, choices=["hash", "set"]).reveal(smaller="set")
+    teach.predict(times=3).reveal(times=3)
+    said = Progress(logbook.read_log()).summary()
+    assert said[1].startswith("1 prediction: 1 close;")
+    assert said[2] == "3 predictions by choice: 2 right."
