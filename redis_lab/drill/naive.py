@@ -22,6 +22,8 @@ __all__ = [
     "Once",
     "Queue",
     "Sessions",
+    "TrustingSessions",
+    "UndeclaredSessions",
 ]
 
 
@@ -198,6 +200,40 @@ class Sessions:
     def end(self, id: str) -> None:
         """Log out."""
         self.client.delete(f"session:{id}")
+
+
+class TrustingSessions(ours.Sessions):
+    """They promise that what Redis has acknowledged is never lost, whatever happens to it."""
+
+    not_promised_at_failover = ()
+
+
+class UndeclaredSessions(Sessions):
+    """A user's sessions and an index of them; a script deletes what it has not declared."""
+
+    logout = """
+    redis.call('SREM', KEYS[1], ARGV[1])
+    return redis.call('DEL', ARGV[1])
+    """
+
+    def start(self, user: str) -> str:
+        """In one slot with the user's other ones."""
+        id = f"session:{{{user}}}:{secrets.token_hex(8)}"
+        with self.client.pipeline() as pipe:
+            pipe.set(id, user, ex=600)
+            pipe.sadd(f"sessions:{{{user}}}", id)
+            pipe.expire(f"sessions:{{{user}}}", 600)
+            pipe.execute()
+        return id
+
+    def load(self, id: str) -> Any:
+        """The user, and ten more minutes."""
+        return self.client.getex(id, ex=600)
+
+    def end(self, id: str) -> None:
+        """Both are gone, or neither."""
+        user = id.split(":")[1]
+        self.client.eval(self.logout, 1, f"sessions:{user}", id)
 
 
 class Once:

@@ -29,6 +29,7 @@ class Cache:
 
     lease_s = 0.3
     errors = (cache.LoadTimeout,)
+    not_promised_at_failover = ("stale after invalidate", "no order of reads", "loads for one miss")
 
     def __init__(self, client: redis.Redis, load: Callable[[str], Any]) -> None:
         self.cache = cache.Cache(
@@ -48,6 +49,7 @@ class CacheAside:
     """`patterns.cache_aside.CacheAside`, which makes no promise about several loads."""
 
     not_promised = ("loads for one miss",)
+    not_promised_at_failover = ("stale after invalidate", "no order of reads")
     lease_s = 0.1  # it has none: so long a reader stands still in the drill
 
     def __init__(self, client: redis.Redis, load: Callable[[str], Any]) -> None:
@@ -69,9 +71,10 @@ class CacheAside:
 
 
 class Lock:
-    """`patterns.lock.Lock`."""
+    """`patterns.lock.Lock`, whose fences rise at a failover too: no update is lost."""
 
     lease_s = 0.2
+    not_promised_at_failover = ("two holders", "no order of holders")
 
     def __init__(self, client: redis.Redis) -> None:
         self.lock = lock.Lock(client, "lock", lease_s=self.lease_s)
@@ -90,6 +93,7 @@ class ListQueue:
 
     lease_s = 0.3
     max_tries = most_tries = 10
+    not_promised_at_failover = ("jobs lost", "done twice", "two at one job", "poison rounds")
     kind: type[queue.SyncQueue] = queue.ListQueue
 
     def __init__(self, client: redis.Redis) -> None:
@@ -131,6 +135,7 @@ class SlidingLog:
 
     limit = 5
     window_s = 0.3
+    not_promised_at_failover = ("over the limit",)
     kind: type[rate_limit.Limiter] = rate_limit.SlidingLog
 
     def __init__(self, client: redis.Redis) -> None:
@@ -165,6 +170,8 @@ class Gcra(SlidingLog):
 class Sessions:
     """`patterns.session.Sessions`."""
 
+    not_promised_at_failover = ("sessions revived", "sessions lost")
+
     def __init__(self, client: redis.Redis) -> None:
         self.sessions = session.Sessions(client, "session", idle_s=600, absolute_s=3600)
 
@@ -189,6 +196,7 @@ class Once:
         *(idempotency.Busy, idempotency.Failed, idempotency.LeaseLost),
         *(idempotency.NotStored, idempotency.Mismatch),
     )
+    not_promised_at_failover = ("effects repeated", "two at work", "two answers")
 
     def __init__(self, client: redis.Redis) -> None:
         self.once = idempotency.Idempotency(client, "once", ttl_s=600, lease_s=self.lease_s)

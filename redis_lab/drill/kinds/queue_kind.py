@@ -179,8 +179,18 @@ class QueuePlay(Play):
                 before, moved = len(missing), time.monotonic()
             meanwhile()
             time.sleep(0.01)
-        hung = round(time.monotonic() - moved, 1) if missing else 0
-        hands.record(Op(hands.who, "hung", "", moved, time.monotonic(), result=hung))
+        if not missing:
+            hands.record(Op(hands.who, "hung", "", moved, time.monotonic(), result=0))
+            return
+        # Jobs are lost; but is a new one done?
+        last = hands.fresh("last")
+
+        def is_done() -> bool:
+            meanwhile()
+            return last in hands.ledger.noted("effect")
+
+        hands.until(lambda: put(hands, last).ok, hands.target.patience_s)
+        self.gets_on(hands, last, is_done)
 
     def missing(self, hands: Hands) -> set[str]:
         """What was put and never worked on."""
