@@ -1,8 +1,8 @@
 """Run one learner's exercise cells and report what their checks say; a program for `grade`.
 
 The job is a line of JSON on standard input: the cells to run, the import statements of the lesson,
-and the limit of memory. Each outcome is a line of JSON on standard output; whatever the cells
-print goes nowhere.
+and the limit of memory. Each outcome is a line of JSON on standard output; what the cells print is
+discarded.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def limit_memory(megabytes: int) -> None:
-    """For this process and those that it starts; where the system can do that."""
+    """Limit the memory of this process and of those that it starts, if the system can do that."""
     try:
         import resource
     except ImportError:

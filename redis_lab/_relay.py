@@ -1,16 +1,16 @@
-"""The relay: a tiny process that passes bytes between clients and one server, half the delay late.
+"""The relay: a tiny process that passes bytes between clients and one server, each way delayed.
 
 Run as `python -I -S _relay.py OWNER_PID LIMIT tcp HOST PORT` (or `unix PATH`), standard library
-only. It prints `port N` and then obeys what comes on its standard input, each answered by `ok`:
+only. It prints `port N`. Then it reads commands from standard input and answers each with `ok`:
 `delay NANOSECONDS` (one way); `lose N`: the next N replies are lost with their connections, after
-the server has executed what they answer; `cut`: every connection is reset; `to HOST PORT`: new
+the server has executed the commands; `cut`: every connection is reset; `to HOST PORT`: new
 connections go there. It ends at `quit`, when its input closes, or when its owner is no longer its
 parent (a process that the owner forked may hold the pipe open).
 
-It is a pure delay of unlimited bandwidth: each chunk leaves `delay` after it came, in order,
-whatever else is under way. A new connection's first bytes wait one round trip more, which is what
-TCP's handshake costs over a real distance. When more than LIMIT bytes wait to be written to one
-side, the other side is not read until half of them are gone.
+It is a pure delay of unlimited bandwidth: each chunk leaves `delay` after its arrival, in order,
+independently of all others. A new connection's first bytes wait one round trip longer, because
+TCP's handshake costs one over a real distance. When more than LIMIT bytes wait to be written to one
+side, the other side is not read until half of them are written.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ import time
 from collections import deque
 
 CHUNK = 256 * 1024
-CHUNK_COST = 200  # bytes that Python spends on a queued chunk besides its content
+CHUNK_COST = 200  # bytes that Python needs for a queued chunk in addition to its content
 PARENT_CHECK_NS = 250_000_000
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 END = b""  # in a queue: the other side sends no more
@@ -36,7 +36,7 @@ RESET = None  # in a queue: the other side is gone
 
 
 class End:
-    """One socket of a connection, with the queue of what is to be written to it."""
+    """One socket of a connection, with the queue of chunks that are to be written to it."""
 
     __slots__ = (
         "blocked",
@@ -53,7 +53,7 @@ class End:
         "reading",
         "sock",
     )
-    other: "End"  # where what is read here is written to
+    other: "End"  # the socket that gets what is read here
 
     def __init__(self, sock, earliest):
         self.sock = sock
@@ -71,7 +71,7 @@ class Relay:
     def __init__(self, owner, limit, target):
         self.owner, self.limit, self.target = owner, limit, target
         self.delay = 0
-        self.losing = 0  # so many replies
+        self.losing = 0  # how many of the next replies to lose
         self.nears = set()  # the clients' ends
         self.timers = []
         self.order = itertools.count()
@@ -138,7 +138,7 @@ class Relay:
             print("ok", flush=True)
 
     def dial(self):
-        """A socket on its way to the server, and whether it is still connecting."""
+        """A new socket to the server, and whether it is still connecting."""
         if self.target[0] == "unix":
             sock = socket.socket(socket.AF_UNIX)
             sock.settimeout(1)  # it connects at once unless the server's backlog is full
@@ -230,7 +230,7 @@ class Relay:
     def post(self, end, chunk, at_once=False):
         if end.deaf and chunk is not RESET:
             return
-        # never before an earlier chunk, also when the delay has just been shortened
+        # never before an earlier chunk, even if the delay has just been shortened
         delay = 0 if at_once else self.delay
         due = end.earliest = max(time.monotonic_ns() + delay, end.earliest)
         end.queue.append((due, chunk))
@@ -239,7 +239,7 @@ class Relay:
         heapq.heappush(self.timers, (due, next(self.order), end))
 
     def deliver(self, end):
-        """Write what is due; leave the rest to the timers or to the socket becoming writable."""
+        """Write the chunks that are due; timers or a writable socket start the next attempt."""
         if end.closed or end.connecting:
             return
         end.blocked = False
@@ -296,7 +296,7 @@ class Relay:
 
 
 def precise_timers():
-    """By default Linux lets a sleep run 50 µs over; ask it not to."""
+    """By default Linux may extend a sleep by 50 µs; ask it not to."""
     if sys.platform.startswith("linux"):
         PR_SET_TIMERSLACK = 29
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
@@ -308,7 +308,7 @@ def many_files():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it reports
+        with contextlib.suppress(OSError, ValueError):  # macOS allows fewer than it reports
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 

@@ -2,12 +2,12 @@
 
 Run by `child.Child` as `python -I -S _remover.py OWNER_PID PARENT PREFIX [VARIABLE]`, standard
 library only. It prints `made NAME`, or `failed REASON`. It removes the folder at `quit`, when its
-input closes, or when its owner is no longer its parent; it polls, because that works alike on Linux
-and macOS, also after SIGKILL. It makes the folder itself, because an owner could be killed between
-making one and starting a remover.
+input closes, or when its owner is no longer its parent; it polls for this, because polling works on
+Linux and on macOS, even after SIGKILL. It makes the folder itself, because an owner could be killed
+between making one and starting a remover.
 
-With VARIABLE it first ends every process in whose environment that variable names the folder: what
-the owner has started, and what that has started, may not notice that the owner has gone.
+With VARIABLE it first ends every process in whose environment that variable names the folder:
+processes that the owner started, directly or indirectly, may not notice that the owner has gone.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ import time
 POLL_S = 0.25
 WINDOWS = sys.platform == "win32"
 LONGEST_S = 4.0  # a program that was just starting may write in the folder, and make it again
-TERM_S = 1.5  # those that have not ended by then are killed
+TERM_S = 1.5  # processes that have not ended by then are killed
 
 
 CLEANERS = (b"/_keeper.py", b"/_remover.py")
 
 
 def make(parent, prefix):
-    """A new folder of mode 0700; its name."""
+    """Create a folder of mode 0700; returns its name."""
     name = prefix + os.urandom(6).hex()
     os.mkdir(os.path.join(parent, name), 0o700)
     return name
@@ -37,11 +37,11 @@ def make(parent, prefix):
 
 def wait_for_end(owner):
     """Return at `quit`, at the end of the input, when the owner has gone, or at SIGTERM."""
-    ending = []  # an exception could come while the folder is being removed
+    ending = []  # an exception could interrupt the removal of the folder
     for each in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, each):
             signal.signal(getattr(signal, each), lambda *_: ending.append(True))
-    if WINDOWS:  # which cannot select on a pipe; nothing forks there, so the pipe's end will do
+    if WINDOWS:  # which cannot select on a pipe; nothing forks there, so end of file is enough
         sys.stdin.readline()
         return
     while os.getppid() == owner and not ending:
@@ -56,10 +56,10 @@ def words(pid, what):
 
 
 def processes_with(setting):
-    """Those in whose environment a variable has this value: `NAME=value`, in bytes.
+    """The processes in whose environment a variable has this value: `NAME=value`, in bytes.
 
-    Without keepers and removers, which see for themselves that their owner has gone, and have to
-    clean up.
+    Keepers and removers are left out: they notice by themselves that their owner has gone, and have
+    to clean up.
     """
     if os.path.isdir("/proc/self"):
         for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -78,7 +78,7 @@ def processes_with(setting):
 
 
 def end(setting, how):
-    """Whether there was no such process any more to send this signal to."""
+    """Send a signal; returns whether the process had already ended."""
     found = list(processes_with(setting))
     for pid in found:
         with contextlib.suppress(OSError):  # it has just ended

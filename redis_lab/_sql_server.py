@@ -1,11 +1,11 @@
-"""The SQL server: a tiny database server, which answers statements about one SQLite file.
+"""The SQL server: a tiny database server that executes statements on one SQLite file.
 
 Run by `child.Child` as `python -I -S _sql_server.py OWNER_PID FILE_URI`, standard library only. It
-prints `port N` and then serves clients on loopback, each in a thread with a connection to the
-database of its own. A client sends a line `[statement, values]` and gets a line
-`{"columns": [...], "rows": [...]}` or `{"error": "..."}`, all of it JSON. It answers `PING` as
-Redis does, so that a link in front of it can measure its round trips. It ends at `quit`, when its
-input closes, or when its owner is no longer its parent.
+prints `port N` and then serves clients on loopback, each in a thread that has its own connection to
+the database. A client sends a line `[statement, values]` and gets a line `{"columns": [...],
+"rows": [...]}` or `{"error": "..."}`, all in JSON. It answers `PING` as Redis does, so that a link
+in front of it can measure its round trips. It ends at `quit`, when its input closes, or when its
+owner is no longer its parent.
 """
 
 import contextlib

@@ -4,11 +4,11 @@ The keeper of a server, the relay of a link, the load generators and the HTTP ga
 by `Child`. What the programs have in common:
 
 - Their first argument is the process id of the *owner*. They end when the owner is no longer their
-  parent, also when the owner was killed with SIGKILL or when a process that
-  the owner forked still holds their standard input open.
+  parent, even if the owner was killed with SIGKILL or a process that the owner forked still holds
+  their standard input open.
 - They end when their standard input closes, or when they read `quit` from it.
 - Secrets come as a line of JSON on standard input: everyone can list a process's command line.
-- The first line they print says that they are ready.
+- The first line that they print reports that they are ready.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Child:
         options = ["-I", "-S"] if isolated else []
         errors: IO[bytes] | None = None
         try:
-            # Appending, because both processes share the position in the file
+            # Opened for appending, because both processes share the position in the file
             errors = tempfile.TemporaryFile("a+b")  # noqa: SIM115, it stays open with the child
             self.process = subprocess.Popen(
                 [sys.executable, "-X", "utf8", *options, program, str(os.getpid()), *arguments],
@@ -82,9 +82,10 @@ class Child:
             self.tell(json.dumps(settings))
 
     def wait_ready(self) -> str:
-        """The first line that the program prints, without its end.
+        """The first line that the program prints, without the line break.
 
-        Raises: LabError with the program's last words when it ends without one.
+        Raises: LabError with the end of the program's standard error, if it ends without printing
+        one.
         """
         line = self._read_line()
         if not line:
@@ -106,7 +107,8 @@ class Child:
     def ask(self, line: str) -> str:
         """Send one line and return the line that answers it, "" if the process has ended.
 
-        Ctrl-C interrupts the waiting only: the answer does not wait for the next question.
+        Ctrl-C interrupts only the wait: the answer is still read, so that it is not taken for the
+        answer to the next question.
         """
         answers: SimpleQueue[str] = SimpleQueue()
 
@@ -118,7 +120,7 @@ class Child:
         return answers.get()
 
     def read_rest(self) -> bytes:
-        """Everything that the program prints from now on to its end."""
+        """Everything that the program prints from now on until it ends."""
         assert self.process.stdout  # a pipe
         return self.process.stdout.read()
 
@@ -151,7 +153,8 @@ def _end(process: subprocess.Popen, errors: IO[bytes], owner: int) -> None:
         return
     assert process.stdin and process.stdout  # pipes
     with contextlib.suppress(OSError, ValueError):
-        # Closing alone gives no end of file while a forked child holds the pipe too
+        # `quit` is needed: closing our end gives no end of file while a forked child holds the pipe
+        # too
         process.stdin.write(b"quit\n")
         process.stdin.flush()
     with contextlib.suppress(OSError):
@@ -166,11 +169,11 @@ def _end(process: subprocess.Popen, errors: IO[bytes], owner: int) -> None:
 
 
 class TemporaryFolder:
-    """A new folder of mode 0700, which does not outlive its owner, whatever ends that.
+    """A new folder of mode 0700, which is removed however its owner ends.
 
     It is removed with `cleanup()`, at the end of its `with` block, with its last reference, and
     within a second after its owner was killed. `tempfile.TemporaryDirectory` leaves the folder
-    behind where no Python code runs any more: after SIGKILL, or when a kernel is restarted at once.
+    behind if no more Python code can run: after SIGKILL, or when a kernel is restarted at once.
 
     Attributes: `name` (its path as text, as a `tempfile.TemporaryDirectory` has it).
     """
@@ -178,9 +181,9 @@ class TemporaryFolder:
     _variable: tuple[str, ...] = ()
 
     def __init__(self, prefix: str = "redis-lab-", parent: str | Path | None = None) -> None:
-        """In `parent`, by default where temporary files are kept.
+        """Create the folder in `parent`, by default in the folder for temporary files.
 
-        Raises: LabError where none can be made.
+        Raises: LabError if it cannot be created.
         """
         try:
             where = os.path.abspath(parent or tempfile.gettempdir())
@@ -199,7 +202,9 @@ class TemporaryFolder:
         self._finalizer = weakref.finalize(self, _remove, self.name, self._remover, os.getpid())
 
     def keep_over_exec(self) -> None:
-        """Let it live on when this process becomes another program; it goes when that ends."""
+        """Keep the folder if this process becomes another program (exec); it is removed when that
+        ends.
+        """
         assert self._remover.process.stdin  # a pipe
         os.set_inheritable(self._remover.process.stdin.fileno(), True)
 
@@ -218,10 +223,10 @@ class TemporaryFolder:
 
 
 class TemporaryRun(TemporaryFolder):
-    """A temporary folder, and what a command starts: programs that end when the folder goes.
+    """A temporary folder for a command's programs, which are ended when the folder is removed.
 
-    Attributes: `environment`, the variables that these programs have to get; they pass them on to
-    what they start themselves.
+    Attributes: `environment`, the variables that these programs need; they pass them on to the
+    programs that they start.
     """
 
     _variable = ("REDIS_LAB_RUN",)

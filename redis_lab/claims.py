@@ -1,4 +1,4 @@
-"""What the notebooks report to a validation: which claims held, and what was not measured.
+"""What notebooks report to a validation: which claims held, and which measurements failed.
 
 `redis-lab validate` names a file in the environment; each notebook's kernel appends lines of JSON
 to it. If no file is named, no validation is running, and nothing is written.
@@ -13,7 +13,7 @@ from pathlib import Path
 FILE = "REDIS_LAB_CLAIMS"
 STRICT = "REDIS_LAB_STRICT"
 NOT_MEASURED = "not measured here: the machine was too busy"
-missing: list[str] = []  # what could not be measured in this process
+missing: list[str] = []  # the measurements that failed in this process because the machine was busy
 
 
 def is_validating() -> bool:
@@ -24,7 +24,7 @@ def is_validating() -> bool:
 def is_strict() -> bool:
     """Whether the lab itself runs this process's notebook, and not a reader.
 
-    Then a claim that must hold stops the notebook, and nothing is noted of what a reader does.
+    Then a claim that must hold stops the notebook, and no reader's progress is logged.
     """
     return is_validating() or STRICT in os.environ
 

@@ -43,13 +43,12 @@ INTERRUPTED = 130
 def main() -> None:
     """Run a command; a LabError becomes one line and exit code 1, Ctrl-C exit code 130.
 
-    SIGTERM and SIGHUP end it as Ctrl-C does, so that nothing it has started stays behind; exit
-    codes 143 and 129.
-    A module that is missing because it comes with an extra of the package is one line, too.
+    SIGTERM and SIGHUP end it as Ctrl-C does, so that the processes it started end, too; exit codes
+    143 and 129. If a module of an extra is missing, that is one line, too.
     """
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+        if number and signal.getsignal(number) is not signal.SIG_IGN:  # ignored, under nohup
             signal.signal(number, lambda ended_by, _: sys.exit(128 + ended_by))
     try:
         try:
@@ -70,7 +69,7 @@ def main() -> None:
             error.show()
             sys.exit(getattr(error, "exit_code", 2))
         raise
-    if code == INTERRUPTED:  # typer turns Ctrl-C into this code, older ones into Abort
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code, older versions into Abort
         Console(stderr=True).print("\nStopped. What was measured so far is kept.")
     sys.exit(code)
 
@@ -86,7 +85,7 @@ def table(title: str, heads: list[str], rows: list[list[str]]) -> None:
 
 @app.command()
 def doctor() -> None:
-    """Show what was found here: Python, client, servers, dataset, disk, cores, load."""
+    """Show what was found on this machine: Python, client, servers, dataset, disk, cores, load."""
     import hiredis
 
     from .measure.results import cpu_model
@@ -156,12 +155,12 @@ def lab(
     command += [f"--port={port}"] + ([] if browser else ["--no-browser"])
     command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     os.chdir(root)
-    if os.name == "posix":  # it replaces this process, and so receives signals and Ctrl-C
-        if "JUPYTER_RUNTIME_DIR" not in os.environ:  # it leaves files there when it is killed
+    if os.name == "posix":  # JupyterLab takes this process's place, and its signals
+        if "JUPYTER_RUNTIME_DIR" not in os.environ:  # JupyterLab leaves files there if it is killed
             runtime = TemporaryFolder()
             runtime.keep_over_exec()
             os.environ["JUPYTER_RUNTIME_DIR"] = runtime.name
-        for number in (signal.SIGTERM, signal.SIGHUP):  # or one that comes just now is lost
+        for number in (signal.SIGTERM, signal.SIGHUP):  # or one now is lost
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
         os.execv(sys.executable, command)
@@ -170,13 +169,13 @@ def lab(
 
 @app.command("work")
 def make_copies() -> None:
-    """Make your own copy of the notebooks in work/, or renew what you have not changed."""
+    """Copy the notebooks into work/, or update the copies that you have not changed."""
     made = prepare()
     out.print(str(made.first), highlight=False, soft_wrap=True)
 
 
 def prepare() -> copies.Work:
-    """Make or renew the reader's copies, and print a line for each new version that is offered."""
+    """Make or update the reader's copies, and print a line for each new version that is offered."""
     made = copies.renew()
     for name in made.offers:
         out.print(f"New version of {name}: redis-lab reset {name} (your copy is kept)")
@@ -187,7 +186,7 @@ def prepare() -> copies.Work:
 def reset_copy(
     lesson: Annotated[str, typer.Argument(help="The lesson, such as strings.")],
 ) -> None:
-    """Begin a lesson anew in work/; your copy of it stays beside the new one."""
+    """Start a lesson again in work/; your copy of it is kept beside the new one."""
     fresh, kept = copies.reset(lesson)
     out.print(str(fresh), highlight=False, soft_wrap=True)
     if kept:
@@ -272,10 +271,10 @@ def publish_command(
     client_cores: Annotated[str, typer.Option(help="Such as 0 or 0,1; by default all but")] = "",
     server_cores: Annotated[str, typer.Option(help="these; by default the last core.")] = "",
 ) -> None:
-    """Measure notebooks several times, each run alone, and write results with all runs.
+    """Measure notebooks several times, one run at a time, and write results with all runs.
 
     Each run has a fresh kernel and fresh servers, pinned to cores where that can be chosen. The
-    intervals of the figures are then over runs. Ctrl-C keeps the runs that have come to their end.
+    intervals of the figures are then over runs. Ctrl-C keeps the runs that are complete.
     """
     require("nbformat", "nbclient", "ipykernel")
     from .measure.effort import effort_name
@@ -291,9 +290,9 @@ def publish_command(
 
 
 def draw_again(only: str, effort: str, in_place: bool) -> None:
-    """Draw existing results again, and put the figures into the notebooks if asked.
+    """Draw existing results again; with `in_place`, put the figures into the notebooks.
 
-    Raises: LabError if there is no result; after drawing the others, for those of no lesson.
+    Raises: LabError if there is no result, or, after drawing the others, for results of no lesson.
     """
     from . import figures, lessons, teach
     from .measure import results
@@ -329,7 +328,7 @@ HARNESS_COST = "harness_cost"
 
 
 def harness_cost(must_be_here: bool) -> Path | None:
-    """The script that measures the harness itself, if it is here and can run."""
+    """The script that measures the harness itself, or None if it is absent or cannot run."""
     script = Path(__file__).resolve().parents[1] / "benchmarks" / f"{HARNESS_COST}.py"
     if script.exists() and all(map(find_spec, ("pyperf", "pytest_benchmark"))):
         return script
@@ -390,7 +389,7 @@ def arms(r):
     return {"loop": lambda: [r.get(k) for k in keys], "pipeline": pipeline,
             "MGET": lambda: r.mget(keys)}
 """
-# One line for each paragraph, because rich keeps line breaks; it reads [words] as its markup
+# One line for each paragraph, because rich keeps line breaks; it takes [words] for markup
 BENCH_HELP = "\n\n".join(
     [
         "Measure the arms of a Python file against each other.",
@@ -430,7 +429,7 @@ def bench(
     from .measure.arms_file import describe_error, load_arms
     from .measure.bench import compare, effort_name
 
-    name = effort_name(effort or None)  # a wrong value is reported before anything is started
+    name = effort_name(effort or None)  # report a wrong value before anything is started
     arms, client = load_arms(file, connect)
     try:
         found = compare(
@@ -483,7 +482,7 @@ def drill_class(
 ) -> None:
     """Hold a class to a contract: interleavings, then a race with kills and a failing server.
 
-    Exit code 1 if something that it promises is broken. How to write an adapter: docs/drill.md.
+    Exit code 1 if the class breaks one of its promises. How to write an adapter: docs/drill.md.
     """
     from .drill import drill as run_drill
 
@@ -530,10 +529,9 @@ def validate_lessons(
         int, typer.Option(help="How many in parallel; 0: one more than there are cores.")
     ] = 0,
 ) -> None:
-    """Run every notebook under strict nbval: it must give its committed outputs again.
-
-    Claims that depend on times or on chance and do not hold here are listed at the end, and so
-    is what the machine was too busy to measure.
+    """Run every notebook under strict nbval: its outputs must equal the committed ones. At the end,
+    claims that depend on times or on chance and do not hold here are listed, and the measurements
+    for which the machine was too busy.
     """
     require("pytest", "nbval", "ipykernel")
     for _ in range(times):
@@ -548,7 +546,7 @@ def index_lessons(
         bool, typer.Option("--check", help="Write nothing; exit code 1 if something would change.")
     ] = False,
 ) -> None:
-    """Bring numbers, links and tables of lessons into the order of notebooks/toc.yml."""
+    """Update the numbers, links and tables of lessons to the order of notebooks/toc.yml."""
     changes = write_index(check=check)
     for line in changes:
         out.print(line, highlight=False)
@@ -563,7 +561,7 @@ def new_lesson(
     lesson: Annotated[str, typer.Argument(help="Its folder and name, such as patterns/outbox.")],
     title: Annotated[str, typer.Option(help="The heading; by default from the name.")] = "",
 ) -> None:
-    """Begin a lesson: its line in toc.yml, a notebook, a module and a test, all working."""
+    """Start a new lesson: its line in toc.yml, a notebook, a module and a test, all working."""
     from .new import write_lesson
 
     require("nbformat", "nbclient", "ipykernel")
@@ -608,7 +606,7 @@ def grade_folder(
     timeout_s: Annotated[float, typer.Option(help="Seconds for each notebook.")] = 300.0,
     memory_mb: Annotated[int, typer.Option(help="Memory for each process.")] = 4096,
 ) -> None:
-    """Check the exercises that learners have handed in; their cells run with your rights."""
+    """Check the exercises that learners handed in; their cells run with your rights."""
     from . import grade as grading
 
     require("IPython")

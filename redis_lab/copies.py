@@ -1,10 +1,10 @@
 """Copies of the lessons for learners: `work/`, which is the reader's own, and handouts.
 
-A copy has no solutions and no outputs. The tree is that of `notebooks/`: the lessons by the table
-of contents, and the pages beside them. In `work/` a copy that its reader has not changed is
-renewed silently when the lesson changes; one that she has changed is left alone, and the new
-version is offered. Whether she has is told from a fingerprint of the copy as it was made, in
-`work/.made.json`.
+A copy has no solutions and no outputs. The folders are those of `notebooks/`: the lessons in the
+table of contents, and the pages beside them. When a lesson changes, an unchanged copy in `work/` is
+replaced without a message. A copy that the reader has changed is left as it is, and the new version
+is offered. To tell the two apart, `work/.made.json` holds a fingerprint of each copy as it was
+made.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .errors import LabError
 from .files import write_whole
 from .toc import notebooks_folder, read_toc, renumber_links
 
-WORK = "REDIS_LAB_WORK"  # another place for the copies
+WORK = "REDIS_LAB_WORK"  # another folder for the copies
 ELSEWHERE = f"point {WORK} at a folder"
 MADE = ".made.json"
 FOLDED = "# One solution"  # the first line of a solution: JupyterLab shows it of a folded cell
@@ -56,7 +56,7 @@ def without_solutions(path: Path, change: Callable[[str], str] = str) -> str:
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
-    """A notebook's JSON. Raises: LabError where it is none."""
+    """A notebook's JSON. Raises: LabError if the file is not a notebook."""
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(notebook["cells"], list)
@@ -70,10 +70,11 @@ def tags(cell: dict[str, Any]) -> list[str]:
 
 
 def tree(to: Path) -> Iterator[tuple[Path, bytes]]:
-    """What belongs into a folder of copies: each path, relative to it, and its content.
+    """The files of a folder of copies: the path of each, relative to the folder, and its content.
 
-    That is lessons, pages, and the images that these show. Links to files outside of the
-    notebooks' folder stay where the checkout is around the copies, and become plain text elsewhere.
+    They are the lessons, the pages, and the images that these show. Links to files outside the
+    notebooks' folder are kept if the copies are inside the checkout, and become plain text
+    elsewhere.
     """
     root = notebooks_folder().resolve()
     inside = to.resolve().parent == root.parent
@@ -99,7 +100,7 @@ IMAGES = (".png", ".svg", ".jpg", ".gif")
 
 
 def _kept(link: re.Match[str], at: Path, root: Path) -> str:
-    """A link as it is, or its text alone where its target is not among the copies."""
+    """The link unchanged, or only its text if the target is not among the copies."""
     text, target = link.groups()
     here = (at / target.partition("#")[0]).resolve()
     leaves = not re.match(r"[a-z]+:", target) and not here.is_relative_to(root)
@@ -109,11 +110,11 @@ def _kept(link: re.Match[str], at: Path, root: Path) -> str:
 def hand_out(to: Path) -> list[Path]:
     """Write copies of all lessons and pages into a new folder, all or none; return their paths.
 
-    Raises: LabError where the folder is there already.
+    Raises: LabError if the folder exists already.
     """
     if to.exists():
         raise LabError(f"{to} is there already; name a new folder.")
-    with contextlib.suppress(OSError):  # which is said in the next line
+    with contextlib.suppress(OSError):  # the next line reports this
         to.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryFolder(f".{to.name}-making-", to.parent) as folder:
         names = []
@@ -125,10 +126,11 @@ def hand_out(to: Path) -> list[Path]:
 
 
 def fingerprint(content: bytes) -> str:
-    """The same for two copies between which a reader has changed nothing.
+    """A hash of a copy's content, equal for two copies between which the reader changed nothing.
 
-    Only the kind, the source and the outputs of a notebook's cells count, since JupyterLab writes
-    metadata of its own; and the numbers of lessons do not, since their order may change.
+    Of a notebook, only the type and the source of each cell count, and whether it has outputs,
+    because JupyterLab writes metadata of its own. The numbers of lessons do not count, because
+    their order may change.
     """
     text = content.decode(errors="replace")
     try:
@@ -137,7 +139,7 @@ def fingerprint(content: bytes) -> str:
             for cell in json.loads(text)["cells"]
         ]
     except (ValueError, KeyError, TypeError):
-        pass  # a page, or what is left of a notebook
+        pass  # a page, or a damaged notebook
     else:
         text = json.dumps([part for part in parts if part[1] or part[2]])
     return hashlib.sha256(NUMBERED.sub(r"\1", text).encode()).hexdigest()
@@ -145,11 +147,11 @@ def fingerprint(content: bytes) -> str:
 
 @dataclass
 class Work:
-    """The reader's own copies, as they are after `renew`: the folder, and what is offered."""
+    """The reader's own copies after `renew`: the folder, and the new versions that are offered."""
 
     root: Path
     offers: list[str]
-    """Names of lessons of which there is a new version, and a copy that its reader has changed."""
+    """Names of lessons that have a new version while the reader has changed the copy."""
 
     @property
     def first(self) -> Path:
@@ -158,7 +160,7 @@ class Work:
 
 
 def offers() -> list[str]:
-    """Names of the lessons of which there is a newer version than the reader's; changes nothing."""
+    """Names of the lessons that are newer than the reader's copies; changes nothing."""
     root = work_folder()
     made = _made(root)
     if not made:
@@ -171,11 +173,11 @@ def offers() -> list[str]:
 
 
 def renew() -> Work:
-    """Make the reader's copies, as far as they are not there, and renew those that are untouched.
+    """Make the reader's copies that are missing, and update those that are unchanged.
 
-    A copy that its reader has changed stays as it is, except that its links follow the numbers of
-    the lessons; if the lesson has changed since, it is offered. Raises: LabError where the copies
-    cannot be written.
+    A copy that the reader has changed is kept; only the numbers in its links are updated. If its
+    lesson has changed since, the new version is offered. Raises: LabError if the copies cannot be
+    written.
     """
     root, listed = work_folder(), read_toc()
     made, offered = _made(root), []
@@ -199,9 +201,10 @@ def renew() -> Work:
 
 
 def reset(name: str) -> tuple[Path, Path | None]:
-    """Begin a lesson anew: its new copy, and where the one before it is kept, if there was one.
+    """Start a lesson again; returns its new copy, and where the earlier copy is kept, if there was
+    one.
 
-    `name` is part of the lesson's path. Raises: LabError if it is not one lesson's.
+    `name` is part of the lesson's path. Raises: LabError if it does not match exactly one lesson.
     """
     root = work_folder()
     named = name.removesuffix(".ipynb")
@@ -221,7 +224,7 @@ def reset(name: str) -> tuple[Path, Path | None]:
 
 
 def _put_aside(copy: Path) -> Path:
-    """Give a copy a name that is free: nothing is overwritten, also if two do this at once."""
+    """Rename a copy to a free name, so that nothing is overwritten, even by a second process."""
     day = time.strftime("%Y-%m-%d")
     for number in range(1, 1000):
         more = "" if number == 1 else f"-{number}"
@@ -238,7 +241,7 @@ def _put_aside(copy: Path) -> Path:
 
 
 def _follow_number(copy: Path) -> None:
-    """Give the copy of a lesson whose number has changed its new name."""
+    """Rename the copy of a lesson whose number has changed."""
     if copy.exists() or copy.suffix != ".ipynb" or not copy.parent.is_dir():
         return
     pattern = re.compile(rf"(\d+_)?{re.escape(name_of(copy))}\.ipynb")
@@ -253,12 +256,12 @@ def name_of(path: Path) -> str:
 
 
 def _key(path: Path) -> str:
-    """A copy's name in the record of what was made: without the lesson's number."""
+    """A copy's name in the record of fingerprints: without the lesson's number."""
     return (path.parent / f"{name_of(path)}{path.suffix}").as_posix()
 
 
 def _made(root: Path) -> dict[str, str]:
-    """The fingerprints of the copies as they were made; empty where that is not known."""
+    """The fingerprints of the copies as they were made; empty if there is no record."""
     try:
         made = json.loads((root / MADE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

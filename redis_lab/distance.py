@@ -1,8 +1,8 @@
 """Put distance between client and server: a relay process that adds a chosen round-trip time.
 
-On loopback a round trip costs a tenth of a millisecond, so most of what Redis is for cannot be
-seen. `link(r, rtt_ms=2)` stands between client and server and adds what another zone would add;
-the relay itself is in `_relay.py`.
+On loopback a round trip takes a tenth of a millisecond, so most reasons to use Redis cannot be seen
+there. `link(r, rtt_ms=2)` puts a relay between client and server, which adds the delay of another
+zone. The relay's program is `_relay.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .servers.topology import Cluster
 
 RELAY = Path(__file__).with_name("_relay.py")
 LONGEST_MS = 10_000.0
-QUEUE_LIMIT = 256 * 2**20  # bytes that may wait towards one side of one connection
+QUEUE_LIMIT = 256 * 2**20  # bytes that may wait to be written to one side of one connection
 ANSWER_TIMEOUT_S = 5.0
 
 # Calibration: how long one round of measuring may take, how many rounds, and the tolerance.
@@ -42,10 +42,10 @@ ROUND_S = 0.15
 ROUNDS = 4
 TOLERANCE_MS = 0.02
 TOLERANCE_SHARE = 0.02
-# What the relay costs hardly depends on the delay, so longer ones are calibrated at this one.
+# The relay's own cost hardly depends on the delay, so longer delays are calibrated at this one.
 CALIBRATED_AT_MS = 25.0
 
-# Options that a client through the link inherits from the client that the link was made from.
+# Options that a client through the link takes over from the client that the link was made from.
 INHERITED = set(inspect.signature(redis.Redis.__init__).parameters) - {
     "host",
     "port",
@@ -55,13 +55,13 @@ INHERITED = set(inspect.signature(redis.Redis.__init__).parameters) - {
 
 
 class Relay(Child):
-    """The process that delays what passes between clients and one server; see `_relay.py`.
+    """The process that delays the bytes between clients and one server; see `_relay.py`.
 
     Attributes: `port`, on loopback.
     """
 
     def __init__(self, *target: str) -> None:
-        """Start one to the target `("tcp", host, port)` or `("unix", path)`.
+        """Start a relay to the target `("tcp", host, port)` or `("unix", path)`.
 
         Raises: LabError when it does not start.
         """
@@ -70,13 +70,13 @@ class Relay(Child):
         self.delay_ms = 0.0
 
     def set_delay(self, both_ways_ms: float) -> None:
-        """Delay each round trip by so many ms. Raises: LabError when the process has ended."""
+        """Delay each round trip by `both_ways_ms`. Raises: LabError when the process has ended."""
         if not self.ask(f"delay {max(0, round(both_ways_ms * 1e6 / 2))}"):
             raise LabError("The link's relay process has ended. Make the link again.")
         self.delay_ms = both_ways_ms
 
     def lose(self, replies: int) -> None:
-        """Lose so many of the next replies, each with its connection; the server has executed."""
+        """Lose the next replies with their connections, after the commands were executed."""
         self.ask(f"lose {replies}")
 
     def cut(self) -> None:
@@ -169,7 +169,7 @@ class Link:
 
     @contextlib.contextmanager
     def _probe(self, client: redis.Redis) -> Iterator[socket.socket]:
-        """A bare socket on which this client's server has answered a first PING."""
+        """A bare socket on which the client's server has answered a first PING."""
         pool = client.connection_pool
         try:
             sock = internals.open_socket(pool)
@@ -201,7 +201,7 @@ class Link:
         self.host, self.port, self.pid = "127.0.0.1", self._relay.port, self._relay.pid
 
     def _calibrate(self, direct: socket.socket, far: socket.socket) -> None:
-        """Find the delay that together with the relay's own cost adds `wanted_ms`."""
+        """Find the delay that adds `wanted_ms`, together with the relay's own cost."""
         aim = min(self.wanted_ms, CALIBRATED_AT_MS)
         delay = max(0.0, aim - 0.1)
         for _ in range(ROUNDS):
@@ -219,7 +219,7 @@ class Link:
     def _measure(self, direct: socket.socket, far: socket.socket, delay: float) -> Round:
         self._relay.set_delay(delay)
         pings = max(1, min(100, int(ROUND_S * 1000 / (delay + 0.3))))
-        # in turn, so that other load on the machine affects both alike
+        # alternately, so that other load on the machine affects both equally
         pairs = [(_ping_ms(direct), _ping_ms(far)) for _ in range(pings)]
         near, through = (statistics.median(column) for column in zip(*pairs, strict=True))
         self.rounds.append(Round(delay, through - near, near, pings))
@@ -227,11 +227,11 @@ class Link:
 
     @property
     def delay_ms(self) -> float | None:
-        """What the relay delays a round trip by, without its own cost; None without a relay."""
+        """The delay of a round trip in the relay, without its own cost; None without a relay."""
         return self._relay.delay_ms if self.pid is not None else None
 
     def stop(self) -> None:
-        """Close the clients that came from here and end the relay."""
+        """Close the clients that this link has made, and end the relay."""
         for ref in self._clients:
             client = ref()
             if client is not None:
@@ -261,9 +261,9 @@ def link(target: redis.Redis | Server | str, rtt_ms: float) -> Link:
             far.client().get("key")
 
     `target` is a client, a `Server`, or a URL (replies are text, as with `Server.client()`). The
-    added time is calibrated, which takes up to a second: from 0.5 ms up it is met within 10 % or
-    0.1 ms on a quiet machine, and `achieved_ms` says what it is. Below that the relay's own cost
-    of about 0.1 to 0.2 ms is the minimum. Connecting costs one round trip more, as over TCP. At 0
+    added time is calibrated, which takes up to a second: on a quiet machine a time from 0.5 ms up
+    is met within 10 % or 0.1 ms, and `achieved_ms` reports the actual time. The relay's own cost of
+    about 0.1 to 0.2 ms is the minimum. Connecting costs one round trip more, as over TCP. At 0
     there is no relay at all: `far` leads straight to the server and `achieved_ms` is 0.
 
     Raises: LabError for a server that does not answer, a Cluster client, or a round-trip time
@@ -295,7 +295,7 @@ def link(target: redis.Redis | Server | str, rtt_ms: float) -> Link:
 
 
 def _ping_ms(sock: socket.socket) -> float:
-    """The round-trip time of one PING. A refusal (-NOAUTH) has made the same round trip.
+    """The round-trip time of one PING. A refusal (-NOAUTH) takes the same round trip.
 
     Raises: OSError if no Redis answers.
     """

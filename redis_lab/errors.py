@@ -5,11 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
-WIDTH = 80  # of what is printed: JupyterLab cuts longer lines wherever they reach its edge
+WIDTH = 80  # of printed text, because JupyterLab breaks longer lines in the middle of a word
 
 
 def wrap_lines(text: str) -> str:
-    """The text in lines that end between two words; what follows a line's first is indented."""
+    """The text, with long lines broken between words; the continuation of a line is indented."""
     return "\n".join(
         textwrap.fill(
             line,
@@ -23,9 +23,9 @@ def wrap_lines(text: str) -> str:
 
 
 def explain_rename(module: str, name: str, renamed: Mapping[str, str]) -> AttributeError:
-    """The error for a name that `module` does not have: the new name, for one of earlier versions.
+    """The error for a name that `module` does not have; for an old name it says the new one.
 
-    `renamed` gives the new name for each old one.
+    `renamed` maps each old name to the new one.
     """
     if new := renamed.get(name):
         return AttributeError(f"{module}.{name} is called {module}.{new} now.")
@@ -33,11 +33,11 @@ def explain_rename(module: str, name: str, renamed: Mapping[str, str]) -> Attrib
 
 
 class LabError(Exception):
-    """The user can fix this; the message says what is wrong and how."""
+    """An error that the user can fix; the message says what is wrong and how to fix it."""
 
     advice = ""
-    """What to do next, where a notebook shows the message."""
+    """What to do next; added to the message in a notebook."""
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows: the message alone. The lab's own lines would help nobody."""
+        """What IPython shows: only the message; a traceback through the lab would not help."""
         return wrap_lines(f"✗ {self} {self.advice}".rstrip()).splitlines()

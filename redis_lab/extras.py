@@ -1,4 +1,4 @@
-"""Which extra of the package installs which module that the core installation leaves out."""
+"""Which extra of the package installs which module that is not in the core installation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXTRAS = {
     "docker": ("testcontainers", "docker"),
     "locust": ("locust",),
     "test": ("pytest", "nbval", "pyperf", "pytest_benchmark"),
-}  # by the names that are imported
+}  # the names by which they are imported
 
 
 def describe_missing(module: str) -> str | None:

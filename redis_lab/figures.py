@@ -77,7 +77,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True, kw_only=True)
 class Chart(ABC):
-    """How an experiment is drawn: its title, and what its series mean, by their labels.
+    """How an experiment is drawn: its title, and for each series' label its meaning.
 
     Raises: LabError for a meaning that the palette does not have.
     """
@@ -117,7 +117,7 @@ def _format_short(value: float, _position: int = 0) -> str:
 
 
 def caption(environment: Mapping) -> str:
-    """What the numbers depend on, in one line."""
+    """What the numbers depend on (server, client, machine), in one line."""
     server = f"{environment.get('server', '?')} {environment.get('server_version', '')}"
     parts = [
         server.strip() if "server" in environment else "",
@@ -134,14 +134,14 @@ def caption(environment: Mapping) -> str:
 
 
 def _count_runs(environment: Mapping) -> str:
-    """How many runs the numbers are from; nothing for one."""
+    """From how many runs the numbers are; empty for one run."""
     runs = environment.get("runs", 1)
     first = ", the first shown" if "shown" in environment else ""
     return f"{runs} runs{first}" if runs > 1 else ""
 
 
 def label_interval(table: pd.DataFrame, *columns: str) -> str:
-    """What the bars of these columns are, in words; nothing where there are none."""
+    """What the bars of these columns show, in words; empty if there are none."""
     there = [name for column in columns for name in interval_columns(column)[:1] if name in table]
     if not there or table[there].isna().all(axis=None):
         return ""
@@ -171,7 +171,7 @@ def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     figure = axes.get_figure(root=True)
     assert figure  # the axes are in one
     height_pt = axes.get_position().height * figure.get_size_inches()[1] * 72
-    axes.get_xlim(), axes.get_ylim()  # matplotlib settles the limits only when asked for them
+    axes.get_xlim(), axes.get_ylim()  # matplotlib computes the limits only when they are read
     to_fraction = axes.transScale + axes.transLimits
     heights = [to_fraction.transform((x, y))[1] for x, y, _, _ in ends]
     for (x, y, name, colour), at in zip(ends, _spread_out(heights, 10.5 / height_pt), strict=True):
@@ -201,7 +201,7 @@ def _set_margins(figure: Figure, *, left: float, right: float) -> None:
 
 
 def _explain(figure: Figure, *legend: str) -> None:
-    """Say in the lower right corner what is drawn beside the points."""
+    """Explain in the lower right corner what else is drawn."""
     said = "   ".join(part for part in legend if part)
     figure.text(0.99, 0.008, said, fontsize=7.5, ha="right", color="0.3")
 
@@ -213,7 +213,8 @@ def _estimate_width(names: Iterable) -> float:
 
 def _set_tick_labels(*axes: Any) -> None:
     """Short labels at the major ticks, none at the minor ones; at least three where possible, also
-    on an axis that spans less than a power of ten. Its limits must be settled."""
+    on an axis that spans less than a power of ten. Its limits must have been computed.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     for axis in axes:
@@ -297,8 +298,7 @@ class Lines(Chart):
     def one_line(
         self, axes: Axes, position: int, name: str, colour: str, line: pd.DataFrame
     ) -> tuple[float, float, str, str]:
-        """Draw one series, its interval and its theory; return where its label belongs, in what
-        colour."""
+        """Draw one series, its interval and its theory; return its label's position and colour."""
         x, y, theory = self.x, self.y, self.theory
         explained = theory is not None and line[theory].notna().any()
         if explained:
@@ -329,7 +329,7 @@ class DotPlot(Chart):
     by: str = "arm"
 
     def colours(self, labels: Iterable[str]) -> dict[str, str]:
-        """Each row is labelled with its name, so that those without a meaning share a colour."""
+        """Each row is labelled with its name, so rows without a meaning can share a colour."""
         meanings = EVERYWHERE | dict(self.meanings)
         return {label: PALETTE[meanings.get(label, "ours")] for label in labels}
 
@@ -400,7 +400,7 @@ class DotPanels(Chart):
                 axes.plot(table[column], places, "o", color=colour, mfc=face, label=name)
             axes.set(xscale="log", xlabel=panel.xlabel, ylim=(-0.6, len(table) - 0.4))
             axes.set_title(panel.title)
-            axes.get_xlim()  # settles them
+            axes.get_xlim()  # computes the limits
             _set_tick_labels(axes.xaxis)
             axes.grid(axis="y", visible=False)
             if len(columns) > 1:
@@ -416,7 +416,8 @@ class DotPanels(Chart):
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline(Chart):
-    """Who did what when: a lane for each actor, in the table's order, a mark for each row.
+    """What each actor did, and when: a lane for each actor, in the table's order, and a mark for
+    each row.
 
     Each kind of event, in order of time, has its shape, its colour and its height in the lane, so
     that events at the same moment do not hide each other; the legend counts them.
@@ -426,7 +427,7 @@ class Timeline(Chart):
     lane: str
     event: str
     xlabel: str
-    others = NEUTRAL  # a shape and a height of its own tells them apart, too
+    others = NEUTRAL  # its shape and its height distinguish it, too
 
     def draw(self, figure: Figure, table: pd.DataFrame) -> None:
         x, lane, event = self.x, self.lane, self.event
@@ -477,7 +478,7 @@ def _format_us(value: float) -> str:
 def draw(result: Result, chart: Chart) -> Figure:
     """The figure of a result, with its title and the machine it was measured on.
 
-    Raises: LabError that names the experiment, where its rows lack what the chart shows.
+    Raises: LabError that names the experiment, if its rows lack a column that the chart shows.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -501,14 +502,14 @@ def draw(result: Result, chart: Chart) -> Figure:
 
 
 def _encode_png(figure: Figure) -> bytes:
-    """A figure as a PNG file of 256 colours, a third of the size that all of them would take."""
+    """A figure as a PNG file of 256 colours, a third of the size of one with all colours."""
     import matplotlib
     from PIL import Image
 
     drawn, out = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(drawn, format="png", dpi=DPI)
-    # this method of choosing colours keeps those of small areas
+    # this method of choosing colours keeps the colours of small areas
     method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
     picture = Image.open(drawn).convert("RGB").quantize(256, method=method, dither=dither)
     picture.save(out, format="png", optimize=True, dpi=(DPI, DPI))

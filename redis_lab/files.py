@@ -41,6 +41,6 @@ def write_whole(
         if isinstance(error, OSError):
             raise LabError(
                 f"{path.name} could not be written: {error.strerror}. Free some disk space or "
-                f"{instead} that can be written; what was there is untouched."
+                f"{instead} that can be written; the file that was there is unchanged."
             ) from error
         raise

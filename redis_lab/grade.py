@@ -1,8 +1,8 @@
-"""Run what learners have handed in, and say which exercises are solved: a CSV file and a page.
+"""Run what learners have handed in, and report which exercises are solved: a CSV file and a page.
 
 A folder holds a folder for each learner, with notebooks anywhere in it. From each notebook the
 cells that the learner wrote or changed are run in a process of its own, with limits of time and
-memory, against the same checks as in the lessons. That protects from mistakes: from cells that
+memory, against the same checks as in the lessons. This protects you from mistakes: from cells that
 raise, do not end, take all memory or end their process. It is no sandbox: they run as you, with
 your rights, so take work from people you know, or grade in a container.
 """
@@ -39,7 +39,7 @@ MEMORY_MB = 4096
 
 @dataclass
 class Grade:
-    """One exercise of one learner; `attempts` by her log, if that was handed in as well."""
+    """One exercise of one learner; `attempts` is from the learner's log, if that was handed in."""
 
     who: str
     lesson: str
@@ -54,8 +54,8 @@ def grade_all(
 ) -> Iterator[Grade]:
     """Grade what is in a folder, learner by learner.
 
-    `timeout_s` and `memory_mb` limit each notebook. Raises: LabError where there is no notebook of
-    a lesson in it.
+    `timeout_s` and `memory_mb` limit each notebook. Raises: LabError if it contains no notebook of
+    a lesson.
     """
     known = {lesson.name: lesson for lesson in read_toc()}
     found = [
@@ -76,7 +76,7 @@ def grade_all(
 
 
 def count_attempts(folder: Path) -> Counter[str]:
-    """How often each exercise was tried, by the logs in a learner's folder."""
+    """How often each exercise was tried, according to the logs in a learner's folder."""
     counted: Counter[str] = Counter()
     for path in folder.rglob(LOG):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -133,7 +133,7 @@ def imports_of(source: str) -> Iterator[str]:
 
 
 def run_notebook(job: dict[str, Any], timeout_s: float) -> tuple[dict[str, tuple[str, str]], tuple]:
-    """What a grader reports, by exercise, and what holds for those that it did not reach."""
+    """The outcome of each exercise, or why the grader did not reach the exercise."""
     place = tempfile.TemporaryDirectory(prefix="redis-lab-", ignore_cleanup_errors=True)
     grader = subprocess.Popen(
         [sys.executable, "-m", "redis_lab._grader"],
@@ -181,7 +181,7 @@ def run_notebook(job: dict[str, Any], timeout_s: float) -> tuple[dict[str, tuple
 
 
 def kill(grader: subprocess.Popen) -> None:
-    """End a grader and what it has started; its servers end with it."""
+    """End a grader and the processes that it started; its servers end with it."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if os.name == "posix":
             os.killpg(grader.pid, signal.SIGKILL)
@@ -206,7 +206,7 @@ def write_grades(grades: list[Grade], to: Path) -> list[Path]:
 
 
 def escape_formula(value: object) -> object:
-    """A value that a spreadsheet does not take for a formula."""
+    """The value, changed if a spreadsheet would take it for a formula."""
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return "'" + value
     return "" if value is None else value

@@ -24,7 +24,7 @@ NEXT = re.compile(r"^\*\*Next:\*\* .*$", flags=re.M)
 
 
 def write_index(root: Path | None = None, *, check: bool = False) -> list[str]:
-    """Bring the files next to and below `root`, the notebooks' folder, into the order of toc.yml.
+    """Update the files beside and below `root`, the notebooks' folder, to the order of toc.yml.
 
     Returns a line for each file that changes; with `check` nothing is written. Raises: LabError
     for a listed lesson without a notebook, a notebook without a heading, a page without a table.
@@ -60,7 +60,7 @@ def _documents(root: Path) -> list[Path]:
         path
         for place in (top, root, top / "docs", top / "data")
         for path in sorted(place.glob("*.md"))
-        if path.name != "CHANGELOG.md"  # which tells what a lesson was called before
+        if path.name != "CHANGELOG.md"  # the changelog keeps a lesson's earlier file name
     ]
 
 

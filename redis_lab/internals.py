@@ -1,7 +1,7 @@
 """Everything that uses private members of other libraries, mainly redis-py's.
 
-No other module does. `tests/unit/test_internals.py` names each member, says which
-versions this was written for, and fails when one has gone.
+No other module uses any. `tests/unit/test_internals.py` names each member, says which versions this
+was written for, and fails when one has gone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from redis.connection import SSLConnection
 
 # ---------------------------------------------------------------- redis-py: one connection
 
-# What opens the socket of a connection; what a connection sends without being asked to
+# The methods that open a connection's socket, and those that send something by themselves
 CONNECT = "_connect"
 UNASKED = ("connect_check_health", "_send_ping")
 
@@ -28,7 +28,7 @@ def pack_command(*words: Any) -> bytes:
 
 
 def open_socket(pool: Any) -> socket.socket:
-    """A bare socket to a pool's server: nothing has been sent on it yet.
+    """A bare socket to a pool's server, on which nothing has been sent.
 
     Raises: OSError or redis exceptions when nothing answers.
     """
@@ -55,12 +55,12 @@ def on_invalidation(connection: Any, handler: Callable[[Any], object]) -> None:
 
 
 def below_cache(connection: Any) -> Any:
-    """The connection itself, where redis-py's client-side cache stands in front of it."""
+    """The connection itself, without the client-side cache that redis-py may have put around it."""
     return getattr(connection, "_conn", connection)
 
 
 def tls_connection_for(name: str) -> type[SSLConnection]:
-    """TLS connections that check the certificate against `name`, wherever they lead."""
+    """TLS connections that check the certificate against `name`, not against their address."""
 
     class NamedSSLConnection(SSLConnection):
         def _wrap_socket_with_ssl(self, sock: socket.socket) -> socket.socket:
@@ -76,7 +76,7 @@ def tls_connection_for(name: str) -> type[SSLConnection]:
 def with_reader(connection_class: type, wrap: Callable[[Any], Any]) -> type:
     """An asyncio connection class whose bytes are read through `wrap(stream)`.
 
-    A connection that is open has what `wrap` returned in its attribute `reader`.
+    An open connection holds the result of `wrap` in its attribute `reader`.
     """
 
     class WrappedReader(connection_class):
@@ -91,7 +91,7 @@ def with_reader(connection_class: type, wrap: Callable[[Any], Any]) -> type:
 
 
 def stream_places(connection: Any) -> Iterator[tuple[Any, str]]:
-    """Each object and attribute in which a connection holds its socket or its streams."""
+    """Each object and attribute through which a connection holds its socket or streams."""
     parser = connection._parser
     if isinstance(connection, AsyncConnection):
         yield from ((connection, "_reader"), (connection, "_writer"), (parser, "_stream"))
@@ -132,7 +132,7 @@ def embedded_binary() -> str | None:
 
 
 def published_port(container: Any, port: str) -> int:
-    """Where Docker has published a port of a testcontainers container, as it is now.
+    """The port at which Docker publishes a port of a testcontainers container now.
 
     Raises: docker.errors.NotFound when the container has gone; KeyError, TypeError or IndexError
     when the port is not published yet.

@@ -1,10 +1,10 @@
-"""What every exercise's check has in common: how it is found, and whose fault an exception is.
+"""What all checks of exercises share: how a check is found, and whose fault an exception is.
 
 A check is a function `(client, answer) -> praise` marked with `@exercise`. It runs the learner's
 answer on keys of its own, returns a sentence of praise with the facts, or raises `NotYet` with a
-hint. The decorator turns what goes wrong in the learner's code into such a hint, and what goes
-wrong in the check itself into `CheckFailed`. With the check stand the hints that `lab.hint` shows
-one after the other, from a nudge to nearly the answer.
+hint. The decorator turns an exception of the learner's code into such a hint, and an exception of
+the check itself into `CheckFailed`. It also takes the hints that `lab.hint` shows one after the
+other, from a nudge to nearly the answer.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Endless(NotYet):
 
 
 class ServerStuck(Endless):
-    """Its script has written and does not end: no command stops it but the end of the server."""
+    """The learner's script has written and does not end: only ending the server stops it."""
 
 
 class Stop(BaseException):
@@ -78,7 +78,7 @@ class Stop(BaseException):
 
 
 class CheckFailed(LabError):
-    """A check broke down by itself: a fault of the workbook, not of the answer."""
+    """A check raised an exception of its own: a fault of the workbook, not of the answer."""
 
 
 def exercise(*, hints: Sequence[str]) -> Callable[[Check[A]], Check[A]]:
@@ -147,7 +147,7 @@ class Watch:
         self.let_out: list[tuple[BaseException, int | None]] = []
 
     def over(self, answer: Any) -> Any:
-        """The answer, every function in it (in a tuple or a dict, too) being watched."""
+        """The answer, with every function in it watched, also in a tuple or a dict."""
         if type(answer) is tuple:
             return tuple(map(self.over, answer))
         if type(answer) is dict:
@@ -171,7 +171,7 @@ class Watch:
 
     @contextlib.contextmanager
     def followed(self, loop: asyncio.AbstractEventLoop | None = None) -> Iterator[None]:
-        """Note that a call of the answer is running, and what it raises."""
+        """Record that a call of the answer is running, and what it raises."""
         token = object()
         self.running[token] = Call(threading.get_ident(), time.monotonic(), loop)
         try:
@@ -199,7 +199,7 @@ class Watch:
         return [(t, c) for t, c in list(self.running.items()) if now - c.began > limit_s]
 
     def raised(self, error: BaseException) -> str | None:
-        """A hint, if this exception came out of the answer."""
+        """A hint, if this exception came from the answer; else None."""
         for seen, line in self.let_out:
             if seen is error:
                 where = f" in line {line}" if line else ""
@@ -207,7 +207,7 @@ class Watch:
         return None
 
     def misfit(self, answer: object, wanted: Any) -> str | None:
-        """A hint, if the answer, or what it returned last, is not of the expected type."""
+        """A hint, if the answer, or its last result, is not of the expected type; else None."""
         if not _fits_type(answer, wanted):
             return (
                 f"your answer is {_format_answer(answer)}; it should be {_describe_type(wanted)}."
@@ -227,7 +227,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Call:
-    """A call of an answer that is running: in which thread, since when, in which event loop."""
+    """A running call of an answer: its thread, when it began, and its event loop."""
 
     thread: int
     began: float
@@ -237,9 +237,9 @@ class Call:
 class _TimeLimit:
     """While it is entered, an answer that runs for longer than LIMIT_S is stopped.
 
-    A thread of its own looks. It interrupts the main thread by a signal, which also ends a wait
-    for a lock or a socket, and others by an exception that Python raises between two of their
-    steps; their connections are closed, so that they do not wait for a reply.
+    A separate thread watches the calls. It interrupts the main thread by a signal, which also ends
+    a wait for a lock or a socket. It interrupts other threads by an exception, which Python raises
+    between two of their steps; their connections are closed, so that they do not wait for a reply.
     """
 
     EVERY_S = 0.1
@@ -302,9 +302,9 @@ class _TimeLimit:
 
 
 def _free_server(client: redis.Redis | None) -> str:
-    """End a script that blocks the server: "killed", "stuck" if it cannot be ended, or "".
+    """End a script that blocks the server; returns "killed", "stuck" if it cannot be ended, or "".
 
-    A connection of its own is used, and is asked for once.
+    This uses a new connection and tries only once.
     """
     pool = getattr(client, "connection_pool", None)
     if pool is None:  # no server, or a cluster's client
@@ -328,7 +328,7 @@ def _free_server(client: redis.Redis | None) -> str:
             except redis.RedisError as error:
                 if "BUSY" in str(error):
                     return kill_script(asking)
-                if time.monotonic() > deadline:  # it answers nobody
+                if time.monotonic() > deadline:  # it answers no client
                     return ""
 
 
@@ -358,7 +358,7 @@ def _is_busy_reply(error: BaseException) -> bool:
 
 
 def _explain_stop(client: redis.Redis | None, watch: Watch) -> Endless:
-    """Bring the server back to where it was, and say what happened."""
+    """End what blocks the server; returns the hint that explains what happened."""
     state = _free_server(client)
     where = f" It was in line {watch.line}." if watch.line else ""
     if state == "stuck":
@@ -377,7 +377,7 @@ def _explain_stop(client: redis.Redis | None, watch: Watch) -> Endless:
 
 
 def _find_result_type(answer: object, wanted: Any, function: Callable[..., Any]) -> Any:
-    """The type that a function of the answer should return, `wanted` being the answer's type."""
+    """The type that a function of the answer should return; `wanted` is the answer's type."""
     if isinstance(answer, tuple):
         for part, type_of_part in zip(answer, typing.get_args(wanted), strict=False):
             if part is function:
@@ -388,7 +388,7 @@ def _find_result_type(answer: object, wanted: Any, function: Callable[..., Any])
 
 
 def _fits_type(value: object, wanted: Any) -> bool:
-    """Whether a value is of a type as annotations name them, down to what a container holds."""
+    """Whether a value has the type of an annotation, including the items of a container."""
     origin, args = typing.get_origin(wanted), typing.get_args(wanted)
     if wanted in (Any, object):
         return True

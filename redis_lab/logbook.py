@@ -1,8 +1,8 @@
-"""What a reader has done so far: a local log of checks and predictions, and what it comes to.
+"""What a reader has done so far: a local log of checks and predictions, and its summary.
 
-The log is `data/local/progress.jsonl`: JSON lines, only ever appended to, each by one write, so
-that several kernels may write at once. A line that cannot be read is skipped. Nothing is written
-outside of IPython, nor while the lab itself runs a notebook.
+The log is `data/local/progress.jsonl`: JSON lines, each appended by one write, so that several
+kernels may write at once. A line that cannot be read is skipped. Nothing is written outside of
+IPython, nor while the lab itself runs a notebook.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def log_file() -> Path:
 
 
 def note(**line: object) -> None:
-    """Append a line to the log, with the time; nothing where no reader is at work.
+    """Append a line to the log, with the time; does nothing outside a reader's notebook.
 
-    A log that cannot be written is no reason to disturb a lesson.
+    If the log cannot be written, the lesson goes on without a message.
     """
     if shell() is None or claims.is_strict():
         return
     line["at"] = datetime.now(UTC).isoformat(timespec="seconds")
-    text = "\n" + json.dumps(line, ensure_ascii=False)  # begins a line, whatever ended the last one
+    text = "\n" + json.dumps(line, ensure_ascii=False)  # even after an incomplete line
     with contextlib.suppress(OSError):
         path = log_file()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def read_log() -> list[dict[str, Any]]:
 
 @dataclass
 class Row:
-    """One lesson: its exercises, and which of them were tried and solved."""
+    """One lesson: its exercises, and those that were tried and solved."""
 
     lesson: Lesson
     exercises: list[str]
@@ -112,7 +112,7 @@ class Progress:
         self.picked = [right for line in lines if (right := picked_right(line)) is not None]
 
     def summary(self) -> list[str]:
-        """What is done, how far off the predictions were, and what comes next."""
+        """What has been solved, how far off the predictions were, and what comes next."""
         every = [name for row in self.rows for name in row.exercises]
         solved = sum(len(row.solved) for row in self.rows)
         tried = sum(len(row.tried) for row in self.rows)
@@ -173,7 +173,7 @@ def exercises_of(lesson: Lesson) -> list[str]:
 
 
 def off_by(line: dict[str, Any]) -> float | None:
-    """By which factor a guess was wrong, 1 or more; None for a line that says no such thing."""
+    """The factor, 1 or more, by which a guess was wrong; None for a line that holds no guess."""
     guess, measured = line.get("guess"), line.get("measured")
     for value in (guess, measured):
         if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
@@ -195,7 +195,8 @@ def _count(number: int, noun: str) -> str:
 
 
 def progress() -> Progress:
-    """What you have done so far, by the log on this machine: solved, tried, predicted, and next.
+    """What you have solved, tried and predicted, according to the log on this machine, and what
+    comes next.
 
     Raises: LabError where the notebooks are not here.
     """

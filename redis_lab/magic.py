@@ -26,7 +26,7 @@ from .servers.choose import announced_client
 from .servers.guest import guard
 from .servers.nodes import first_primary
 
-TIMEOUT_S = 10.0  # a cell that waits longer for one reply looks as if it hung
+TIMEOUT_S = 10.0  # a cell that waits longer for one reply would look stuck
 SPACE = b" \t\n\r\v\f"
 UNQUOTE = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"a": b"\a"}
 QUOTE = {10: "\\n", 13: "\\r", 9: "\\t", 7: "\\a", 8: "\\b", 34: '\\"', 92: "\\\\"}
@@ -106,7 +106,7 @@ HEX = b"0123456789abcdefABCDEF"
 
 
 def quote_string(data: bytes) -> str:
-    """A string as redis-cli shows it, which is also a way to type it."""
+    """A string as redis-cli shows it, quoted so that it could be typed again."""
     shown = (QUOTE.get(b) or (chr(b) if 32 <= b < 127 else f"\\x{b:02x}") for b in data)
     return f'"{"".join(shown)}"'
 
@@ -135,7 +135,7 @@ def render_reply(reply: Any, prefix: str = "") -> str:
 
 
 def render_text(reply: Any) -> str:
-    """A reply to one of the commands whose text is meant to be read as it is."""
+    """The reply to a command whose text redis-cli shows unquoted."""
     if isinstance(reply, Failure):
         return reply.decode(errors="replace") + "\n"
     return reply.decode(errors="replace") if type(reply) is bytes else render_reply(reply)
@@ -165,7 +165,7 @@ def read_reply(stream: BinaryIO) -> Any:
 
 
 class CellSession:
-    """One connection outside the client's pool, made as the pool makes them but speaking RESP2.
+    """One connection outside the client's pool, with the pool's settings, but in RESP2.
 
     On a cluster it goes where a MOVED reply sends it, as `redis-cli -c` does, and stays there.
     """

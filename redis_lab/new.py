@@ -1,4 +1,4 @@
-"""`redis-lab new patterns/xyz`: the four files of a lesson, as a skeleton that keeps the rules."""
+"""`redis-lab new patterns/xyz`: the four files of a lesson, as a skeleton that passes the tests."""
 
 from __future__ import annotations
 
@@ -213,9 +213,9 @@ lab.clean_up(r)
 def write_lesson(lesson: str, title: str = "") -> Iterator[Path]:
     """Write the four files of a lesson such as `patterns/xyz`; yield each path.
 
-    Its line in toc.yml comes after the last lesson of the same folder. The notebook is executed,
-    so that it has the outputs that the rules require. Raises: LabError for a name that is taken or
-    is not a module's name, and for a folder that has no lesson yet.
+    Its line in toc.yml comes after the last lesson of the same folder. The notebook is executed, so
+    that it has the outputs that the rules require. Raises: LabError for a name that is in use or
+    cannot be a module's name, and for a folder that has no lesson yet.
     """
     root = notebooks_folder()
     place, name = lesson.rpartition("/")[::2]

@@ -28,7 +28,8 @@ if TYPE_CHECKING:  # slow to import, and most commands do not need them
     import nbformat
 
 # nbformat's schema checker would build a grammar of internationalised addresses (IRIs) whenever it
-# is loaded, which takes a second, and which no notebook needs. It does without where it is absent.
+# is loaded, which takes a second, and which no notebook needs. Without the package that would do
+# this, nbformat skips the check.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None: not there
 
 CELL_TIMEOUT_S = 300
@@ -55,7 +56,7 @@ def find(only: str = "") -> list[Path]:
 
 
 def _is_progress_bar(output: dict) -> bool:
-    """What a progress bar has left: on standard error, or an empty display."""
+    """Whether an output is the rest of a progress bar: on standard error, or an empty display."""
     return (output.get("output_type") == "display_data" and not output.get("data")) or (
         output.get("output_type") == "stream"
         and output.get("name") == "stderr"
@@ -64,12 +65,12 @@ def _is_progress_bar(output: dict) -> bool:
 
 
 def list_experiments(path: Path) -> set[str]:
-    """The experiments that a notebook measures: what it hands to `lab.lesson.figure`."""
+    """The experiments that a notebook measures: the names that it passes to `lab.lesson.figure`."""
     return set(FIGURE_CALL.findall(path.read_text(encoding="utf-8")))
 
 
 def find_measuring(only: str = "") -> list[Path]:
-    """The notebooks whose path, or the name of one of whose experiments, contains `only`."""
+    """The notebooks of which the path or the name of an experiment contains `only`."""
     return [
         path
         for path in find()
@@ -93,7 +94,7 @@ def execute(
 
     try:
         notebook = nbformat.read(path, as_version=4)
-    except Exception as error:  # it is not JSON, or no notebook
+    except Exception as error:  # the file is not JSON, or not a notebook
         what = str(error).strip().splitlines()[0][:100]
         raise LabError(f"{path.name} is not a notebook: {what}") from None
 
@@ -149,7 +150,7 @@ def write_notebook(path: Path, notebook: nbformat.NotebookNode) -> None:
 def embed_figures(
     path: Path, drawn: Mapping[str, bytes], alternatives: Mapping[str, str]
 ) -> set[str]:
-    """Put plots, by experiment, in the place of the figures that a notebook shows.
+    """Replace the figures that a notebook shows by plots, which are given by experiment.
 
     `alternatives` are their alternative texts. Only the outputs of cells that draw one
     figure and show one image are changed, and the file is written only if one was. Returns the
@@ -177,7 +178,7 @@ def embed_figures(
 
 @dataclass
 class Validated:
-    """One notebook's validation: pytest's exit code, its report, and what its claims came to."""
+    """One notebook's validation: pytest's exit code, its report, and the outcome of its claims."""
 
     name: str
     code: int
@@ -206,7 +207,7 @@ def validate_notebooks(
         verdict = "passed" if each.passed else "FAILED"
         count = f"{len(done):{len(str(len(paths)))}} of {len(paths)}"
         print(f"{count}  {verdict}  {each.seconds:6.1f} s  {each.name}", flush=True)
-    order = [path.stem for path in paths]  # which of them ends first is chance
+    order = [path.stem for path in paths]  # the order in which they end is random
     done.sort(key=lambda each: order.index(Path(each.name).name))
     for each in done:
         if not each.passed:
@@ -255,7 +256,7 @@ class Validation:
         command += ["--nbval-cell-timeout", str(cell_timeout_s), "-q"]
         command += ["--nbval-sanitize-with", str(Path(__file__).with_name("nbval_sanitize.cfg"))]
         effort = {"REDIS_LAB_EFFORT": "quick"}
-        # Its kernel is found by a file, which nbval makes where temporary files are
+        # nbval finds its kernel by a file, which it creates in the folder for temporary files
         ours = {"TMPDIR": str(scratch), MARK: self.mark, claims.FILE: str(self.claims)}
         ours["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they cost seconds, and one shuffles cells
         with self.report.open("wb") as report:
@@ -280,7 +281,7 @@ class Validation:
 
 
 def _sort_longest_first(paths: list[Path]) -> list[Path]:
-    """By what each took the last time here; where that is not known, by its size."""
+    """Sort by the time that each took here the last time, or, if that is unknown, by size."""
     took = _read_last_times()
     known = [(took[path.stem], path.stat().st_size) for path in paths if path.stem in took]
     a_byte = sum(s for s, _ in known) / sum(n for _, n in known) if known else 1.0
@@ -297,12 +298,12 @@ def _read_last_times() -> dict[str, float]:
 
 def _write_seconds(done: list[Validated]) -> None:
     took = _read_last_times() | {Path(each.name).name: round(each.seconds, 1) for each in done}
-    with contextlib.suppress(LabError):  # it only decides which notebook begins first
+    with contextlib.suppress(LabError):  # it decides only the order of the notebooks
         write_whole(data_folder() / "local" / TOOK, json.dumps(took, indent=1).encode())
 
 
 def _summarize(done: list[Validated]) -> str:
-    """How many passed, and which claims were not tested or do not hold here, with the reasons."""
+    """How many notebooks passed; claims not tested or not holding here, with reasons."""
     failed = [each for each in done if not each.passed]
     lines = [f"\n{len(done) - len(failed)} of {len(done)} notebooks passed."]
     varying = [(each.name, line) for each in done for line in each.reports if "claim" in line]
@@ -325,7 +326,7 @@ def _summarize(done: list[Validated]) -> str:
 
 
 def _find_helpers(mark: str) -> list[psutil.Process]:
-    """The processes that servers and links of the lab run in, started by this validation."""
+    """The processes of servers and links that this validation has started."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         with contextlib.suppress(psutil.Error):

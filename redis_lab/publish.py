@@ -1,8 +1,8 @@
 """Measure for publication: several runs of a notebook, each alone, in one result for each figure.
 
-What varies between two runs is larger than what varies within one (`measure.runs`), so each run has
-a fresh kernel and fresh servers. Where cores may be chosen, client and servers are pinned to
-declared ones: on one core or on two the same call differs by a factor of three.
+The variation between two runs is larger than the variation within one (`measure.runs`), so each run
+has a fresh kernel and fresh servers. If the system allows it, client and servers are pinned to
+declared cores: between one core and two, the time of the same call differs by a factor of three.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Cores:
 def choose_cores(client: str = "", server: str = "") -> Cores | None:
     """The cores as named ("0" or "0,1"); by default the last for servers, the others for clients.
 
-    None where nothing can be pinned: on one core, on a system that does not let one choose, for
-    servers that are no processes of the lab's own.
+    None if nothing can be pinned: with one core, on a system without pinning, or for servers that
+    are not processes of the lab's own.
 
-    Raises: LabError for cores that are not there, and for a server that the lab has not started.
+    Raises: LabError for cores that do not exist, and for a server that the lab has not started.
     """
     kind, _ = choose_kind()
     if not kind.private:
@@ -70,9 +70,9 @@ def choose_cores(client: str = "", server: str = "") -> Cores | None:
 
 @contextlib.contextmanager
 def pin_cores(cores: Cores | None) -> Iterator[dict[str, str]]:
-    """Run this process, and what it starts meanwhile, on the client's cores.
+    """Inside the block, run this process and those that it starts on the client's cores.
 
-    Yields the environment variables by which its servers are pinned.
+    Yields the environment variables that pin its servers.
     """
     if cores is None:
         yield {}
@@ -94,11 +94,11 @@ def publish_runs(
     add: bool = False,
     in_place: bool = False,
 ) -> list[Path]:
-    """Run a notebook so often, and write one result with all runs for each of its experiments.
+    """Run a notebook `runs` times, and write for each of its experiments one result with all runs.
 
-    The files are written after each run that has come to its end, so an interruption loses the
-    run under way only. With `add` the runs that the files hold already are kept, if they are of
-    this machine and setup. With `in_place` the notebook gets the last run's outputs and figures.
+    The files are written after each complete run, so an interruption loses only the current run.
+    With `add`, the runs that the files already hold are kept, if machine and setup are the same.
+    With `in_place` the notebook gets the last run's outputs and figures.
 
     Raises: LabError as `notebooks.execute`, and where runs cannot be merged.
     """
@@ -137,7 +137,7 @@ def publish_runs(
 
 
 def link_data(scratch: Path) -> None:
-    """Let a run find the shop's data where they are, while its results go to `scratch`."""
+    """Link the shop's data into `scratch`, where the run writes its results."""
     for file in data_folder().glob("shop-*.sqlite"):
-        with contextlib.suppress(OSError):  # no links here: then it makes its own
+        with contextlib.suppress(OSError):  # no links here: the run makes its own
             (scratch / file.name).symlink_to(file.resolve())

@@ -1,8 +1,8 @@
-"""The shop as a service has it: in a database server, a network away.
+"""The shop in a database server behind a network, as services have it.
 
-SQLite in the same process is the cheapest database there is, and nobody's service has it. Here a
-small server answers for the same file behind a link, so that each *statement* is a round trip, as
-it is with PostgreSQL or MySQL.
+SQLite in the same process is the cheapest database there is, but a service rarely uses it. Here a
+small server serves the same file behind a link, so that each *statement* is a round trip, as it is
+with PostgreSQL or MySQL.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class RemoteShop(Shop):
     """The queries of a `Shop`, answered by a server that is `achieved_rtt_ms` away; read-only.
 
     Each statement is one round trip: `user` takes one, `product_page` three. Like a Shop, it
-    belongs to one thread, and `reopen()` is not there: make another.
+    belongs to one thread. It has no `reopen()`: make another RemoteShop.
 
     Attributes: `achieved_rtt_ms` (measured by the link), `round_trips` (so far).
     """
@@ -62,7 +62,7 @@ class RemoteShop(Shop):
         raise LabError("Each thread makes a RemoteShop of its own: remote_shop(shop, rtt_ms).")
 
     def sql(self, query: str, values: Sequence | dict = ()) -> list[dict]:
-        """The rows of a query of your own. Raises: LabError for anything that would write."""
+        """The rows of your own query. Raises: LabError for anything that would write."""
         return self.rows(query, values)
 
     def one(self, query: str, values: Sequence | dict = ()) -> dict | None:
@@ -90,6 +90,6 @@ def remote_shop(shop: Shop, rtt_ms: float) -> RemoteShop:
         with remote_shop(shop, rtt_ms=2) as far:
             far.product_page(1)  # three statements, three round trips
 
-    What is added at 0 is a process and its round trip over loopback. Raises: LabError as `link`.
+    At 0 ms there is still the process and its round trip over loopback. Raises: LabError as `link`.
     """
     return RemoteShop(shop, rtt_ms)

@@ -1,4 +1,4 @@
-"""The SQLite source of truth: a shop, made here, always the same for a seed and a scale.
+"""The SQLite source of truth: a shop, generated here, always the same for the same seed and scale.
 
 Popularity is known by construction: product `k` has rank `k`, and is viewed, ordered and reviewed
 with a probability proportional to `1 / k ** EXPONENT`. Page views and orders arrive as Poisson
@@ -44,7 +44,7 @@ WORDS = ("good", "as described", "came late", "lovely", "too small", "would buy 
 
 @dataclass(frozen=True)
 class Scale:
-    """How many of each; page views and orders are expected values of a Poisson process."""
+    """How many rows of each; of page views and orders the expected number (Poisson)."""
 
     users: int
     products: int
@@ -110,7 +110,7 @@ def zipf_probabilities(n: int, exponent: float) -> np.ndarray:
 
 
 def popularity(products: int) -> np.ndarray:
-    """The probability with which each product of a shop is asked for, product 1 first."""
+    """The probability with which each product of a shop is viewed or ordered, product 1 first."""
     return zipf_probabilities(products, EXPONENT)
 
 
@@ -118,7 +118,7 @@ def popularity(products: int) -> np.ndarray:
 
 
 def _draw_poisson_times(random: np.random.Generator, expected: int) -> np.ndarray:
-    """Whole seconds of a Poisson process over the year, in order."""
+    """The times of a Poisson process over the year, in whole seconds, in order."""
     count = random.poisson(expected)
     return np.sort(random.integers(START, END, count))
 
@@ -202,7 +202,7 @@ def make_uri(file: Path, mode: str) -> str:
 
 
 def find_database(scale: str = "default", seed: int = SEED) -> Path | None:
-    """The dataset's file if it was made already, by this version of the schema."""
+    """The dataset's file, or None if it was not made yet with this version of the schema."""
     file = _name_file(scale, seed)
     if not file.exists():
         return None
@@ -242,7 +242,7 @@ def make_database(scale: str = "default", seed: int = SEED) -> Path:
 
 
 def shop(scale: str = "default", *, seed: int = SEED, writable: bool = False) -> Shop:
-    """Open the shop: read-only, or with `writable=True` a private copy that ends with it."""
+    """Open the shop: read-only, or with `writable=True` a private copy, removed by `close()`."""
     made = make_database(scale, seed)
     if not writable:
         return Shop(made, writable=False)
@@ -262,10 +262,10 @@ def shop(scale: str = "default", *, seed: int = SEED, writable: bool = False) ->
 
 
 class Shop:
-    """Queries of the shop. One Shop belongs to one thread; `reopen()` gives another its own.
+    """Queries of the shop. One Shop belongs to one thread; `reopen()` gives another thread its own.
 
-    Every answer is made of plain dictionaries and lists, or None where nothing was found.
-    Times are Unix seconds, money is in cents.
+    Every answer consists of plain dictionaries and lists, or is None if nothing was found. Times
+    are Unix seconds, money is in cents.
     """
 
     _folder: TemporaryFolder | None = None  # of a private copy
@@ -278,7 +278,7 @@ class Shop:
         self.database.row_factory = lambda cursor, row: dict(
             zip((column[0] for column in cursor.description), row, strict=True)
         )
-        if writable:  # readers in other threads go on while one writes
+        if writable:  # readers in other threads continue while one thread writes
             self.database.execute("PRAGMA journal_mode=wal")
             self.database.execute("PRAGMA synchronous=normal")
 
@@ -307,7 +307,7 @@ class Shop:
         return Shop(self.file, writable=self.writable)
 
     def sql(self, query: str, values: Sequence | dict = ()) -> list[dict]:
-        """The rows of a query of your own. Raises: LabError for anything that would write."""
+        """The rows of your own query. Raises: LabError for anything that would write."""
         self.database.execute("PRAGMA query_only = on")
         try:
             return self.rows(query, values)
@@ -328,7 +328,7 @@ class Shop:
 
     @contextlib.contextmanager
     def _undamaged(self) -> Iterator[None]:
-        """Raises: LabError where a page inside the file turns out to be damaged."""
+        """Raises: LabError if a page of the file is damaged."""
         try:
             yield
         except sqlite3.DatabaseError as error:
@@ -341,7 +341,7 @@ class Shop:
             ) from error
 
     def count(self, table: str) -> int:
-        """How many rows a table has. Raises: LabError for a table that is not there."""
+        """How many rows a table has. Raises: LabError for a table that does not exist."""
         if table not in TABLES:
             raise LabError(f"There is no table {table!r}; there are {', '.join(TABLES)}.")
         (found,) = self.rows(f"SELECT count(*) AS n FROM {table}")
@@ -360,7 +360,7 @@ class Shop:
         return self.one("SELECT * FROM products WHERE id = ?", (product_id,))
 
     def product_page(self, product_id: int) -> dict | None:
-        """A product with its category, its reviews summed up, and the latest three."""
+        """A product with its category, the number and mean of its reviews, and the latest three."""
         found = self.one(
             "SELECT p.*, c.name AS category FROM products p "
             "JOIN categories c ON c.id = category_id WHERE p.id = ?",
@@ -382,7 +382,7 @@ class Shop:
         return found
 
     def best_sellers(self, category_id: int, month: str, limit: int = 10) -> list[dict]:
-        """The products of a category that sold most in a month such as "2025-11".
+        """The best-selling products of a category in a month such as "2025-11".
 
         Raises: LabError for a month of another form.
         """
@@ -430,7 +430,7 @@ class Shop:
         )
 
     def add_product(self, product_id: int, name: str, price_cents: int) -> int:
-        """Create a product with an id of your choice, commit, and return its version, 1.
+        """Create a product with the given id, commit, and return its version, 1.
 
         Raises: LabError on a read-only shop or if the id is taken.
         """

@@ -53,9 +53,9 @@ class Prediction:
         )
 
     def reveal(self, *, theory: Mapping[str, Guess] | None = None, **measured: Guess) -> Revealed:
-        """Compare the guesses with what was measured and, where there is one, with the theory.
+        """Compare the guesses with the measurements and, if given, with the theory.
 
-        Raises: LabError for a name that was never guessed, and for what was not among the choices.
+        Raises: LabError for a name without a guess, and for a value that is not among the choices.
         """
         theory = theory or {}
         unknown = (set(measured) | set(theory)) - set(self.guesses)
@@ -71,7 +71,7 @@ class Prediction:
 
 
 class Revealed:
-    """A small table: your guess, the measurement, the theory, and how far off the guess was."""
+    """A small table: guess, measurement, theory, and how far off the guess was."""
 
     HEADS = ("", "your guess", "measured", "theory", "your guess was")
 
@@ -120,7 +120,7 @@ def _describe_error(guess: Guess, measured: Guess | None) -> str:
 
 
 def predict(*, choices: Sequence[str] = (), **guesses: Guess) -> Prediction:
-    """Note guesses before measuring: `guess = lab.predict(here=2, away=2)`.
+    """Record guesses before measuring: `guess = lab.predict(here=2, away=2)`.
 
     With `choices`, each guess is one of them: `lab.predict(fastest="GET", choices=["GET", "SET"])`.
 
@@ -140,12 +140,12 @@ def predict(*, choices: Sequence[str] = (), **guesses: Guess) -> Prediction:
 
 
 def claim(text: str, holds: bool, *, varies: bool = False) -> None:
-    """Print a claim of the lesson with a tick, or say that this run contradicts it.
+    """Print a claim of the lesson with a tick, or report that this run contradicts it.
 
-    A claim on a count, on a contract or on an answer must hold. One that depends on times, on what
-    the operating system hands out, or on chance `varies` from machine to machine. If a claim does
-    not hold, both sides are printed with what that may mean, and the notebook goes on; at its end
-    `redis-lab validate` lists those that vary.
+    A claim on a count, on a contract or on an answer must hold. A claim that depends on times, on
+    the operating system, or on chance `varies` from machine to machine. If a claim does not hold,
+    both sides are printed with a possible explanation, and the notebook continues. At the end
+    `redis-lab validate` lists the varying claims that did not hold.
 
     Raises: ClaimFailed under `redis-lab validate` and `plots`, for a claim that must hold and does
     not.
@@ -202,7 +202,7 @@ def _describe_sides() -> str:
 
 
 def _describe_values(expression: ast.expr, frame: FrameType) -> str:
-    """A comparison as it is in the source, each side with its value in place of its expression."""
+    """A comparison as in the source, with the value of each side in place of its expression."""
     if not isinstance(expression, ast.Compare):
         return ast.unparse(expression)
     shown = []
@@ -210,7 +210,7 @@ def _describe_values(expression: ast.expr, frame: FrameType) -> str:
         source = ast.unparse(side)
         try:
             value = eval(source, frame.f_globals, frame.f_locals)
-        except Exception:  # a comprehension's own variable, or something that works only once
+        except Exception:  # a variable of a comprehension, or an expression that works only once
             shown.append(source)
         else:
             shown.append(_format_number(float(value)) if isinstance(value, Real) else repr(value))
@@ -229,8 +229,8 @@ def check(exercise: str, answer: object) -> None:
 
     The answer is run with the client that `connect()` announced last.
 
-    Raises: LabError for an exercise that does not exist, or before `connect()`; CheckFailed where
-    the check itself breaks down.
+    Raises: LabError for an exercise that does not exist, or before `connect()`; CheckFailed if the
+    check itself fails.
     """
     judge, client = lessons.find_check(exercise), announced_client()
     if client is None:
@@ -250,7 +250,7 @@ def check(exercise: str, answer: object) -> None:
 
 
 def end_server(client: redis.Redis) -> str:
-    """End the lab's server, which no command can stop any more; what to do next."""
+    """End the lab's server, which no command can stop any more; returns what to do next."""
     server = server_behind(client)
     if server is None or server.settings is None:  # the lab did not start it
         return (
@@ -262,7 +262,7 @@ def end_server(client: redis.Redis) -> str:
 
 
 def untouched(exercise: str, check: FrameType | None) -> bool:
-    """Whether the cell that called `check` is the exercise as the workbook has it."""
+    """Whether the cell that called `check` is still the workbook's exercise, unchanged."""
     caller = check and check.f_back
     here = caller and "".join(linecache.getlines(caller.f_code.co_filename)).strip()
     if not here:
@@ -278,7 +278,7 @@ def untouched(exercise: str, check: FrameType | None) -> bool:
 
 
 class Note:
-    """A text in Markdown, which a notebook shows as such; its lines break between words."""
+    """A text in Markdown, rendered in a notebook; elsewhere its lines break between words."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -296,7 +296,8 @@ _shown: Counter[str] = Counter()  # how many hints of an exercise this kernel ha
 
 
 def hint(exercise: str) -> Note:
-    """The next hint for an exercise, `lab.hint("hashes.reserve")`: first a nudge, last nearly all.
+    """The next hint for an exercise, `lab.hint("hashes.reserve")`: the first is a nudge, the last
+    nearly the answer.
 
     Once all have been shown, the last one is shown again. Raises: LabError for an exercise that
     does not exist.
@@ -315,7 +316,7 @@ def hint(exercise: str) -> Note:
 def solution(exercise: str) -> Note:
     """An answer to an exercise, from the workbook's notebook: `lab.solution("hashes.reserve")`.
 
-    Raises: LabError for an exercise that does not exist, or where the notebooks are not here.
+    Raises: LabError for an exercise that does not exist, or without the notebooks.
     """
     lessons.find_check(exercise)
     return Note(f"```python\n{solution_of(exercise)}\n```")
@@ -331,7 +332,7 @@ def solution_of(exercise: str) -> str:
 
 
 def lesson_of(exercise: str) -> toc.Lesson:
-    """The lesson that an exercise belongs to. Raises: LabError where the notebooks are not here."""
+    """The lesson that an exercise belongs to. Raises: LabError without the notebooks."""
     name = exercise.partition(".")[0]
     for lesson in toc.read_toc():
         if lesson.name == name:
@@ -340,7 +341,7 @@ def lesson_of(exercise: str) -> toc.Lesson:
 
 
 def show_source(thing: type | Callable) -> object:
-    """Show the live source of a pattern: what you read is what the lesson runs."""
+    """Show the source of a pattern, read from the code that the lesson runs."""
     from IPython.display import Markdown
 
     return Markdown(f"```python\n{inspect.getsource(thing).rstrip()}\n```")
@@ -356,9 +357,9 @@ def figure(
     client: redis.Redis | None = None,
     **more: Any,
 ) -> object:
-    """Save what an experiment measured and its plot, and show the plot.
+    """Save an experiment's result and its plot, and show the plot.
 
-    FIGURES of the lesson's module says how it is drawn; `more` goes into the result's
+    FIGURES in the lesson's module says how it is drawn; `more` is added to the result's
     environment.
 
     Raises: LabError for an experiment that no lesson has a figure for.

@@ -16,7 +16,7 @@ TOC = "toc.yml"
 
 
 def notebooks_folder() -> Path:
-    """The checkout's `notebooks/`. Raises: LabError when the package stands alone."""
+    """The checkout's `notebooks/`. Raises: LabError if the package was installed without them."""
     found = Path(__file__).resolve().parents[1] / "notebooks"
     if not found.is_dir():
         raise LabError("The notebooks are not here; install from a checkout: pip install -e .")
@@ -44,11 +44,11 @@ class Lesson:
 
     @property
     def path(self) -> Path:
-        """Where its notebook belongs: the file name begins with the place."""
+        """The path that its notebook should have: the file name begins with the place."""
         return self.root / Path(self.lesson).parent / f"{self.place:02}_{self.name}.ipynb"
 
     def find(self) -> Path:
-        """Its notebook, whatever number it has at the moment. Raises: LabError."""
+        """Its notebook, even if the number in the file name is outdated. Raises: LabError."""
         if self.path.exists():
             return self.path
         pattern = re.compile(rf"(\d+_)?{re.escape(self.name)}\.ipynb")
@@ -113,7 +113,7 @@ def _lesson(root: Path, place: int, part: str, entry: Any) -> Lesson:
 
 
 def renumber_links(text: str, listed: list[Lesson]) -> str:
-    """The text, its links to notebooks with today's numbers."""
+    """The text, with its links to notebooks updated to the current numbers."""
     for each in listed:
         text = re.sub(rf"\b(?:\d\d+_)?{each.name}\.ipynb\b", each.path.name, text)
     return text

@@ -54,8 +54,8 @@ def root(tmp_path, monkeypatch) -> Path:
     (root / "things" / "02_more.ipynb").write_text(notebook("[words](../words.md)"))
     (root / "things" / "p.png").write_bytes(b"\x89PNG\xff")
     monkeypatch.delenv(copies.WORK, raising=False)
-    monkeypatch.setattr(copies, "folder", lambda: root)
-    monkeypatch.setattr(toc, "folder", lambda: root)
+    monkeypatch.setattr(copies, "notebooks_folder", lambda: root)
+    monkeypatch.setattr(toc, "notebooks_folder", lambda: root)
     return root
 
 

@@ -72,7 +72,7 @@ def test_a_new_lesson_keeps_the_rules(checkout):
 )
 def test_a_name_that_will_not_do(checkout, monkeypatch, lesson, trouble):
     root = checkout / "notebooks"
-    monkeypatch.setattr(new, "folder", lambda: root)
+    monkeypatch.setattr(new, "notebooks_folder", lambda: root)
     before = {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file()}
     with pytest.raises(LabError, match=re.escape(trouble)):
         list(new.write_lesson(lesson))
@@ -80,7 +80,7 @@ def test_a_name_that_will_not_do(checkout, monkeypatch, lesson, trouble):
 
 
 def test_what_is_there_is_not_overwritten(checkout, monkeypatch):
-    monkeypatch.setattr(new, "folder", lambda: checkout / "notebooks")
+    monkeypatch.setattr(new, "notebooks_folder", lambda: checkout / "notebooks")
     (checkout / "tests" / "lessons" / "test_outbox.py").write_text("mine")
     with pytest.raises(LabError, match=r"test_outbox\.py is there already"):
         list(new.write_lesson("patterns/outbox"))

@@ -1,4 +1,4 @@
-"""Measuring: a closed loop (`bench`), an open one (`load`), what theory expects, and results.
+"""Measuring: a closed loop (`bench`), an open loop (`load`), theory, and results.
 
-From the outside these are reached as `redis_lab.bench`, `redis_lab.load` and so on.
+Users reach these as `redis_lab.bench`, `redis_lab.load` and so on.
 """

@@ -1,14 +1,14 @@
-"""A process that makes load: standard library only, so that it starts at once and is cheap.
+"""A process that makes load; standard library only, so that it starts fast and uses little memory.
 
 It reads its settings as one line of JSON from standard input, connects, prints `ready`, reads the
 moment to begin (nanoseconds of the monotonic clock, which all processes of a machine share), works,
 and writes one line of JSON and then its samples, 64-bit integers, to standard output.
 
-It also ends at once when the process that started it is gone.
+It also ends when the process that started it has ended.
 
 - `saturate`: every connection always has a batch under way.
-- `open`: request n is due at `due[n]`, whatever has become of the others. It is sent on a free
-  connection, or as soon as there is one, as a service with a pool would do it.
+- `open`: request n is due at `due[n]`, independently of all other requests. It is sent on a free
+  connection, or as soon as one is free, as in a service with a connection pool.
 """
 
 import base64
@@ -28,7 +28,7 @@ CHUNK = 1 << 18
 GREETING_S = 30.0
 OWNER_CHECK_S = 0.25
 OWN, FAILED = 1, 2  # flags of a request: a connection was free for it; its reply was an error
-NAP_NS = 200_000  # closer than this to the next request it does not sleep
+NAP_NS = 200_000  # if the next request is due sooner than this, it does not sleep
 
 
 def connected(settings):
@@ -63,7 +63,7 @@ def saturate(settings, connections):
     warm = begin() + settings["warm_ns"]
     end = warm + settings["ns"]
     buffer, batches, errors = bytearray(CHUNK), 0, 0
-    for connection in connections:  # in the kernel: a timeout of Python's costs a call each
+    for connection in connections:  # in the kernel: Python's timeouts cost a system call
         patience = struct.pack("ll", -(-settings["patience_ns"] // 10**9), 0)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
     cpu = time.process_time()
@@ -71,7 +71,7 @@ def saturate(settings, connections):
     for connection in connections:
         connection.sendall(batch)
     while (moment := now()) < end:
-        if warm and moment >= warm:  # what came before is not counted
+        if warm and moment >= warm:  # batches before this moment are not counted
             start, cpu, batches, warm = moment, time.process_time(), 0, 0
         for connection in connections:
             missing = length
@@ -115,7 +115,7 @@ def open_loop(settings, connections):
         if moment > give_up:
             break
         while upcoming < count and start + due[upcoming] <= moment:
-            # A connection is left over for it: if it is late now, that is the generator's own fault
+            # A connection is free for this request: if it is late now, the generator is the cause
             flags[upcoming] = OWN if len(free) > len(waiting) else 0
             waiting.append(upcoming)
             upcoming += 1
@@ -139,7 +139,7 @@ def open_loop(settings, connections):
             reply = connection.recv(CHUNK)
             if not reply:
                 raise SystemExit("The server closed the connection.")
-            # An error, or nil where the probe had a value
+            # An error, or nil although the probe got a value
             failed = got == 0 and (reply[0] == 45 or (length != 5 and reply.startswith(b"$-1")))
             got += len(reply)
             if failed or got >= length:
@@ -158,7 +158,7 @@ def open_loop(settings, connections):
 
 
 def end_with(owner):
-    """End this process soon after its owner has, which may have been killed."""
+    """End this process soon after its owner has ended, even if the owner was killed."""
     while os.getppid() == owner:
         time.sleep(OWNER_CHECK_S)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""An arm of a comparison, and its run: what is called, its pace, and what a call does."""
+"""An arm of a comparison, and its run: the function, how long it takes, and what a call does."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Arm:
     """One way of doing the work.
 
     `call` is a function, or for asyncio a coroutine function (or a function that returns a
-    coroutine). `units` is how many operations one call does. `client` is whose commands are
-    counted, when it is not the comparison's. An arm whose commands differ from call to call says
-    `steady=False`; one that may get nil replies says `may_miss=True`; both switch off the check
+    coroutine). `units` is how many operations one call does. `client` is the client whose commands
+    are counted, if it is not the comparison's. An arm whose commands differ from call to call says
+    `steady=False`; one that may get nil replies says `may_miss=True`; each switches off the check
     that would fail. `columns` are added to the arm's row of the table, such as `{"depth": 100}`.
 
-    `setup(calls)` runs untimed before each block, and gets the block's number of calls, since
-    LPOP needs something to pop: `setup=lambda calls: r.rpush("jobs", *range(calls))`.
+    `setup(calls)` runs untimed before each block, and gets the block's number of calls, for example
+    because LPOP needs something to pop: `setup=lambda calls: r.rpush("jobs", *range(calls))`.
     """
 
     call: Callable[[], object]
@@ -51,9 +51,8 @@ class Arm:
 def time_calls(
     call: Callable[[], object], out: list[int], clock: Callable[[], int] = perf_counter_ns
 ) -> None:
-    """Fill `out` with the nanoseconds that each call took. The whole harness is this loop.
-
-    `out` is a list made beforehand: storing into it is cheaper than into any array.
+    """Fill `out` with the nanoseconds that each call took. This loop is the whole harness. `out` is
+    a preallocated list, because storing into a list is faster than into any array.
     """
     for i in range(len(out)):
         start = clock()
@@ -62,7 +61,7 @@ def time_calls(
 
 
 async def time_async_calls(call: Callable[[], Any], out: list[int]) -> int:
-    """The same for a coroutine function; returns the nanoseconds that all of it took."""
+    """The same for a coroutine function; returns the nanoseconds that all calls took together."""
     clock = perf_counter_ns
     begin = clock()
     for i in range(len(out)):
@@ -73,7 +72,7 @@ async def time_async_calls(call: Callable[[], Any], out: list[int]) -> int:
 
 
 class ArmRun:
-    """One arm while it is measured: its samples and the counts it must explain."""
+    """One arm while it is measured: its samples, and the counts that its calls must explain."""
 
     def __init__(self, name: str, arm: Arm, client: Any) -> None:
         self.name, self.arm = name, arm
@@ -89,7 +88,7 @@ class ArmRun:
 
     @contextlib.contextmanager
     def noted(self, what: str = "arm") -> Iterator[None]:
-        """Add to an exception which arm it comes from."""
+        """Add the name of the arm to an exception."""
         try:
             yield
         except Exception as error:
@@ -103,7 +102,7 @@ class ArmRun:
             raise
 
     def prepare(self, calls: int) -> None:
-        """Run the arm's setup for so many calls, and note what the servers counted meanwhile."""
+        """Run the arm's setup for `calls` calls, and record what the servers counted for it."""
         if self.arm.setup is None:
             return
         before = read_counts(self.servers)
@@ -136,7 +135,7 @@ class ArmRun:
         return await reply
 
     def inspect_call(self) -> None:
-        """One call under `wire`, between two readings of the server's counts: what does it do?"""
+        """One call under `wire`, between two readings of the server's counts, to analyse it."""
         self.prepare(1)
         self.call_once()  # the first call may load a script or open a connection
         if self.client is None:
@@ -147,16 +146,18 @@ class ArmRun:
             self.call_once()
         self.counted = subtract_counts(read_counts([self.client]), before)
         if self.is_async and not isinstance(self.client, redis.asyncio.Redis):
-            return  # its commands go through a client other than the one that was watched
+            return  # its commands go through another client than the watched one
         self.round_trips, self.commands = counted.round_trips, counted.commands
 
     def estimate_pace_ns(self) -> float:
-        """Nanoseconds a call takes, roughly: the median of a few, of fewer if it is slow."""
+        """Roughly how many nanoseconds a call takes: the median of a few calls, of fewer if it is
+        slow.
+        """
         while len(self.took) < 7 and sum(self.took) < 20_000_000:
             self.prepare(1)
             self.call_once()
         return max(float(np.median(self.took)), 1.0)
 
     def start_measuring(self, servers: Sequence[Any]) -> None:
-        """From here on the arm's calls must explain what these servers count."""
+        """Start counting: from now on the arm's calls must explain what these servers count."""
         self.calls, self.setup_counted, self.servers = 0, [], servers

@@ -12,15 +12,15 @@ from typing import Any
 
 from ..errors import LabError
 
-MODULE = "redis_lab_arms"  # the file's name as a module: no other module has it
+MODULE = "redis_lab_arms"  # the file's name as a module; no other module has this name
 
 
 def load_arms(path: Path, connect: Callable[[], Any]) -> tuple[dict[str, Any], Any]:
-    """The arms of a file, and the client that they got: None where they need none.
+    """The arms of a file, and the client that they were given; None if they need none.
 
-    They are what its function `arms(r)` returns, whose argument comes from `connect`; or, without
-    a client, its variable `ARMS`. Either is a dictionary of callables and `Arm`s by name, or a
-    list of functions, which are arms under their own names.
+    The arms are the result of the file's function `arms(r)`, whose argument comes from `connect`,
+    or, without a client, the file's variable `ARMS`. Both are a dictionary of callables and `Arm`s
+    by name, or a list of functions, which give the arms their names.
 
     Raises: LabError when there is no such file, it cannot be run, or it defines no arms.
     """
@@ -41,14 +41,14 @@ def load_arms(path: Path, connect: Callable[[], Any]) -> tuple[dict[str, Any], A
 
 
 def _run_file(path: Path) -> ModuleType:
-    """Execute a file as a module; what lies in its folder can be imported, as in a script."""
+    """Execute a file as a module; it can import the files of its folder, as a script can."""
     if not path.is_file():
         raise LabError(f"There is no file {path}.")
     spec = importlib.util.spec_from_file_location(MODULE, path)
     if spec is None or spec.loader is None:
         raise LabError(f"{path.name} is not a Python file; its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[MODULE] = module  # dataclasses and pickle look for it there
+    sys.modules[MODULE] = module  # dataclasses and pickle look the module up there
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
@@ -79,7 +79,7 @@ def _name_arms(found: Any, path: Path) -> dict[str, Any]:
 
 
 def describe_error(error: BaseException, path: Path, where: str = "") -> str:
-    """One line: the file, the place in it that raised, which arm it was, and the message."""
+    """One line: the file, the line that raised, the arm, and the message."""
     own = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)

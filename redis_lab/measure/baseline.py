@@ -1,4 +1,4 @@
-"""What a client is compared with: PING over a bare socket, and redis-benchmark."""
+"""The baselines of a client: PING over a bare socket, and redis-benchmark."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def redis_benchmark(
 ) -> dict[str, float] | None:
     """The same command by redis-benchmark, written in C; None when it is not on PATH.
 
-    None as well over TLS, and for a server with a password: it would take that only on its command
-    line, where everyone on the machine can read it.
+    Also None over TLS, and for a server with a password, because redis-benchmark would need the
+    password on its command line, where everyone on the machine can read it.
 
-    Returns `per_second` and, for one connection at depth 1 only, `p50_us` and `p99_us` (with many
-    connections it leaves out its own event loop's wait). The keys must be there already, or it
-    times nil replies.
+    Returns `per_second` and, for one connection at depth 1 only, `p50_us` and `p99_us` (with more
+    connections it leaves out the wait in its own event loop). The keys must exist already;
+    otherwise it times nil replies.
 
     Raises: LabError when redis-benchmark fails.
     """

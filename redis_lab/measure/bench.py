@@ -1,17 +1,18 @@
-"""Closed-loop latency: how long does one call take, and is that one faster than this one?
+"""Closed-loop latency: how long does one call take, and which of several calls is faster?
 
 `compare({name: callable, ...})` measures several ways of doing something ("arms") in one run.
 What each precaution prevents:
 
 - The arms take turns in short blocks, in random order, and ratios are taken between blocks of the
-  same turn. (The machine drifts; measured one after the other, the slower arm can win.)
+  same turn. (The machine's speed drifts: if arms are measured one after the other, the slower arm
+  can win.)
 - Samples go as whole nanoseconds into a preallocated list, after each block into an int64
   array; percentiles and histograms are computed at the end. (Filling a histogram costs more than
   reading the clock.)
 - The garbage collector is frozen and off while measuring.
-- Intervals come from resampling whole blocks. (Neighbouring samples resemble each other; taken
-  one by one they would give intervals that are too narrow.)
-- What each arm did is checked against the server's own count of commands, hits and misses.
+- Intervals come from resampling whole blocks. (Neighbouring samples are similar; resampling single
+  samples would give intervals that are too narrow.)
+- The work of each arm is checked against the server's own counts of commands, hits and misses.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ __all__ = [
     "three_arms",
 ]
 
-FLOOR = BASELINE  # its name before
+FLOOR = BASELINE  # its former name
 
 
 def __dir__() -> list[str]:
@@ -91,20 +92,20 @@ def compare(
     With a `client`, each arm's commands are counted and checked, and a PING over a bare socket to
     the same server is measured with them, unless `baseline=False`: no client can be faster.
 
-    - `seconds` is the time for each arm; by default the `effort` decides, "quick" or "full", and
-      without that the environment variable REDIS_LAB_EFFORT.
+    - `seconds` is the time for each arm; by default the `effort` decides, "quick" or "full", which
+      itself is by default that of the environment variable REDIS_LAB_EFFORT.
     - `setup(calls)` runs untimed before each block of every arm, and gets the number of calls in
       it: `setup=lambda calls: r.rpush("jobs", *range(calls))`. An `Arm` may have its own.
-    - `reference` is the arm that ratios are against; by default the first.
-    - Coroutine functions are awaited, one call after the other, on one event loop in a thread of
-      its own; what a pass through the loop takes is measured and stated with the result. Their
+    - `reference` is the arm that the others are compared with; by default the first.
+    - Coroutine functions are awaited, one call after the other, on one event loop in a separate
+      thread; the time of a pass through the loop is measured and reported with the result. Their
       client must not have been used on another loop (see `run_async`).
 
-    `floor` is the former name of `baseline`. A run that a busy machine spoils is repeated, three
-    times in all.
+    `floor` is the former name of `baseline`. If a busy machine makes a run invalid, the run is
+    repeated, up to three times in all.
 
-    Raises: InvalidRun when the run broke an invariant, TooBusy among them; LabError for invalid
-    arms, an unknown effort or reference.
+    Raises: InvalidRun when the run broke an invariant (TooBusy, a kind of it, on a busy machine);
+    LabError for invalid arms, an unknown effort or reference.
     """
     if not arms:
         raise LabError("compare() needs at least one arm: compare({'GET': lambda: r.get('k')}).")
@@ -158,7 +159,7 @@ def _compare_once(
         for each in runs:
             each.inspect_call()
         paces = [each.estimate_pace_ns() for each in runs]
-        # Slow arms: fewer turns rather than minutes of them.
+        # For slow arms use fewer turns, so that they do not take minutes.
         affordable = int(4 * seconds * 1e9 * len(paces) / sum(paces))
         blocks = int(np.clip(affordable, work.fewest_blocks, work.blocks))
         samples = [
@@ -199,7 +200,9 @@ def quiet_collector() -> Iterator[None]:
 
 
 def measure_harness_ns(calls: int = 20_000) -> float:
-    """What the loop itself adds to a block for each call, in nanoseconds (the fastest of five)."""
+    """The time that the measuring loop itself adds to each call, in nanoseconds (the fastest of
+    five).
+    """
     out = [0] * calls
     walls = []
     for _ in range(5):
@@ -210,7 +213,7 @@ def measure_harness_ns(calls: int = 20_000) -> float:
 
 
 def measure_loop_ns(passes: int = 2_000) -> float:
-    """What one pass through the event loop takes, in nanoseconds (the fastest of five)."""
+    """The time of one pass through the event loop, in nanoseconds (the fastest of five)."""
     out = [0] * passes
     return (
         min(run_async(time_async_calls(partial(asyncio.sleep, 0), out)) for _ in range(5)) / passes
@@ -220,7 +223,7 @@ def measure_loop_ns(passes: int = 2_000) -> float:
 def run_blocks(
     runs: Sequence[ArmRun], samples: Sequence[np.ndarray], seed: int, label: str
 ) -> list[list[int]]:
-    """Let the arms take turns; return the nanoseconds of each arm's blocks, as a wall clock."""
+    """Let the arms take turns; return the wall-clock nanoseconds of each arm's blocks."""
     random = np.random.default_rng(seed)
     walls: list[list[int]] = [[] for _ in runs]
     blocks = len(samples[0])
@@ -253,7 +256,7 @@ def check_counts(runs: Sequence[ArmRun], moved: Mapping[str, Counter]) -> None:
     if not all(each.arm.steady for each in runs if each.client is not None):
         return
     if any(guest_of(each.client) for each in runs if each.client):
-        return  # other people may use that server meanwhile
+        return  # others may use that server at the same time
     expected: dict[str, Counter] = {server: Counter() for server in moved}
     for each in runs:
         for server, counts in each.counted.items():
@@ -285,10 +288,12 @@ def find_idle_time(
     walls: Sequence[Sequence[int]],
     own_ns: float,
 ) -> str | None:
-    """What breaks Little's law for one caller: throughput x mean latency must be one, or None."""
+    """Check Little's law for one caller: throughput × mean latency must be one. Returns the breach,
+    or None.
+    """
     for each, taken, wall in zip(runs, samples, walls, strict=True):
         idle = sum(wall) - int(taken.sum()) - taken.size * own_ns
-        # A time slice or two of some other process may fall between two calls.
+        # One or two time slices of another process may fall between two calls.
         if idle > 0.1 * sum(wall) + 20e6:
             return f"{each.name}: {idle / sum(wall):.0%} of the time passed between calls."
     return None
@@ -339,7 +344,7 @@ def pipelines(
 ) -> list[dict]:
     """Measure the three arms at each depth; rows as of `compare`, a row for each arm and depth.
 
-    `variadic(n)` is a fourth way that asks for n things in one command, such as MGET. A loop that
+    `variadic(n)` is a fourth arm that requests n values with one command, such as MGET. A loop that
     would take longer than `longest_loop_s` a turn is left out. `columns` are added to each row.
     """
     rows, one_s = [], None

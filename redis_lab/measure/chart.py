@@ -1,4 +1,4 @@
-"""The picture of a comparison: a dot for each arm's median, a bar for its range."""
+"""The figure of a comparison: a dot for each arm's median, a bar for its range."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def draw_medians(frame: pd.DataFrame) -> Figure:
 
 
 def _round_ticks(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, … between two values: three at least, and not many more over several decades."""
+    """Ticks (1, 2, 5, 10, …) between two values: at least three, and not many more over several
+    decades.
+    """
     decades = [10.0**exponent for exponent in range(-6, 10)]
     found: list[float] = []
     for steps in ((1,), (1, 3), (1, 2, 5), range(1, 10), [1 + k / 4 for k in range(36)]):

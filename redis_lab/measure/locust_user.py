@@ -10,9 +10,10 @@ On several, run the master and the workers by hand, each with REDIS_LAB_LOAD set
     locust -f redis_lab/measure/locust_user.py --headless --master --expect-workers 4 -u 40 -t 60s
     locust -f redis_lab/measure/locust_user.py --worker --master-host MASTER
 
-Each user has one connection and asks at a constant pace, whatever the reply took; when a reply
-takes longer than its pace, it asks at once (`constant_pacing`). That is a closed loop for each user
-and close to an open one with many. Its times are service times, not response times.
+Each user has one connection and sends at a constant pace, however long a reply takes; if it takes
+longer than the pace, the next request is sent at once (`constant_pacing`). That is a closed loop
+for each user, and with many users close to an open loop. Its times are service times, not response
+times.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ START_TIMEOUT_S = 30.0
 
 
 def workload(client: redis.Redis, *command: object, pace_s: float = 0.1) -> str:
-    """What REDIS_LAB_LOAD has to be: the server, the command, and how often each user sends it."""
+    """The value for REDIS_LAB_LOAD: the server, the command, and how often each user sends it."""
     kwargs = client.connection_pool.connection_kwargs
     names = ("host", "port", "db", "username", "password")
     told = {key: kwargs[key] for key in names if key in kwargs}
@@ -53,16 +54,17 @@ def distributed(
     users: int = 20,
     workers: int = 2,
 ) -> list[dict[str, object]]:
-    """Run a Locust master with so many workers on this machine; its results as rows.
+    """Run a Locust master and its workers on this machine; returns its results as rows.
 
     The rows are those of `load.Load.row("service")`, as far as Locust knows them: it rounds times
     above 100 ms, and keeps its own histogram of milliseconds.
 
     `seconds` are rounded up to whole ones.
 
-    Raises: LabError when Locust is not installed, does not start, or requests failed; for TLS.
+    Raises: LabError when Locust is not installed or does not start, when requests failed, and for
+    TLS.
     """
-    # Not at the top: Locust imports this file too, and needs none of it
+    # Not at the top of the file, because Locust imports this file, too, and needs none of these
     from redis_lab.child import TemporaryRun
     from redis_lab.errors import LabError
     from redis_lab.extras import require

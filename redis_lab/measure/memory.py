@@ -1,4 +1,4 @@
-"""What a call or its data need in memory, at both ends."""
+"""The memory that a call or its data need, in the client and in the server."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from ..servers.choose import server as start_server
 
 
 def footprint(client: redis.Redis, call: Callable[[], object]) -> dict[str, float]:
-    """What one call needs at both ends: `seconds`, `client_mb` and `server_mb`.
+    """What one call needs in client and server: `seconds`, `client_mb` and `server_mb`.
 
-    Memory is how far the call raised the peak: resident memory of this process, used memory of
-    the server. Both peaks only rise, so measure the small case first, each on a fresh server.
+    Memory is how far the call raised the peak: resident memory of this process, used memory of the
+    server. Both peaks can only rise, so measure the small case first, and use a fresh server for
+    each case.
     """
     server_before = client.info("memory")["used_memory_peak"]
     client_before = peak_resident_bytes()
@@ -45,10 +46,10 @@ def peak_resident_bytes() -> int:
 
 
 def growth(write: Callable[[redis.Redis], object]) -> int:
-    """By how many bytes a server of the lab's own grows when `write` writes with a client of it.
+    """How many bytes a private server's memory grows by when `write(client)` writes.
 
-    MEMORY USAGE leaves out what belongs to no key: the table of all keys, and that of their times
-    to live. Here they count; clients' buffers and statistics of commands do not.
+    MEMORY USAGE omits memory that belongs to no key: the table of all keys, and that of their times
+    to live. Here both are included; clients' buffers and command statistics are not.
     """
     with start_server(latency_tracking=False) as own:
         before = _used_memory(own)

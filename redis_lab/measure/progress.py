@@ -1,4 +1,4 @@
-"""How far long work has come: one calm line that is gone at the end."""
+"""The progress of long work: one line, which is removed at the end."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import TypeVar
 
 from .. import claims, logbook
 
-EVERY_S = 0.5  # between two updates, so that showing does not disturb what is measured
+EVERY_S = 0.5  # between two updates, so that they do not disturb the measurement
 Item = TypeVar("Item")
 
 
 def show_progress(items: Sequence[Item], label: str, after_s: float = 1.0) -> Iterator[Item]:
-    """The items one by one; meanwhile a line says how many are done and how long the rest takes.
+    """Yield the items; meanwhile a line says how many are done and how long the rest will take.
 
-    The line appears after `after_s` seconds. In a notebook it is a display of its own, which is
-    emptied at the end, also by an exception or an interrupt; in a terminal it is a bar on standard
-    error. Nothing is shown where the lab itself runs a notebook, whose outputs are kept.
+    The line appears after `after_s` seconds. In a notebook it is a separate display, which is
+    emptied at the end, even after an exception or an interrupt. In a terminal it is a bar on
+    standard error. Nothing is shown when the lab itself runs a notebook, because the outputs are
+    saved.
     """
     shell = logbook.shell()
     if claims.is_strict():
@@ -48,7 +49,7 @@ def in_a_notebook(items: Sequence[Item], label: str, after_s: float) -> Iterator
             yield item
     finally:
         if displayed:
-            line.update({}, raw=True)  # nothing to show, and so no space that it takes
+            line.update({}, raw=True)  # an empty display takes no space
 
 
 def describe_progress(label: str, done: int, of: int, took_s: float) -> str:

@@ -1,8 +1,8 @@
 """A measured table with its environment: save it, load it, merge and compare results.
 
 A result is one JSON file for each experiment, and holds one or several runs of it. `make plots`
-(effort `full`) writes one run to data/results, `make publish` several; anything quicker goes to
-data/local, so that a quick look never overwrites a careful measurement.
+(effort `full`) writes one run to data/results, `make publish` several; results of lower effort go
+to data/local, so that a quick run never overwrites a careful one.
 """
 
 from __future__ import annotations
@@ -75,12 +75,14 @@ def results_folder(effort: str | None = None) -> Path:
 class Result:
     """One experiment as measured on one machine, in one run or in several.
 
-    `rows` is a list of flat dictionaries, one a measured point. `environment` is what
+    `rows` is a list of flat dictionaries, one for each measured point. `environment` is what
     `describe_environment()` found. `histograms` holds encoded HDR histograms by arm (nanoseconds).
-    How it is drawn is not in it: the lesson's module says so, and `title` is what it said then.
+    The result does not say how it is drawn; the lesson's module does. `title` is the figure's title
+    at the time of the measurement.
 
-    `runs` are the runs themselves. Where there are several, the rows are their means with intervals
-    over the runs, the environment is what they have in common, and the histograms are their sums.
+    `runs` are the runs themselves. If there are several, the rows are their means with intervals
+    over the runs, the environment holds what they have in common, and the histograms are their
+    sums.
     """
 
     experiment: str
@@ -124,11 +126,11 @@ def _of_runs(experiment: str, title: str, runs: list[Run], notes: list[str]) -> 
 def merge(one: Result, other: Result) -> Result:
     """A result with the runs of both.
 
-    Rows that not every run has are left out of its `rows`. Where the rows of the runs cannot be
-    matched at all (a timeline of events, say), `rows` are those of the first run.
+    Rows that not every run has are left out of its `rows`. If the rows of the runs cannot be
+    matched at all (as in a timeline of events), `rows` are those of the first run.
 
     Raises: LabError for results of two experiments, of two machines, or under conditions that
-    differ (versions, effort, transport, pinning), and where a run is in both.
+    differ (versions, effort, transport, pinning), and if a run is in both.
     """
     if one.experiment != other.experiment:
         raise LabError(
@@ -140,7 +142,7 @@ def merge(one: Result, other: Result) -> Result:
 
 
 def to_plain(value: Any) -> Any:
-    """A value as JSON takes it: numpy scalars to Python's, not-a-number to null."""
+    """A value that JSON can represent: numpy scalars become Python's, NaN becomes null."""
     if isinstance(value, Mapping):
         return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -154,7 +156,7 @@ def to_plain(value: Any) -> Any:
 
 @runtime_checkable
 class Measured(Protocol):
-    """What has rows, histograms and facts about how it was measured: a `Comparison`, a `Load`."""
+    """An object with rows, histograms and facts about its measurement: a `Comparison`, a `Load`."""
 
     @property
     def rows(self) -> list[dict[str, Any]]: ...
@@ -176,7 +178,8 @@ def make_result(
 ) -> Result:
     """A result made from a comparison or a load (its rows and histograms), or from your own rows.
 
-    `histograms` are kept too, in nanoseconds by name: they add up over runs, percentiles do not.
+    `histograms` (in nanoseconds, by name) are stored too, because histograms add up over runs and
+    percentiles do not.
     """
     kept = dict(histograms or {})
     if isinstance(measured, Measured):
@@ -205,7 +208,7 @@ def save(result: Result, folder: Path | None = None) -> Path:
 def write(result: Result, path: Path) -> Path:
     """Write the result to a file, atomically; return its path. Raises: LabError as `save`."""
     content: dict[str, Any] = asdict(result)
-    if len(result.runs) > 1:  # what is made from the runs is made again when it is loaded
+    if len(result.runs) > 1:  # what follows from the runs is computed when it is loaded
         kept = ("experiment", "title", "notes", "runs")
         content = {name: content[name] for name in kept} | {"format": RUNS_FORMAT}
     else:
@@ -254,7 +257,7 @@ def _check_types(thing: object, kinds: Mapping[str, type]) -> None:
 
 
 def _checked(result: Result) -> Result:
-    """The same. Raises: TypeError where a field or a row's medians are of another type."""
+    """Returns the argument. Raises: TypeError if a field or a row's medians have a wrong type."""
     _check_types(result, {"experiment": str, "title": str, "notes": list})
     if not all(isinstance(note, str) for note in result.notes):
         raise TypeError("a note is no str")
@@ -264,7 +267,7 @@ def _checked(result: Result) -> Result:
 
 
 def _checked_run(run: Run) -> Run:
-    """The same. Raises: TypeError as `_checked`."""
+    """Returns the argument. Raises: TypeError as `_checked`."""
     _check_types(run, {"rows": list, "environment": dict, "histograms": dict})
     for row in run.rows:
         if not isinstance(row, dict):
@@ -278,12 +281,12 @@ def _checked_run(run: Run) -> Run:
 
 
 def compare_results(old: Result, new: Result) -> pd.DataFrame:
-    """Two results compared: medians, their ratio, and the verdict that their runs allow.
+    """Compare two results: medians, their ratio, and the verdict that their runs allow.
 
-    Each run counts as one number for each row: the median of its blocks' medians. The verdict
-    rests on an interval of the ratio over runs (`stats.ratio_over_runs`: Welch's, corrected for
-    the number of rows, so that all of them hold together with 95 %). It needs five runs on each
-    side; with fewer the medians stand beside each other, and what is said is that they cannot tell.
+    Each run counts as one number for each row: the median of its blocks' medians. The verdict rests
+    on an interval of the ratio over runs (`stats.ratio_over_runs`: Welch's, corrected for the
+    number of rows, so that all intervals hold together with 95 %). A verdict needs five runs on
+    each side; with fewer, the table shows the medians and says that the runs cannot tell.
 
     Rows that only one result has, or that were not measured in blocks, are left out.
 
@@ -318,7 +321,7 @@ def compare_results(old: Result, new: Result) -> pd.DataFrame:
 
 
 def describe_comparison(old: Result, new: Result, frame: pd.DataFrame) -> str:
-    """What the intervals and verdicts of `compare_results` are, in a sentence."""
+    """A sentence that explains the intervals and verdicts of `compare_results`."""
     if min(len(old.runs), len(new.runs)) < FEWEST_RUNS:
         return (
             f"What varies most is the run, so a verdict needs {FEWEST_RUNS} runs on each side: "

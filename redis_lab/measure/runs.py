@@ -1,7 +1,8 @@
 """Several runs of one experiment: how they are joined, and how their rows become one table.
 
-What varies between two runs (placement on cores, memory layout, neighbours) is larger than what
-varies within one. So the run is the unit: an interval is over runs, each of which is one number.
+The variation between two runs (placement on cores, memory layout, other processes) is larger than
+the variation within one. So the run is the unit: intervals are over runs, and each run counts as
+one number.
 
 - Andy Georges, Dries Buytaert, Lieven Eeckhout: Statistically rigorous Java performance evaluation.
   OOPSLA 2007: one number for each invocation of the whole process, and Student's t over these.
@@ -22,13 +23,13 @@ from hdrh.histogram import HdrHistogram
 from ..errors import LabError
 from .stats import FEWEST_RUNS, interval_over_runs, judge_ratio
 
-# What must agree between two runs of one result, in the words of an error; unknown agrees with all
+# What must agree between two runs of one result, by the words of the error; unknown agrees with all
 MACHINE = ("cpu", "cores", "memory_gb", "system")
 CONDITIONS = (
     *("effort", "server", "server_version", "transport", "protocol", "parser"),
     *("python", "redis_py", "pinned"),
 )
-# Columns that hold what was measured; all others say of what
+# Columns with measured values; all other columns say what was measured
 MEASURED = {
     *("calls", "units", "round_trips", "commands", "ratio", "ratio_low", "ratio_high", "verdict"),
     *(f"{q}{end}_us" for q in ("p50", "p99") for end in ("", "_low", "_high")),
@@ -38,7 +39,7 @@ MEASURED = {
 
 @dataclass
 class Run:
-    """One run: its rows, what it depended on, and its encoded HDR histograms by arm."""
+    """One run: its rows, its environment, and its encoded HDR histograms by arm."""
 
     rows: list[dict]
     environment: dict = field(default_factory=dict)
@@ -51,12 +52,12 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """The seed of the experiment's random numbers, where it has one."""
+        """The seed of the experiment's random numbers; None if it has none."""
         return self.environment.get("seed")
 
 
 def key_of(row: Mapping) -> tuple:
-    """What a row is a measurement of: its arm and the columns the experiment varied."""
+    """The key of a row: its arm, and the values of the columns that the experiment varied."""
     return tuple(
         (name, value)
         for name, value in row.items()
@@ -70,7 +71,7 @@ def in_blocks(row: Mapping) -> bool:
 
 
 def median_of(row: Mapping) -> float:
-    """The one number that a run gives for a row: the median of its blocks' medians, in µs."""
+    """The number that a run counts as for a row: the median of its blocks' medians, in µs."""
     return float(np.median(row["block_medians_us"]))
 
 
@@ -81,7 +82,7 @@ def interval_columns(column: str) -> tuple[str, str]:
 
 
 def check_mergeable(one: Sequence[Run], other: Sequence[Run]) -> None:
-    """Raises: LabError where the runs are of two machines or conditions, or a run is in both."""
+    """Raises: LabError if the runs differ in machine or conditions, or if a run is in both."""
     if any(run in one for run in other):
         raise LabError("A run is in both results; counted twice it would look like two.")
     for names, what in ((MACHINE, "on another machine"), (CONDITIONS, "under other conditions")):
@@ -96,15 +97,14 @@ def check_mergeable(one: Sequence[Run], other: Sequence[Run]) -> None:
 
 
 def _known(name: str, runs: Sequence[Run]) -> list[Any]:
-    """What the runs say of one thing in their environments, those that say something."""
+    """The known values of one entry in the environments of the runs."""
     values = (run.environment.get(name) for run in runs)
     return [value for value in values if value is not None]
 
 
 def summarize_environments(runs: Sequence[Run]) -> dict[str, Any]:
-    """What all runs have in common, `when` of the first, and of anything else a list of values.
-
-    A run that does not say agrees with all.
+    """The environment of several runs: the values that they have in common, `when` of the first,
+    and a list for each value that differs. An unknown value agrees with all.
     """
     found: dict[str, Any] = {}
     for name in dict.fromkeys(name for run in runs for name in run.environment):
@@ -130,12 +130,12 @@ def summarize_histograms(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def align_rows(runs: Sequence[Run]) -> list[tuple[dict, ...]] | None:
-    """The rows that measure the same thing, one of each run; None where they cannot be matched.
+    """The rows that measure the same thing, one from each run; None if they cannot be matched.
 
-    Rows match by position where all their words agree. Otherwise, where they were sorted by time
-    or some were left out, by what they are a measurement of, if that names each row of a run: the
-    key of what `compare` measured, the words of others. Then rows that not every run has are left
-    out.
+    Rows match by position, if all their text columns agree. Otherwise (they were sorted by time, or
+    some are missing) they match by key, if each row of a run has a different key: `key_of` for rows
+    that `compare` measured, the text columns for others. Rows that are not in every run are then
+    left out.
     """
     tables = [run.rows for run in runs]
     if len({len(rows) for rows in tables}) == 1:
@@ -163,7 +163,9 @@ def _is_number(value: object) -> bool:
 
 
 def summarize_row(group: Sequence[Mapping]) -> dict[str, Any]:
-    """One row of several runs: each number their mean, with an interval over the runs beside it."""
+    """One row for several runs: each number is the mean of the runs, with an interval over the
+    runs.
+    """
     found: dict[str, Any] = {}
     names = list(group[0])
     ends = {
@@ -196,7 +198,7 @@ def summarize_row(group: Sequence[Mapping]) -> dict[str, Any]:
 
 
 def name_interval(runs: int) -> str:
-    """What an interval in a table or figure of so many runs is, in words."""
+    """What an interval over `runs` runs in a table or figure is, in words."""
     if runs == 1:
         return "within this run"
     return f"95 % over {runs} runs" if runs >= FEWEST_RUNS else f"range of the {runs} runs"

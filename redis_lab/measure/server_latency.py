@@ -1,4 +1,4 @@
-"""The server's own clock: how long it executed each command, to stand beside the client's."""
+"""The server's own measurement: how long it executed each command, to compare with the client's."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ PERCENTILES = {"p50": "p50_us", "p99": "p99_us", "p99.9": "p999_us"}
 
 
 def read_server_latency(client: redis.Redis) -> dict[str, dict[str, Any]]:
-    """What the server says of the time of each command since CONFIG RESETSTAT or its start.
+    """How long each command took since CONFIG RESETSTAT or the server's start, as the server
+    reports.
 
     By command, such as "GET": `calls`; `p50_us`, `p99_us` and `p999_us` by INFO latencystats; and
-    `histogram_us`, by LATENCY HISTOGRAM: for powers of two, how many calls took at most so many µs.
-    Percentiles that the server is not configured to track are None.
+    `histogram_us`, by LATENCY HISTOGRAM: for each power of two, how many calls took at most that
+    many µs. Percentiles that the server is not configured to track are None.
 
-    It is the execution alone: neither the wait for its turn, nor reading and writing, nor the way.
-    So under load a client's p99 may be a hundred times this one. Needs Redis 7.0.
+    The time is that of the execution alone, without queueing, reading, writing and the network. So
+    under load, a client's p99 may be a hundred times as long. Needs Redis 7.0.
 
-    Raises: redis.ResponseError from a server that is older.
+    Raises: redis.ResponseError from an older server.
     """
     info: Any = client.info("latencystats")
     percentiles = {
@@ -40,7 +41,7 @@ def read_server_latency(client: redis.Redis) -> dict[str, dict[str, Any]]:
 
 
 def to_dict(reply: Any) -> dict[str, Any]:
-    """A map of RESP3, or the flat list of RESP2, with text for its names."""
+    """A map of RESP3, or the flat list of RESP2, as a dictionary whose keys are text."""
     pairs = (
         reply.items() if isinstance(reply, Mapping) else zip(reply[::2], reply[1::2], strict=True)
     )
@@ -48,5 +49,5 @@ def to_dict(reply: Any) -> dict[str, Any]:
 
 
 def to_text(name: Any) -> str:
-    """A name of a reply, decoded or not."""
+    """A name in a reply, as text."""
     return name.decode() if isinstance(name, bytes) else str(name)

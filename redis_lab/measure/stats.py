@@ -9,7 +9,7 @@ from hdrh.histogram import HdrHistogram
 
 from .validity import InvalidRun
 
-SAMPLES_BEYOND = 100  # that many must lie beyond a percentile before it is reported
+SAMPLES_BEYOND = 100  # samples that must lie beyond a percentile for it to be reported
 NOISY_FACTOR = 1.5  # an interval whose ends differ by more than this factor is inconclusive
 FEWEST_RUNS = 5  # with fewer there is no interval over runs, and no verdict
 LONGEST_NS = 600_000_000_000  # the longest time that a histogram holds
@@ -24,11 +24,11 @@ def block_interval(
 ) -> tuple[float, float]:
     """How far `statistic(*samples)` varies within this run, resampling whole blocks (first axis).
 
-    It is the middle 95 % of the resamples, and no 95 % interval of what another run will give: the
-    difference between two runs is not in it, and few blocks give an interval that is too narrow.
+    It is the middle 95 % of the resamples. It is not a 95 % interval for another run, because it
+    does not contain the variation between runs; and with few blocks it is too narrow.
 
-    Arrays are resampled together, so that a ratio stays paired; with `paired=False` each on its
-    own. Not a number where there are fewer than two blocks. Source: the block bootstrap of Künsch
+    Arrays are resampled together, so that a ratio stays paired; with `paired=False` each is
+    resampled separately. NaN with fewer than two blocks. Source: the block bootstrap of Künsch
     (1989), its percentile interval. (`scipy.stats.bootstrap` does the same, and takes longer to
     import than a lesson takes to measure.)
     """
@@ -49,7 +49,7 @@ def block_interval(
 
 
 def block_range(samples: np.ndarray) -> tuple[float, float]:
-    """The lowest and the highest median of a block. Not a number with fewer than two blocks."""
+    """The lowest and the highest median of a block. NaN with fewer than two blocks."""
     if len(samples) < 2:
         return float("nan"), float("nan")
     medians = np.median(samples, axis=1)
@@ -66,10 +66,10 @@ def _student_t(degrees: float, share: float) -> float:
 def interval_over_runs(values: Sequence[float]) -> tuple[float, float, float]:
     """The mean of one number from each run, and its 95 % interval.
 
-    Student's t (William Gosset, 1908), as Georges, Buytaert and Eeckhout take it for fewer than
+    Student's t (William Gosset, 1908), as Georges, Buytaert and Eeckhout use it for fewer than
     thirty invocations (OOPSLA 2007); not the bootstrap, whose interval of five values is too
-    narrow. Positive numbers, as times and rates are, are averaged as logarithms: what varies
-    between runs is a factor. With fewer than five runs their lowest and highest in place of it.
+    narrow. Positive numbers, as times and rates are, are averaged as logarithms, because runs
+    differ by a factor. With fewer than five runs, the interval is their lowest and highest value.
     """
     found = np.asarray(values, dtype=float)
     logs = bool((found > 0).all())
@@ -89,15 +89,16 @@ def interval_over_runs(values: Sequence[float]) -> tuple[float, float, float]:
 def ratio_over_runs(
     first: Sequence[float], second: Sequence[float], pairs: int = 1
 ) -> tuple[float, float, float]:
-    """How many times as long the second takes, from one positive number of each run; its interval.
+    """How many times as long the second takes, from one positive number for each run, and the
+    interval.
 
-    The interval is Welch's, for runs whose spread may differ (B. L. Welch, Biometrika 34, 1947),
-    of the difference of the means of the logarithms. Where a table has several `pairs`, all
-    intervals together hold with 95 %: each is taken at 1 − 0.05/pairs (Bonferroni; O. J. Dunn,
-    JASA 56, 1961), so that a longer table does not find more differences that are none. (The rank
-    test of Mann and Whitney cannot do that with five runs on a side: its smallest p is 0.008.)
+    The interval is Welch's, for runs whose spread may differ (B. L. Welch, Biometrika 34, 1947), of
+    the difference of the means of the logarithms. Where a table has several `pairs`, all intervals
+    together hold with 95 %: each is taken at 1 − 0.05/pairs (Bonferroni; O. J. Dunn, JASA 56,
+    1961), so that a longer table does not report more false differences. (The rank test of Mann and
+    Whitney cannot do that with five runs on a side: its smallest p is 0.008.)
 
-    Not a number where a side has fewer than two runs.
+    NaN if a side has fewer than two runs.
     """
     a, b = (np.log(np.asarray(values, dtype=float)) for values in (first, second))
     ratio = float(np.exp(b.mean() - a.mean()))
@@ -126,10 +127,10 @@ def median_ratio(a: np.ndarray, b: np.ndarray) -> float:
 def percentile(samples: np.ndarray, q: float) -> float | None:
     """A percentile, or None with fewer than a hundred samples beyond it; the median always.
 
-    How many samples lie beyond a quantile is binomial, so that with a hundred its rank is known to
-    ± 2·√100, a fifth of the tail, at 95 % (Jean-Yves Le Boudec: Performance evaluation of computer
-    and communication systems, 2010, section 2.2, for independent samples). A p99 takes 10,000
-    samples, a p99.9 takes 100,000.
+    The number of samples beyond a quantile is binomial, so that with a hundred of them its rank is
+    known to ± 2·√100, a fifth of the tail, at 95 % (Jean-Yves Le Boudec: Performance evaluation of
+    computer and communication systems, 2010, section 2.2, for independent samples). A p99 takes
+    10,000 samples, a p99.9 takes 100,000.
     """
     tail = min(q, 100 - q) / 100
     if q != 50 and round(samples.size * tail, 6) < SAMPLES_BEYOND:
@@ -140,7 +141,7 @@ def percentile(samples: np.ndarray, q: float) -> float | None:
 def make_histogram(samples_ns: np.ndarray, name: str) -> HdrHistogram:
     """An HDR histogram in nanoseconds, three digits; histograms of several runs add up.
 
-    Raises: InvalidRun for a sample that it cannot hold; `name` says whose it is.
+    Raises: InvalidRun for a sample that it cannot hold; `name` names the samples in the error.
     """
     histogram = HdrHistogram(1, LONGEST_NS, 3)
     values, counts = np.unique(samples_ns, return_counts=True)

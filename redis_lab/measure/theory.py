@@ -1,11 +1,12 @@
-"""What hit ratio a cache should have, how long requests wait for a server, and what a round trip,
-a cache or an early recomputation costs, by formula.
+"""Formulas for the hit ratio of a cache, for how long requests wait for a server, and for what a
+round trip, a cache or an early recomputation costs.
 
 Caches: `lru`, `random`, `lfu`, `ttl`. Requests are independent of each other (the independent
-reference model): the next one is for key k with probability `p[k]`, whatever came before. `size` is
-how many keys the cache holds. LRU, FIFO and random eviction have no closed form, but an
-approximation that is very good: a key that is not asked for stays about as long as any other, the
-*characteristic time* T, and T is such that `size` keys are expected to be in the cache.
+reference model): the next one is for key k with probability `p[k]`, whatever the earlier requests
+were. `size` is how many keys the cache holds. LRU, FIFO and random eviction have no closed form,
+but a very good approximation: every key that is not requested stays in the cache for about the same
+time, the *characteristic time* T. T is chosen so that the expected number of keys in the cache is
+`size`.
 
 - Hao Che, Ye Tung, Zhijun Wang: Hierarchical web caching systems: modeling, design and
   experimental results. IEEE JSAC 20 (2002): the approximation for LRU.
@@ -15,16 +16,16 @@ approximation that is very good: a key that is not asked for stays about as long
   analysis of caching systems (2013), arXiv:1307.6702: FIFO and others. FIFO has the same hit
   ratio as random eviction (Gelenbe 1973).
 
-Queues: `md1`, `mg1`, `batch`. Requests arrive as a Poisson process, whatever has become of those
-before, and one server answers them in their order. Each function gives the mean time from a
-request's arrival to its reply; add the round trip. The server is busy for ρ = rate × service of
-the time; from ρ = 1 on the queue grows without end.
+Queues: `md1`, `mg1`, `batch`. Requests arrive as a Poisson process, independently of the replies,
+and one server answers them in their order. Each function gives the mean time from a request's
+arrival to its reply; add the round trip. The server is busy for ρ = rate × service of the time;
+from ρ = 1 on the queue grows without end.
 
 - Felix Pollaczek: Über eine Aufgabe der Wahrscheinlichkeitstheorie. Mathematische Zeitschrift 32
   (1930); Alexander Khinchine (1932): the mean wait for any distribution of service times, M/G/1.
 - Leonard Kleinrock: Queueing Systems, volume 1 (1975), section 5.6: the derivation.
-- `batch` is derived in its docstring. Queues in which a server first closes the gate behind those
-  who have come are *gated*: Hideaki Takagi, Queueing Analysis, volume 1 (1991).
+- `batch` is derived in its docstring. A queue whose server serves only the requests that were there
+  when its turn began is called *gated*: Hideaki Takagi, Queueing Analysis, volume 1 (1991).
 
 Round trips: `pipelined`, `cached` and `break_even`, from the lessons on pipelines and cache-aside.
 Early recomputation: `xfetch`, `xfetch_lead` and `xfetch_late`.
@@ -77,10 +78,11 @@ def asked_within(p: np.ndarray, time: float) -> np.ndarray:
 
 
 def share_present(p: np.ndarray, time: float) -> np.ndarray:
-    """For each key, the share of time it is present if each stay lasts `time` requests on average.
+    """For each key, the share of time that it is present, if each stay lasts `time` requests on
+    average.
 
-    A stay begins with a miss and does not grow longer by hits: FIFO, random eviction, and a time
-    to live that is set on a miss. Present for T, absent for 1/p until asked for again.
+    A stay begins with a miss, and hits do not prolong it: FIFO, random eviction, and a time to live
+    that is set on a miss. The key is present for T, and then absent for 1/p until its next request.
     """
     present = np.asarray(p, dtype=float) * time
     return present / (1 + present)
@@ -98,11 +100,11 @@ def _check(p: np.ndarray, size: float) -> np.ndarray:
 def characteristic_time(
     p: np.ndarray, size: float, present: Callable[[np.ndarray, float], np.ndarray] = asked_within
 ) -> float:
-    """Che's T, in requests: how long a key stays that nobody asks for.
+    """Che's T, in requests: how long a key stays in the cache without being requested.
 
     It solves `present(p, T).sum() == size`. Infinite for a cache that holds everything.
 
-    Raises: LabError for what is no set of probabilities, or a size that does not fit it.
+    Raises: LabError if `p` is not a set of probabilities, or if `size` does not fit it.
     """
     p = _check(p, size)
     if size == 0 or size == len(p):
@@ -131,7 +133,7 @@ def lru(p: np.ndarray, size: float) -> float:
 def random(p: np.ndarray, size: float) -> float:
     """Hit ratio of a cache that evicts a key at random (Fricker 2012), or the oldest (FIFO).
 
-    Σ p · pT / (1 + pT): each stay lasts T on average, however often its key is asked for.
+    Σ p · pT / (1 + pT): each stay lasts T on average, however often the key is requested.
     """
     return _hit_ratio(p, size, share_present)
 
@@ -146,10 +148,11 @@ def lfu(p: np.ndarray, size: int) -> float:
 
 
 def ttl(p: np.ndarray, per_second: float, ttl_s: float, *, refreshed: bool = False) -> float:
-    """Hit ratio with a time to live and room for everything, at `per_second` requests in all.
+    """Hit ratio with a time to live and no limit of size, at `per_second` requests in all.
 
-    Set on a miss, a copy gives λT hits for every miss: h = λT / (1 + λT), with λ the key's own
-    rate. Refreshed on every hit it lives until nobody asks for T: h = 1 − e^(−λT). (Martina 2013.)
+    If it is set on a miss only, a copy gives λT hits for every miss: h = λT / (1 + λT), where λ is
+    the key's own rate. If every hit refreshes it, a copy expires only after T without a request: h
+    = 1 − e^(−λT). (Martina 2013.)
     """
     p = _check(p, 0)
     if per_second < 0 or ttl_s < 0:
@@ -171,9 +174,9 @@ def _check_queue(rate_per_s: float, service_s: float, second_moment_s2: float | 
 
 
 def md1(rate_per_s: float, service_s: float) -> float:
-    """Mean response time, in seconds, where every service takes equally long: S + ρS / (2(1 − ρ)).
+    """Mean response time, in seconds, if all service times are equal: S + ρS / (2(1 − ρ)).
 
-    Infinite for a server that is asked for more than it can do. Raises: LabError for a negative
+    Infinite if the server gets more requests than it can execute. Raises: LabError for a negative
     rate or service time.
     """
     return mg1(rate_per_s, service_s)
@@ -183,8 +186,8 @@ def mg1(rate_per_s: float, service_s: float, second_moment_s2: float | None = No
     """Mean response time, in seconds, by Pollaczek and Khinchine: S + λ E[S²] / (2(1 − ρ)).
 
     `service_s` is the mean of the service times S, `second_moment_s2` the mean of their squares
-    (`np.mean(times**2)`; without it they are all alike). Each reply leaves as soon as its request
-    has been executed. Infinite from ρ = 1 on. Raises: LabError for impossible moments.
+    (`np.mean(times**2)`; without it, all service times are equal). Each reply leaves as soon as its
+    request has been executed. Infinite from ρ = 1 on. Raises: LabError for impossible moments.
     """
     busy, second = _check_queue(rate_per_s, service_s, second_moment_s2)
     if busy >= 1:
@@ -195,19 +198,19 @@ def mg1(rate_per_s: float, service_s: float, second_moment_s2: float | None = No
 def batch(rate_per_s: float, service_s: float, second_moment_s2: float | None = None) -> float:
     """Mean response time, in seconds, of a server that sends its replies at the end of each turn.
 
-    An event loop like Redis's takes all requests that have come by the beginning of a turn,
-    executes them, and writes the replies afterwards (`beforeSleep` and
+    An event loop like that of Redis takes all requests that have arrived by the beginning of a
+    turn, executes them, and writes the replies afterwards (`beforeSleep` and
     `handleClientsWithPendingWrites` in Redis's server.c and networking.c). So the first of a batch
-    waits for the last: S + λ E[S²] (1/2 + ρ) / (1 − ρ²). Compared with `mg1` a request waits
-    λ E[S²] ρ / (2(1 − ρ²)) longer.
+    waits for the last: S + λ E[S²] (1/2 + ρ) / (1 − ρ²). Compared with `mg1` a request waits λ
+    E[S²] ρ / (2(1 − ρ²)) longer.
 
-    Derivation. A turn of length T gathers Poisson(λT) requests, and these make the next turn; where
-    there are none, the server sleeps until one comes, whose turn is its service alone. Be p the
-    share of turns that gather none. In equilibrium E[T] = ρ E[T] + p E[S], and
-    E[T²] = λ E[S²] E[T] + ρ² E[T²] + p E[S²]; together E[T²]/E[T] = E[S²] / (E[S] (1 − ρ²)).
-    A request finds the server busy with probability ρ. Then it waits for the rest of that turn,
-    E[T²] / (2 E[T]) on average, and for the whole of its own: its service and those of the others
-    that the turn gathers, S + ρ E[T²]/E[T]. Otherwise it takes S.
+    Derivation. A turn of length T gathers Poisson(λT) requests, and these make the next turn; if
+    there are none, the server sleeps until a request comes, and the next turn is the service of
+    that request alone. Let p be the share of turns that gather none. In equilibrium E[T] = ρ E[T] +
+    p E[S], and E[T²] = λ E[S²] E[T] + ρ² E[T²] + p E[S²]; together E[T²]/E[T] = E[S²] / (E[S] (1 −
+    ρ²)). A request finds the server busy with probability ρ. Then it waits for the rest of that
+    turn, E[T²] / (2 E[T]) on average, and for the whole of its own turn: its own service and that
+    of the other requests in the turn, S + ρ E[T²]/E[T]. Otherwise it takes S.
 
     Infinite from ρ = 1 on. Raises: LabError for impossible moments.
     """

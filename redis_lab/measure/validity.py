@@ -1,4 +1,4 @@
-"""When a run is valid, and what happens when it is not: it is rejected, or tried again."""
+"""When a run is valid; an invalid run is rejected or repeated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..claims import NOT_MEASURED
 from ..errors import LabError
 
 TRIES = 3
-CALM_PERCENT = 50.0  # of all cores in use, below which a measurement is tried again at once
+CALM_PERCENT = 50.0  # of all cores in use; below it a measurement is tried again at once
 CALM_WITHIN_S = 3.0
 Measured = TypeVar("Measured")
 
@@ -25,9 +25,8 @@ class InvalidRun(LabError):
 
 
 class TooBusy(InvalidRun):
-    """Other processes took so much of the machine that the times mean nothing.
-
-    `found` is what was measured all the same; its counts hold, its times do not.
+    """Other processes used so much of the machine that the times mean nothing. `found` is the
+    measurement; its counts are valid, its times are not.
     """
 
     def __init__(self, why: str, found: object = None) -> None:
@@ -36,11 +35,10 @@ class TooBusy(InvalidRun):
 
 
 def retry_while_busy(measure: Callable[[], Measured], what: str) -> Measured:
-    """What `measure` returns; while the machine is too busy it is called again, three times in all.
-
-    Before each further try this waits until less than half of the machine is in use, for a few
-    seconds at most. Under `redis-lab validate` a measurement that fails to the end does not stop
-    the notebook: it is reported as not measured, and so are the claims that vary with times.
+    """The result of `measure`, which is called up to three times while the machine is too busy.
+    Each further try waits until less than half of the machine is in use, for at most a few seconds.
+    Under `redis-lab validate` a measurement that fails three times does not stop the notebook: it
+    is reported as not measured, and so are the claims that depend on times.
 
     Raises: TooBusy.
     """

@@ -1,4 +1,4 @@
-"""What users do: which key they ask for, when, and how large it is. All seeded."""
+"""The requests of users: which key, when, and how large its value is. All is seeded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def __dir__() -> list[str]:
 
 
 class Zipf:
-    """Requests for `n` things, the one of rank k with probability proportional to 1 / k**exponent.
+    """Requests for `n` keys; the key of rank k has a probability proportional to 1 / k**exponent.
 
     `probabilities` holds them in rank order. The same seed gives the same requests.
     """
@@ -36,7 +36,7 @@ class Zipf:
 def poisson_arrivals(rate_per_s: float, duration_s: float, seed: int = 0) -> np.ndarray:
     """Arrival times in seconds from zero, in order, of a Poisson process.
 
-    Given their number, the arrivals are uniform over the interval.
+    For a given number of them, the arrivals are uniform over the interval.
     """
     if rate_per_s <= 0 or duration_s <= 0:
         raise LabError("Arrivals need a positive rate and a positive duration.")

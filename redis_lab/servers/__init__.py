@@ -1,4 +1,4 @@
-"""Find or start Redis servers, alone or joined, and manage their lifetime."""
+"""Find or start Redis servers, single or joined, and manage their lifetime."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
 """The keeper: a tiny process that owns one server and never outlives the lab.
 
-Run as `python -I -S _keeper.py OWNER_PID MODE ...`, standard library only. It obeys three words
-on its standard input and answers on its standard output:
+Run as `python -I -S _keeper.py OWNER_PID MODE ...`, standard library only. It reads three commands
+from standard input and answers each on standard output:
 
     start   start the server, or start it again             -> "pid N" or "exit CODE"
     alive   is the server running?                          -> "pid N" or "exit CODE"
     quit    kill the server, remove its directory, leave
 
 When its input closes, or when its owner is no longer its parent (a process that the owner forked
-may hold the pipe open), it does what `quit` does. It polls, because that works alike on Linux and
-macOS, also when the owner was killed with SIGKILL.
+may hold the pipe open), it acts as on `quit`. It polls for this, because polling works on Linux and
+on macOS, even if the owner was killed with SIGKILL.
 
 MODE is `native PARENT PROGRAM ARGS...` or `remote HOST PORT`, where the server runs in a container
 and is shut down over its own port, after logging in with the command on the first line of the
@@ -56,7 +56,7 @@ class Native:
             self.ready = f"made {name}"
 
     def start(self):
-        if self.process and self.process.poll() is None:  # asked twice, after an interruption
+        if self.process and self.process.poll() is None:  # sent twice, after an interruption
             return self.alive()
         with open(os.path.join(self.directory, "log"), "ab") as log:
             self.process = subprocess.Popen(
@@ -108,7 +108,7 @@ class Remote:
 
 def main(owner, mode, *args):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ending = []  # an exception could come while the directory is being removed
+    ending = []  # an exception could interrupt the removal of the directory
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: ending.append(True))
@@ -116,7 +116,7 @@ def main(owner, mode, *args):
     try:
         print(server.ready, flush=True)
         waiting = b""
-        # Windows cannot select on a pipe; nothing forks there, so the pipe's end alone will do
+        # Windows cannot select on a pipe; nothing forks there, so end of file on the pipe is enough
         while WINDOWS or (os.getppid() == owner and not ending):
             if not WINDOWS and not select.select([0], [], [], POLL_S)[0]:
                 continue

@@ -1,4 +1,4 @@
-"""What all servers have in common, whoever started them."""
+"""What all servers have in common, whether the lab started them or not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def redact(url: str) -> str:
     """The URL without its passwords, safe to print even where it is malformed."""
     # Up to the last @, because a password may contain a / or # that its owner did not escape
     shown = re.sub(r"(?s)^(\w+://)?(?:([^:@]*:).*|[^:@]*)@", r"\1\2***@", url)
-    # Nor is it a port, what has other characters than digits and stands where a port would
+    # Text in the port's place that is not only digits may be part of a password, too
     shown = re.sub(r"(?s)^(\w+://[^][:@/?#]*:)(?!\d*([/?#]|$))[^@]+$", r"\1***", shown)
     return re.sub(r"(?s)(password=).*?(?=&\w+=|$)", r"\1***", shown)
 
@@ -35,8 +35,8 @@ def redact(url: str) -> str:
 def check_url(url: str) -> redis.ConnectionPool:
     """A pool, not yet connected, for a URL that redis-py understands as its owner does.
 
-    Raises: LabError for any other, and so before a piece of a password that its owner did not
-    escape is taken for the name of a host, and connected to or printed.
+    Raises: LabError for any other URL. A password that was not escaped could otherwise be read as a
+    host name, which would then be connected to or printed.
     """
     login, at, _ = url.partition("://")[2].rpartition("@")
     a_path = login.startswith("/") and url.startswith("unix:")  # may hold an @
@@ -44,9 +44,9 @@ def check_url(url: str) -> redis.ConnectionPool:
         if at and not a_path and re.search(r"[][/#?@\s]", login):
             raise ValueError
         pool = redis.ConnectionPool.from_url(url)
-        pool.make_connection()  # which knows all options
+        pool.make_connection()  # this checks all options
     except (ValueError, TypeError):
-        # Without the cause, whose words may hold a piece of the password
+        # Without the cause: its message may contain part of the password
         raise LabError(
             f"{redact(url)} is not a Redis URL. Write redis://user:password@host:port/0, "
             "rediss:// for TLS, or unix:///path/to/socket?db=0, with a / # ? or @ in the "
@@ -58,7 +58,8 @@ def check_url(url: str) -> redis.ConnectionPool:
 def fail_fast() -> dict[str, Any]:
     """Client options for a first contact: an error at once rather than after ten retries.
 
-    RESP2, since a server that is too old does not know HELLO, and should say its version.
+    RESP2, because a server that is too old does not know HELLO, and should still report its
+    version.
     """
     limits = {"socket_connect_timeout": CONTACT_TIMEOUT_S, "socket_timeout": CONTACT_TIMEOUT_S}
     return {"retry": Retry(NoBackoff(), 0), "protocol": 2, **limits}
@@ -88,7 +89,7 @@ def is_too_old(version: str) -> bool:
 
 
 class Server:
-    """A running Redis that can be reached, and where the lab started it, killed and restarted.
+    """A running Redis server. If the lab started it, it can also be killed and restarted.
 
     Attributes: `kind` (the name of one of `KINDS`), `product` ("Redis" or "Valkey"), `version`,
     `compatible` (the Redis version whose commands it speaks), `url`, `unix_url` (None where there
@@ -111,7 +112,7 @@ class Server:
     settings: dict[str, object] | None = None
     clustered = False
     bus_port: int | None = None  # of a node of a cluster
-    restarted = False  # whether `listens` found that somebody else has restarted it meanwhile
+    restarted = False  # whether `listens` found that the server had been restarted by somebody else
 
     def client(self, **options: Any) -> redis.Redis:
         """A new client of this server; replies are text unless `decode_responses=False`."""
@@ -151,19 +152,19 @@ class Server:
         return False
 
     def listens(self) -> bool:
-        """Whether there is still a server to connect to, even if it stands still just now."""
+        """Whether there still is a server to connect to, even if it does not answer now."""
         return self.alive()
 
     def log(self) -> str:
-        """What the server has logged so far, where the lab can read that; else ""."""
+        """The server's log so far; "" if the lab cannot read it."""
         return ""
 
     def visit(self) -> Guest | None:
-        """Nothing to do on a server that is the lab's own: see `UserServer`."""
+        """Does nothing on a server of the lab's own: see `UserServer`."""
         return None
 
     def stop(self) -> None:
-        """Nothing to do for a server that the lab does not own."""
+        """Does nothing for a server that the lab does not own."""
 
     def kill(self) -> None:
         """Raises: LabError, since only a native process of the lab's own can be killed."""
@@ -193,12 +194,12 @@ class Server:
 
 
 class Kind:
-    """One way to get a server. A further kind is a subclass and a place in `choose.KINDS`.
+    """One way to get a server. To add a kind, write a subclass and list it in `choose.KINDS`.
 
     Attributes: `name`, by which it is requested; `native` (its servers are processes that can be
-    killed and joined to a cluster); `private` (they are the lab's own); `unasked` (used where it
-    works and no other was requested); `fallback` (used if no better kind works, which is what
-    the line of `connect()` gives as the reason).
+    killed and joined to a cluster); `private` (they are the lab's own); `unasked` (tried even if it
+    was not requested); `fallback` (used if no better kind works; `connect()` then prints why the
+    better kinds did not work).
     """
 
     name: ClassVar[str]
@@ -206,7 +207,7 @@ class Kind:
     private = True
     unasked = True
     fallback = True
-    known: ClassVar[list[type[Kind]]] = []  # all that have a name
+    known: ClassVar[list[type[Kind]]] = []  # all subclasses that have a name
 
     def __init_subclass__(cls) -> None:
         if "name" in vars(cls):
@@ -216,7 +217,7 @@ class Kind:
         return self.name
 
     def probe(self) -> tuple[bool, str]:
-        """Whether this kind can be used here, and what was found."""
+        """Whether this kind can be used on this machine, and what was found."""
         raise NotImplementedError
 
     def start(self, password: str | None = None, config: dict | None = None) -> Server:

@@ -1,7 +1,7 @@
 """Find or start a Redis server and manage its lifetime.
 
 `connect()` is what lessons call; `server(**config)` is a private throwaway server with any
-configuration. Several of them joined are in `topology.py`.
+configuration. `topology.py` joins several of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _join_names(kinds: Iterable[Kind], last: str = ", ") -> str:
 
 
 def choose_kind() -> tuple[Kind, str]:
-    """The kind of server to use, and in a few words why. `REDIS_LAB_SERVER` forces one.
+    """The kind of server to use, and the reason in a few words. `REDIS_LAB_SERVER` forces a kind.
 
     Raises: LabError when the forced kind is unknown or absent, or when there is no server at all.
     """
@@ -60,9 +60,9 @@ def private_kind() -> Kind:
 
 
 def _first_usable(kinds: Iterable[Kind], otherwise: str) -> tuple[Kind, str]:
-    """The first kind that works, of those that are taken unasked, and in a few words why.
+    """The first working kind of those with `unasked`, and the reason in a few words.
 
-    Raises: LabError, beginning with the words `otherwise`, where none works.
+    Raises: LabError, beginning with the words `otherwise`, if none works.
     """
     reasons: list[str] = []
     for kind in kinds:
@@ -99,10 +99,10 @@ _announced: redis.Redis | None = None
 
 
 def default(one_server: bool = False) -> tuple[Server, str]:
-    """The server of this process, the user's or one that the lab starts, and why it was taken.
+    """The server of this process, the user's or one that the lab starts, and why it was chosen.
 
-    With `one_server`, if the user's server is a cluster's node: a private one. A server that has
-    ended is replaced.
+    With `one_server`, a private server is used if the user's server is a node of a cluster. A
+    server that has ended is replaced.
 
     Raises: LabError if the user's own server has ended.
     """
@@ -114,7 +114,7 @@ def default(one_server: bool = False) -> tuple[Server, str]:
             _single = None
         else:
             _default = None
-        _announced = None  # the next client is announced in its place
+        _announced = None  # the next client replaces it
         chosen, why = default(one_server)
         return chosen, f"the server before it has ended{', ' if why else ''}{why}"
     if before and before[0].restarted:
@@ -140,14 +140,16 @@ def connect(
     """A client of the lab's server; prints one line that says which server and why.
 
     Replies are text unless `decode_responses=False`; other `options` go to redis-py. A `quiet`
-    client is an additional one: `%%redis` and `check` go on using the one that was announced.
-    Where REDIS_URL is of a cluster, it is the cluster's client; with `one_server`, for what a
-    cluster cannot do (commands over keys in several slots, say), a private server's instead.
+    client is an additional one: `%%redis` and `check` go on using the one that was announced. If
+    REDIS_URL names a node of a cluster, the client is a cluster client. With `one_server` it is the
+    client of a private server instead: for what a cluster cannot do, such as commands over keys in
+    several slots.
 
-    A server that has ended is replaced by a new one, which is empty; the line says so, and also if
-    the user's own server was restarted in the meantime.
+    A server that has ended is replaced by a new one, which is empty. The line reports this, and
+    also a restart of the user's own server.
 
-    Raises: LabError when there is no server, or the user's own one is not fit to work in or gone.
+    Raises: LabError when there is no server, or when the user's own server cannot be used or has
+    ended.
     """
     global _announced
     chosen, why = default(one_server)
@@ -160,7 +162,9 @@ def connect(
 
 
 def running_server() -> Server | None:
-    """The server behind `connect()`, if there is one yet; of a cluster, the node in REDIS_URL."""
+    """The server behind `connect()`, of a cluster the node in REDIS_URL; None before the first
+    call.
+    """
     found = _default or _single
     return found[0] if found else None
 
@@ -169,7 +173,7 @@ def server_behind(client: redis.Redis) -> Server | None:
     """The server of this process's `connect()` that a client talks to directly, or None."""
     where = client.connection_pool.connection_kwargs
     for server, _ in filter(None, (_default, _single)):
-        path, port = where.get("path"), where.get("port")  # a Sentinel's client has neither
+        path, port = where.get("path"), where.get("port")  # a client of a Sentinel has neither
         if path == server.socket if path else port == server.port:
             return server
     return None
@@ -183,10 +187,10 @@ def announced_client() -> redis.Redis | None:
 def has(command: str, client: redis.Redis | redis.RedisCluster | None = None) -> bool:
     """Whether a server knows a command or subcommand, such as "HSETEX" or "CLIENT NO-TOUCH".
 
-    It is the server behind `client`, by default the one of `connect()`; it is asked in one round
-    trip and runs nothing. A command that an ACL forbids to this user is known all the same.
+    The server is that of `client`, by default that of `connect()`. The question takes one round
+    trip and runs nothing. A command that an ACL forbids to this user counts as known.
 
-    Raises: redis.NoPermissionError where this user may not run COMMAND.
+    Raises: redis.NoPermissionError if this user may not run COMMAND.
     """
     one = first_primary(client or _announced or connect(quiet=True))
     # As one word, because redis-py's parser of COMMAND INFO fails at the nil of an unknown command.

@@ -50,7 +50,7 @@ class DockerServer(Server):
             ) from error
         self.container = container
         self._wait_until_ready(config)
-        # The container outlives a killed kernel unless somebody shuts it down.
+        # Without a keeper, the container would outlive a kernel that is killed.
         login = internals.pack_command("AUTH", password) if password else b""
         self.keeper = Child("The container's keeper", KEEPER, "remote", self.host, str(self.port))
         self.keeper.tell(login.hex())
@@ -67,7 +67,7 @@ class DockerServer(Server):
                 self.url = f"redis://{credentials}127.0.0.1:{self.port}/0"
                 self.identify()
                 return
-            except NotFound as error:  # removed when it ended, and its last words with it
+            except NotFound as error:  # it ended, and was removed with its log
                 raise LabError(
                     "The server in the container ended at once. Does its version know these "
                     f"settings: {', '.join(config) or 'none'}?"

@@ -1,7 +1,7 @@
 """Protect a server that belongs to the user.
 
-A restricted client refuses the commands that reach beyond the lab's own keys, and records every
-key that it writes, so that exactly those are removed in the end.
+A restricted client refuses the commands that affect more than the lab's own keys. It records every
+key that it writes, so that exactly these keys can be removed at the end.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ REFUSED = {
     *(("FUNCTION", sub) for sub in ("LOAD", "DELETE", "FLUSH", "RESTORE")),
     *(("MODULE", sub) for sub in ("LOAD", "LOADEX", "UNLOAD")),
 }
-# The server says that these write, but they only change a key that exists already: what they
-# touch was either recorded when it was created, or is not the lab's.
+# The server lists these as write commands, but they only change a key that exists already. Such a
+# key was either recorded when it was created, or is not the lab's.
 NEVER_CREATE = {
     *("EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "PERSIST", "GETEX", "LSET", "LINSERT"),
     *("LPUSHX", "RPUSHX", "XACK", "XCLAIM", "XAUTOCLAIM", "XSETID", "XGROUP SETID"),
@@ -77,9 +77,10 @@ def _remove(client: redis.Redis | redis.RedisCluster, keys: Iterable[bytes]) -> 
 class Place:
     """Where one group of a command's keys is: what Redis calls a key specification.
 
-    It begins at argument `start`, or after the word `keyword` from there on. It is a range up to
-    `last` after the first (or before the end, if negative), or, if `counted`, as many as the
-    argument at the beginning says, with the first one `last` arguments after that.
+    The group begins at argument `start`, or after the first `keyword` that follows it. Without
+    `counted` it is a range that ends `last` arguments after its first key (or before the end of the
+    command, if `last` is negative). With `counted`, the argument at the beginning is the number of
+    keys, and the first key comes `last` arguments after it.
     https://redis.io/docs/latest/develop/reference/key-specs/
     """
 
@@ -105,7 +106,7 @@ class Place:
 
 
 def _as_dict(reply: Any) -> dict[str, Any]:
-    """A map of the server, which RESP2 sends as a flat list."""
+    """A map that the server sent, which is a flat list in RESP2."""
     if not isinstance(reply, dict):
         reply = dict(zip(reply[::2], reply[1::2], strict=True))
     return {_text(key): value for key, value in reply.items()}
@@ -136,12 +137,12 @@ def _written_places(specifications: list) -> Iterator[Place]:
 
 
 class Guest:
-    """One process's visit to a user's server: what it may do there and what it wrote.
+    """One process's visit to a user's server: what the process may do there, and what it wrote.
 
-    The server itself (COMMAND) says which commands write, and where their keys are. It
-    cannot know what a script does, so every key that is passed to a script counts as written, and
-    a command that a script names literally is refused as if it were sent. A script that computes
-    the names of its commands or keys is not covered.
+    The server itself (COMMAND) says which commands write, and where their keys are. The server
+    cannot know what a script does. So every key that is passed to a script counts as written, and a
+    command that is named literally in a script is refused as if it had been sent. A script that
+    computes the names of its commands or keys is not covered.
     """
 
     def __init__(self, client: redis.Redis, journal: Journal | None = None) -> None:
@@ -150,7 +151,7 @@ class Guest:
         kwargs = client.connection_pool.connection_kwargs
         self.database = int(kwargs.get("db") or 0)
         self.name = kwargs.get("client_name")
-        self.client = client  # its open connection keeps other notebooks out
+        self.client = client  # other notebooks recognise the visit by its open connection
         self.written: set[bytes] = set()
         self.owner = os.getpid()
         self.table: dict[str, list[Place]] = {}
@@ -163,14 +164,14 @@ class Guest:
                 places = list(_written_places(specifications))
                 if places and command_name not in NEVER_CREATE:
                     self.table[command_name] = places
-        self.table["SORT"] = [Place(2, keyword="STORE")]  # the server cannot say where
+        self.table["SORT"] = [Place(2, keyword="STORE")]  # not in the server's table
 
     def see(self, args: tuple) -> None:
         """Refuse a command, or remember the keys it writes.
 
         Raises: LabError for a command that the lab never runs on a server it did not start.
         """
-        # redis-py sends "CONFIG SET" as one string, people type two words
+        # redis-py sends "CONFIG SET" as one string, users type two words
         parts = [*_upper(args[0]).split(), *args[1:]] or [""]
         first, sub = parts[0], _upper(parts[1]) if len(parts) > 1 else ""
         self._refuse(first, parts)
@@ -186,7 +187,7 @@ class Guest:
         self.written |= keys
 
     def note_restart(self, server: str) -> None:
-        """Note the keys under the name that the server now has: it is still the same visit."""
+        """Record the keys under the server's new run id: this is still the same visit."""
         if self.journal:
             self.journal.clear()
             self.journal = Journal(server, self.database)
@@ -207,7 +208,7 @@ class Guest:
         )
 
     def _refuse(self, first: str, parts: list) -> None:
-        """Raises: LabError for what reaches beyond the lab's own keys, or its database."""
+        """Raises: LabError for a command that affects other keys or databases than the lab's."""
         sub = _upper(parts[1]) if len(parts) > 1 else ""
         if (first,) in REFUSED or (first, sub) in REFUSED:
             shown = first if (first,) in REFUSED else f"{first} {sub}"
@@ -216,7 +217,7 @@ class Guest:
                 "A lesson that needs it starts its own: lab.server()."
             )
         words = [_upper(part) for part in parts]
-        options = zip(words[3:], [*words[4:], ""], strict=False)  # keys may be called DB, too
+        options = zip(words[3:], [*words[4:], ""], strict=False)  # a key may be named DB, too
         other = {number for option, number in options if option == "DB"} - {str(self.database)}
         if (first == "SELECT" and sub != str(self.database)) or (first == "COPY" and other):
             raise LabError(self._other_database())
@@ -231,12 +232,12 @@ class Guest:
 
 
 def guest_of(client: redis.Redis | redis.RedisCluster) -> Guest | None:
-    """The guest that a restricted client's connections ask; None for any other client."""
+    """The guest that checks a restricted client's commands; None for any other client."""
     return getattr(first_primary(client).connection_pool, "guest", None)
 
 
 def restrict_cluster(client: redis.RedisCluster, guest: Guest) -> redis.RedisCluster:
-    """The same for the client of a cluster, and for every node that it will come to know."""
+    """The same for a cluster's client: for each node that it knows now or discovers later."""
     manager: Any = client.nodes_manager
     make = manager.create_redis_node
     manager.create_redis_node = lambda *args, **kwargs: restrict(make(*args, **kwargs), guest)
@@ -266,7 +267,7 @@ def restrict(client: redis.Redis, guest: Guest) -> redis.Redis:
 
     Restricted.__name__ = f"Restricted{kind.__name__}"
     pool.disconnect()
-    pool.reset()  # or it would open those again that it has made, of the other class
+    pool.reset()  # otherwise the pool would reuse its connections, which are of the old class
     pool.connection_class = Restricted
     pool.connection_kwargs.setdefault("client_name", guest.name)
     pool.guest = guest
@@ -274,7 +275,7 @@ def restrict(client: redis.Redis, guest: Guest) -> redis.Redis:
 
 
 def _find_other_visits(client: redis.Redis, own: str) -> set[int]:
-    """The databases in which other notebooks of the lab are at work."""
+    """The databases that other notebooks of the lab use at the moment."""
     try:
         clients = client.client_list()
     except redis.ResponseError:  # an ACL user may not be allowed to list clients
@@ -305,13 +306,13 @@ def claim_database(
 ) -> Guest:
     """Take an empty database of the user's server for this process.
 
-    What a run of the lab that was killed has left there is removed first, and no other key.
+    Keys that a killed run of the lab has left there are removed first, and no others.
 
-    On a cluster `client` is one node's, and `everywhere` the cluster's.
+    On a cluster, `client` is the client of one node and `everywhere` that of the cluster.
 
     Raises: LabError if it holds keys, or if another notebook is working in it;
-    redis.NoPermissionError where the user may not run INFO, COMMAND or DBSIZE, or not write or
-    remove any key; redis.OutOfMemoryError where the server is full.
+    redis.NoPermissionError if the user may not run INFO, COMMAND or DBSIZE, or may not write or
+    remove keys; redis.OutOfMemoryError if the server is full.
     """
     pool = client.connection_pool
     database = int(pool.connection_kwargs.get("db") or 0)
@@ -348,9 +349,9 @@ def claim_database(
 
 
 def _try_a_write(client: redis.Redis | redis.RedisCluster) -> None:
-    """Write a key of the lab's own and remove it, so that a lesson does not fail at its first.
+    """Write a key of the lab's own and remove it, before a lesson needs to.
 
-    Removing comes first: a user who may not is turned away before there is anything to remove.
+    UNLINK is tried first: if this user may not run it, nothing has been written yet.
 
     Raises: redis.NoPermissionError, redis.OutOfMemoryError.
     """
@@ -361,7 +362,7 @@ def _try_a_write(client: redis.Redis | redis.RedisCluster) -> None:
 
 
 def guard(client: redis.Redis, args: tuple) -> None:
-    """Check a command that reaches the server of a restricted `client` by another way.
+    """Check a command that is sent to the server of a restricted `client` by other means.
 
     Raises: LabError for a command that must not run there.
     """

@@ -1,8 +1,9 @@
 """Which keys a visit to a user's server wrote, in a file that outlives a process that is killed.
 
-Nothing of it is in the user's database, whose size and keys are what a lesson shows. The file's
-name says which server it was (its run id, which is another after a restart: whether the keys are
-still the lab's is then unknown), which database, and which process wrote them.
+The record is not kept in the user's database, because lessons show the size and the keys of that.
+The file's name contains the server's run id, the number of the database, and the process that wrote
+the keys. The run id changes with a restart, after which it is unknown whether the keys are still
+the lab's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from ..errors import LabError
 from ..files import data_folder
 
-KEPT_S = 30 * 86400.0  # what nobody came back for
+KEPT_S = 30 * 86400.0  # files that no later run has read
 
 
 def _folder() -> Path:
@@ -24,10 +25,10 @@ def _folder() -> Path:
 
 
 class Journal:
-    """The file of one visit; there is none before the first key."""
+    """The file of one visit; it is created with the first key."""
 
     def __init__(self, server: str, database: int) -> None:
-        import psutil  # on a user's server only: importing it takes a while
+        import psutil  # imported only for a user's server, because it takes a while
 
         pid = os.getpid()
         began = int(psutil.Process(pid).create_time())
@@ -69,12 +70,12 @@ def _is_alive(pid: int, began: int) -> bool:
 
 
 def left_behind(server: str, database: int) -> Iterator[tuple[Path, list[bytes]]]:
-    """The file and the keys of each visit to this database whose process has ended without it."""
+    """The file and the keys of each visit to this database whose process did not remove them."""
     for path in sorted(_folder().glob("*.keys")):
         with contextlib.suppress(OSError, ValueError):
             where, number, pid, began = path.stem.split("-")
             if time.time() - path.stat().st_mtime > KEPT_S:
                 path.unlink()
             elif (where, number) == (server, str(database)) and not _is_alive(int(pid), int(began)):
-                *lines, _ = path.read_bytes().split(b"\n")  # the last may have been cut short
+                *lines, _ = path.read_bytes().split(b"\n")  # the last line may be incomplete
                 yield path, [bytes.fromhex(line.decode()) for line in lines]

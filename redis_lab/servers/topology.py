@@ -1,7 +1,7 @@
 """Several private servers joined: a Redis Cluster, or a primary with replicas and Sentinels.
 
-All are processes on this machine: they share its cores, so that they show how Redis behaves on
-many machines, and not how fast it would be there.
+All are processes on this machine and share its cores. So they show how Redis behaves on several
+machines, but not how fast it would be there.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from .choose import private_kind, server
 
 SLOTS = 16384
 NAME = "lab"  # service name of the primary in Sentinel
-# By default a primary waits five seconds for further replicas before it sends its data, and then
-# ten before it sends anything more; until then the cluster does not name its replicas to clients.
-# With a file in between, a replica checks only once a second whether it is complete.
+# By default a primary waits five seconds for further replicas before it sends its data, and ten
+# seconds more before it sends anything else; until then the cluster does not name its replicas to
+# clients. If the data go through a file, a replica checks only once a second whether the file is
+# complete.
 AT_ONCE = {
     "repl_diskless_sync_delay": 0,
     "repl_ping_replica_period": 1,
@@ -64,11 +65,11 @@ class Cluster:
         return redis.RedisCluster.from_url(self.url, **{"decode_responses": True, **options})
 
     def at(self, port: int) -> Server:
-        """The node that listens on a port, for one that a client has named."""
+        """The node that listens on a port, which a client has named."""
         return next(node for node in self.nodes if node.port == port)
 
     def owner(self, key: str) -> Server:
-        """The primary that holds a key's slot now, according to any living node."""
+        """The primary that holds a key's slot now, according to the first node that answers."""
         for node in self.nodes:
             with contextlib.suppress(redis.RedisError), node.client(retry=None) as client:
                 slot = client.cluster("KEYSLOT", key)
@@ -80,7 +81,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(primaries: int = 3, replicas: int = 0, **config: Any) -> Iterator[Cluster]:
-    """Start `primaries` servers that share the 16,384 slots, each with so many `replicas`.
+    """Start `primaries` servers that share the 16,384 slots, each with `replicas` replicas.
 
     `config` goes to every node; by default a node counts as failed after two seconds
     (`cluster_node_timeout=2000`). All are stopped at the end.
@@ -132,9 +133,11 @@ def introduce(
     admins: list[redis.Redis],
     done: Callable[[redis.Redis, int], bool] = _is_settled,
 ) -> None:
-    """Let the nodes meet until each is `done`: settled (two seconds), or only acquainted.
+    """Send CLUSTER MEET to the nodes until `done` is true of each of them.
 
-    A handshake can time out on one side only, and before Valkey 8.1 it is not tried again.
+    `_is_settled` takes two seconds; `_have_met` is faster, for nodes that will get replicas. A
+    handshake can time out on one side only, and before Valkey 8.1 it is not tried again, so CLUSTER
+    MEET is repeated here.
     """
     for last in (False, False, True):
         for node in nodes:
@@ -152,7 +155,7 @@ def introduce(
 
 
 def _count_replicas_named(admin: redis.Redis) -> int:
-    """How many replicas a node would name to a client."""
+    """How many replicas a node names to clients."""
     return sum(len(found) - 3 for found in admin.execute_command("CLUSTER SLOTS"))
 
 
@@ -177,7 +180,7 @@ class Replicated:
         return Sentinel(addresses, **{"decode_responses": True, **options})
 
     def at(self, port: int) -> Server:
-        """The node that listens on a port, for one that a Sentinel has named."""
+        """The node that listens on a port, which a Sentinel has named."""
         return next(node for node in self.nodes if node.port == port)
 
 
@@ -185,12 +188,12 @@ class Replicated:
 def replicated(
     replicas: int = 2, *, sentinels: int = 0, down_after_ms: int = 1000, **config: Any
 ) -> Iterator[Replicated]:
-    """Start a primary and its replicas, watched by so many Sentinels (most of them must agree).
+    """Start a primary with `replicas`, watched by `sentinels` (a majority of them must agree).
 
     `config` goes to the primary and the replicas. A Sentinel considers the primary down
     after `down_after_ms` without a reply. All are stopped at the end.
 
-    Raises: LabError when they do not find one another in time, or there is no native server.
+    Raises: LabError when they do not find each other in time, or there is no native server.
     """
     with contextlib.ExitStack() as stack:
         kind = _native_kind("Replication")

@@ -24,7 +24,7 @@ class UserServer(Server):
 
     kind = "url"
     guest: Guest | None = None
-    run: str | None = None  # the server's run id, which is another after a restart
+    run: str | None = None  # the server's run id, which changes with a restart
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -37,7 +37,7 @@ class UserServer(Server):
             _in_time(self._examine)
 
     def _examine(self) -> None:
-        """Find out what it is. Raises: LabError for one that the lab cannot work on."""
+        """Find out which server it is. Raises: LabError if the lab cannot work on it."""
         info = self.identify()
         self.run = info.get("run_id")
         mode = info.get("server_mode") or info.get("redis_mode")  # of Valkey, of Redis
@@ -64,7 +64,7 @@ class UserServer(Server):
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Raises: LabError for what a server does that is not one to work on."""
+        """Raises: LabError for an exception that shows that the lab cannot work on the server."""
         shown, own = self.shown, "or unset REDIS_URL to let the lab bring its own server."
         try:
             yield
@@ -115,9 +115,9 @@ class UserServer(Server):
         return "REDIS_URL"
 
     def visit(self) -> Guest:
-        """Take an empty database there, once: from then on every client is a guest's.
+        """Claim an empty database there, once; from then on every client is restricted.
 
-        Raises: LabError where there is none to take.
+        Raises: LabError if no database can be claimed.
         """
         if self.guest is None:
             with self._explained():
@@ -143,14 +143,15 @@ class UserServer(Server):
         if self.guest is None:
             return super().client(**options)
         if self.clustered:
-            # It has the commands of a Redis; code that must know the difference asks isinstance
+            # RedisCluster has the same commands as Redis; code that needs the difference uses
+            # isinstance
             return cast(redis.Redis, restrict_cluster(self._cluster_client(**options), self.guest))
         return restrict(super().client(**options), self.guest)
 
     def listens(self) -> bool:
-        """Whether it answers, and is the one that REDIS_URL names.
+        """Whether it answers, and is still the server that REDIS_URL names.
 
-        Raises: LabError where it is named still and does not answer.
+        Raises: LabError if REDIS_URL still names it and it does not answer.
         """
         client = self.guest.client if self.guest else super().client(**fail_fast())
         try:
@@ -184,9 +185,10 @@ class UserServer(Server):
 
 
 def _in_time(call: Callable[[], Answer]) -> Answer:
-    """What a call of a few round trips returns. Raises: what it raises; redis.TimeoutError.
+    """The result of a call that takes a few round trips. Raises: what the call raises;
+    redis.TimeoutError.
 
-    A timeout of the socket's begins again with every byte that a server sends.
+    The socket's own timeout is not enough: it starts again with every byte that a server sends.
     """
     answers: SimpleQueue[tuple[Answer | None, BaseException | None]] = SimpleQueue()
 
