@@ -524,3 +524,22 @@ def test_rate_for():
     for answer, hint in wrong.items():
         with pytest.raises(NotYet, match=hint):
             exercises.rate_for(None, answer)
+
+
+def test_a_schedule_names_the_requests_that_were_due_meanwhile():
+    begin = time.perf_counter() - 1.05  # ten a second, and the caller comes a second late
+    schedule = load.Schedule(10, begin=begin)
+    missed = schedule.wait()
+    assert len(missed) >= 10
+    assert missed == pytest.approx([begin + k / 10 for k in range(len(missed))])
+    assert time.perf_counter() >= begin + len(missed) / 10, "the next one comes when it is due"
+
+
+def test_a_schedule_begins_with_its_first_call_and_misses_nothing_then():
+    assert load.Schedule(1000).wait() == []
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan")])
+def test_a_schedule_without_a_rate(rate):
+    with pytest.raises(LabError, match="positive rate"):
+        load.Schedule(rate)

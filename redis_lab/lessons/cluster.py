@@ -35,6 +35,7 @@ FIGURES: dict[str, Chart] = {
             "acknowledged, and lost": "lost",
             "ConnectionError": "refused",
             "ClusterDownError": "refused",
+            "due, not sent": "stale",
         },
     ),
 }

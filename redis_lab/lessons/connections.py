@@ -30,6 +30,7 @@ FIGURES: dict[str, Chart] = {
             "tried again, answered": "acknowledged",
             "answered, done twice": "lost",
             "failed, not done": "refused",
+            "due, not sent": "stale",
         },
     ),
 }

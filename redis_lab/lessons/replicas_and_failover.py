@@ -39,6 +39,7 @@ FIGURES: dict[str, Chart] = {
             "ConnectionError": "refused",
             "MasterNotFoundError": "refused",
             "ConnectionError, reading": "refused",
+            "due, not sent": "stale",
         },
     ),
 }

@@ -8,6 +8,8 @@ at once, and the requests come even if the server cannot keep up:
   wait for a free connection; the service time alone omits those waits (*coordinated omission*, Gil
   Tene: How NOT to measure latency, 2015).
 - `read_server_latency` reads the server's own clock: the execution of each command alone.
+- `Schedule` is for a caller in the lesson's own process: it says which requests were due while the
+  caller waited for a reply.
 - `saturate` keeps batches under way on all connections, to find the server's maximum throughput.
 
 The generators (`_generator.py`) send bytes that were encoded beforehand over plain sockets, so that
@@ -48,6 +50,7 @@ __all__ = [
     "InvalidRun",
     "Load",
     "Saturation",
+    "Schedule",
     "TooBusy",
     "open_loop",
     "read_server_latency",
@@ -200,6 +203,37 @@ class Load:
             f"{self.achieved_per_s:,.0f} answered; {told}"
             + (f"; {self.doubt}" if self.doubt else "")
         )
+
+
+class Schedule:
+    """When the requests of one caller are due: at a fixed rate, whatever became of the others.
+
+    `begin` is a time of `time.perf_counter()`, in seconds, by default the moment of the first call
+    of `wait`.
+    """
+
+    def __init__(self, rate_per_s: float, begin: float | None = None) -> None:
+        """Raises: LabError for a rate that is not positive."""
+        if not rate_per_s > 0:
+            raise LabError("A schedule needs a positive rate.")
+        self.period_s, self.due = 1 / rate_per_s, begin
+
+    def wait(self) -> list[float]:
+        """Wait until the next request is due.
+
+        Returns when those were due that are late by a period or more, because the caller was still
+        busy with an earlier one (times of `time.perf_counter()`). A service would have had to
+        answer these as well; they are not made up for.
+        """
+        now, missed = time.perf_counter(), []
+        if self.due is None:
+            self.due = now
+        while self.due + self.period_s <= now:
+            missed.append(self.due)
+            self.due += self.period_s
+        time.sleep(max(0.0, self.due - now))
+        self.due += self.period_s
+        return missed
 
 
 @dataclass
