@@ -62,7 +62,10 @@ class Report:
         cls, target: Target, server: str, seed: int, command: str, on: str = "single"
     ) -> Report:
         """A report of nothing so far."""
-        lines = {promise.name: Line(promise.name, promise.how, promise.unit) for promise in target.promises}
+        lines = {
+            promise.name: Line(promise.name, promise.how, promise.unit)
+            for promise in target.promises
+        }
         return cls(
             *(str(target), target.kind, server, seed, command, lines),
             not_promised=target.not_promised,
@@ -76,9 +79,7 @@ class Report:
             if line is None:
                 continue
             if raced:
-                line.raced = (
-                    max(line.raced, found.count) if line.unit else line.raced + found.count
-                )
+                line.raced = max(line.raced, found.count) if line.unit else line.raced + found.count
                 line.raced_of += found.of
             else:
                 line.stepped = (
