@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 CHECK_S = 0.25
 CALM, FAULTS, SETTLE, STOP = b"c", b"f", b"s", b"x"
@@ -51,7 +52,7 @@ def work(settings, target, play, name, seed):
     from redis_lab.drill.places import connect
 
     owner, folder = os.getppid(), Path(settings["folder"])
-    options = {"socket_timeout": 0.5, "retry": Retry(ConstantBackoff(0.02), 3)}
+    options: dict[str, Any] = {"socket_timeout": 0.5, "retry": Retry(ConstantBackoff(0.02), 3)}
     options |= {"decode_responses": True, **target.client_options}
     client = connect(**settings["place"], **options)
     log, luck = Log(folder, name), random.Random(seed)

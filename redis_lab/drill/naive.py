@@ -63,9 +63,9 @@ class Lock:
         got = self.client.set(f"lock:{name}", 1, nx=True, px=int(self.lease_s * 1000))
         return name if got else None
 
-    def release(self, lease: str) -> None:
+    def release(self, lease: str) -> object:
         """Whoever has it."""
-        self.client.delete(f"lock:{lease}")
+        return self.client.delete(f"lock:{lease}")
 
 
 class Queue:

@@ -170,7 +170,7 @@ class Gcra(SlidingLog):
 class Sessions:
     """`patterns.session.Sessions`."""
 
-    not_promised_at_failover = ("sessions revived", "sessions lost")
+    not_promised_at_failover: tuple[str, ...] = ("sessions revived", "sessions lost")
 
     def __init__(self, client: redis.Redis) -> None:
         self.sessions = session.Sessions(client, "session", idle_s=600, absolute_s=3600)

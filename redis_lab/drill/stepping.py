@@ -454,7 +454,7 @@ def _at_each_step(
     steps = sum(chosen == name for chosen, _ in baseline.choices)
     for k in range(first, steps + 1):
         stage = _Stage(server, play, target, scenario)
-        at = {what: k}
+        at: dict[str, Any] = {what: k}
         yield stage, stage.run(admin, **at)
         for other in others:  # it comes just then, before the first one goes on
             stage = _Stage(server, play, target, scenario)
