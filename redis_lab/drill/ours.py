@@ -1,4 +1,4 @@
-"""The adapters for our own patterns: what it takes to hold a class to a contract."""
+"""The adapters for our own patterns; they show what an adapter needs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class CacheAside:
     """`patterns.cache_aside.CacheAside`, which makes no promise about several loads."""
 
     not_promised = ("loads for one miss",)
-    lease_s = 0.1  # it has none: so long a reader stands still in the drill
+    lease_s = 0.1  # it has no lease: this is for how long the drill stops a reader
 
     def __init__(self, client: redis.Redis, load: Callable[[str], Any]) -> None:
         self.load = load
@@ -97,11 +97,11 @@ class ListQueue:
         )
 
     def put(self, payload: str) -> str:
-        """With an id of one's own, so that it may be put again after an error."""
+        """Put with an id chosen here, so that the put can be repeated after an error."""
         return self.queue.put(payload, id=payload)
 
     def take(self) -> queue.Job | None:
-        """The next job; before that, what others have lost is brought back."""
+        """The next job; first, jobs of dead workers are brought back."""
         self.queue.reap()
         return self.queue.take()
 

@@ -1,6 +1,6 @@
 """Several processes race at one server, while clients are killed and the server fails.
 
-Which fault comes when is drawn from the seed; how the processes interleave is up to the machine.
+The seed decides the faults and their order; the machine decides how the processes interleave.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ WORKER = Path(__file__).with_name("_worker.py")
 CALM, FAULTS, SETTLE, STOP = b"c", b"f", b"s", b"x"
 CALM_S = 1.0
 BEGIN_S = 60.0
-# What else goes wrong, at every third kill: in turn, so that a short race has some of each
+# Further faults, one at every third kill: in turn, so that a short race has all kinds
 OTHERS = ("lost replies", "stall", "cut", "pause", "restart", "full")
 
 
 class Race:
-    """One race; `run()` it, then ask for its `history()`. Use it in a `with` block."""
+    """One race: call `run()`, then `history()`. Use it in a `with` block."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Race:
         self.stop()
 
     def stop(self) -> None:
-        """End all processes and remove what they wrote."""
+        """End all processes and remove their files."""
         for part in ("forker", "relay"):
             if hasattr(self, part):
                 getattr(self, part).stop()
@@ -95,7 +95,7 @@ class Race:
     # ------------------------------------------------------------ the course of it
 
     def run(self) -> None:
-        """A calm phase, one with faults, then it must come to rest."""
+        """Run a calm phase, then one with faults; then the class must recover."""
         for _ in self.names:
             self._hire()
         self._at_work(len(self.names))
@@ -135,7 +135,7 @@ class Race:
             raise LabError(f"A worker of the drill failed:\n{words}")
 
     def _at_work(self, least: int) -> list[str]:
-        """The workers that have called something, once there are so many. Raises: LabError."""
+        """Wait until so many workers have called something; returns these. Raises: LabError."""
         deadline = time.monotonic() + BEGIN_S
         while True:
             self._check()
@@ -147,7 +147,7 @@ class Race:
             time.sleep(0.005)
 
     def _log(self, name: str) -> int:
-        """How much a worker has written."""
+        """How many bytes a worker has written."""
         file = self.folder / f"{name}.log"
         return file.stat().st_size if file.exists() else 0
 
@@ -190,7 +190,7 @@ class Race:
                 admin.config_set("maxmemory", 0)
 
     def _settle(self) -> None:
-        """No more faults: everything must get on again by itself."""
+        """End all faults; then the class must recover by itself."""
         self.progress("whether it gets on again")
         self.relay.lose(0)
         ledger = Ledger(self.folder / "ledger")
@@ -211,7 +211,9 @@ class Race:
         return read_history(sorted(self.folder.glob("*.log"))) + list(settled)
 
     def history(self) -> History:
-        """What happened, up to now. Raises: LabError if a worker failed for another reason."""
+        """The history so far. Raises: LabError if a worker failed for another reason than the
+        contract.
+        """
         self._check()
         kept: list[str] = []
         keys = 0
@@ -219,7 +221,7 @@ class Race:
             with self.server.client() as admin:
                 keys = max(1, admin.dbsize())
                 kept = without_ttl(admin)
-        except redis.RedisError:  # it was interrupted while the server was down
+        except redis.RedisError:  # the race was interrupted while the server was down
             pass
         ops = sorted(self._so_far(), key=lambda op: op.start)
         return History(self.target, ops, Ledger(self.folder / "ledger"), kept, keys)

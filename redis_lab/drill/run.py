@@ -35,8 +35,8 @@ def drill(
 
     `what` is a class at the top of a module, or its address "module:Name"; `as_` is one of
     contracts.KINDS. With `forget` the server keeps nothing when it is restarted. Without `steps`
-    there is the race only, with `kills=0` the interleavings only. Ctrl-C ends it early, and the
-    report says so.
+    there is only the race, with `kills=0` there are only the interleavings. Ctrl-C ends the drill
+    early, and the report says so.
 
     Raises: LabError if the class cannot be found or used.
     """
@@ -45,7 +45,8 @@ def drill(
     target = resolve(what, as_)
     play = PLAYS[as_]
     seed = random.randrange(1_000_000) if seed is None else seed
-    # It must not forget what it acknowledged when it is killed; no power fails here, so no fsync
+    # A killed server must not lose acknowledged writes; power does not fail here, so no fsync is
+    # needed
     config = {} if forget else {"appendonly": "yes", "appendfsync": "no"}
     with start_server() as server:
         text = f"{server.product} {server.version}"
@@ -74,7 +75,7 @@ def race(
     workers: int,
     progress: Callable[[str], object],
 ) -> None:
-    """Run the race and add what it found, also if it is interrupted."""
+    """Run the race and add its verdicts to the report, even if it is interrupted."""
     play = PLAYS[target.kind]
     with Race(
         *(target, play, server),
@@ -112,7 +113,7 @@ def race(
 
 
 def command(target: Target, seed: int, kills: int, forget: bool, steps: bool) -> str:
-    """What plays this again."""
+    """The command that repeats this drill."""
     more = [f"--kills {kills}"] + ["--forget"] * forget + ["--no-steps"] * (not steps)
     return f"redis-lab drill {target} --as {target.kind} --seed {seed} {' '.join(more)}"
 
@@ -125,7 +126,9 @@ def hold(
     kills: int = 20,
     **options: Any,
 ) -> Report:
-    """`drill`, for a test. Raises: AssertionError with the table and the witnesses if it breaks."""
+    """`drill`, for a test. Raises: AssertionError with the table and witnesses, if a promise is
+    broken.
+    """
     __tracebackhide__ = True
     report = drill(what, as_, seed=seed, kills=kills, **options)
     if report.interrupted:
