@@ -1,12 +1,12 @@
 """Set the workbook up: the virtual environment, the pinned packages, the shop's data.
 
-`make lab`, `make plots` and `make test` run this first. It needs nothing but Python's standard
-library, returns at once when all is up to date, and resumes what was interrupted. uv
-installs the packages where it can, else pip does. Errors are one line on stderr, saying how to
-fix them; the exit code is then 1.
+`make lab`, `make plots` and `make test` run this first. It needs only Python's standard library,
+returns at once when all is up to date, and continues an interrupted set-up. uv installs the
+packages if it can, otherwise pip does. An error is one line on stderr that says how to fix it; the
+exit code is then 1.
 
-This file has to be readable by Pythons that are too old for the workbook (3.6 to 3.10), so that it
-can say so.
+This file must run on Pythons that are too old for the workbook (3.6 to 3.10), so that it can report
+that.
 """
 
 import ast
@@ -22,14 +22,14 @@ import sys
 
 OLDEST = (3, 11)
 CANDIDATES = ("python3.12", "python3.13", "python3.11", "python3.14", "python3", "python")
-FREE_BYTES = 2000 * 10**6  # 1.1 GB for the environment, the rest for what uv or pip caches
+FREE_BYTES = 2000 * 10**6  # 1.1 GB for the environment, the rest for the cache of uv or pip
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 STAMP = "redis-lab-stamp"
 UNFINISHED = "unfinished"
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 HEARD = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-# Runs a command and ends it with its owner, also if that is killed; removes its temporary files.
+# Runs a command, ends it when its owner ends or is killed, and removes its temporary files.
 GUARD = """
 import os, shutil, signal, subprocess, sys, tempfile, time
 owner, told = int(sys.argv[1]), []
@@ -58,7 +58,7 @@ finally:
         time.sleep(0.01)
 sys.exit(child.returncode)
 """
-# What uv calls pip's settings: it has to ask the index that pip asks, in the same way.
+# uv's names of pip's settings: uv must use the same index as pip, in the same way.
 UV_NAMES = {
     "index-url": "UV_INDEX_URL",
     "extra-index-url": "UV_EXTRA_INDEX_URL",
@@ -71,7 +71,7 @@ UV_NAMES = {
 
 
 class Trouble(Exception):
-    """One line for the user, and perhaps another program's last words."""
+    """One line for the user, and optionally the end of another program's output."""
 
 
 def check_python():
@@ -119,9 +119,10 @@ class Setup:
         with open(self.lock) as lock, open(os.path.join(root, "pyproject.toml")) as project:
             texts = lock.read(), project.read()
         self.pins = [line for line in texts[0].splitlines() if line[:1] not in ("", "#")]
-        # An environment does not survive another Python, nor being moved: its scripts name both.
+        # An environment cannot be moved, nor used with another Python: its scripts contain both
+        # paths.
         self.place = "{}.{} {}\n".format(*sys.version_info[:2], os.path.realpath(self.venv))
-        # What the stamp of an environment that is up to date says.
+        # The stamp of an environment that is up to date.
         self.claim = self.place + hashlib.sha256("\0".join(texts).encode()).hexdigest() + "\n"
         self.pip_settings = {}
 
@@ -144,7 +145,7 @@ class Setup:
         check_space(self.venv)
         self.wait_for_others()
         before = self.stamped()
-        if before == self.claim:  # they have made it
+        if before == self.claim:  # the user has made it
             return
         if not before.startswith(self.place) and (before or not self.adoptable()):
             say(f"1/3 making {os.path.relpath(self.venv, self.root)}")
@@ -161,8 +162,9 @@ class Setup:
         self.write_stamp(self.claim)
 
     def wait_for_others(self):
-        """Hold a lock until this process has ended, and each that it runs: a pip whose bootstrap
-        was killed goes on for a moment."""
+        """Hold a lock until this process and its child processes have ended: a pip whose bootstrap
+        was killed continues for a moment.
+        """
         os.makedirs(os.path.dirname(self.venv), exist_ok=True)
         lock = os.open(self.venv + ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         os.set_inheritable(lock, True)
@@ -174,12 +176,13 @@ class Setup:
             say("Another make is setting this up; waiting for it.")
             fcntl.flock(lock, fcntl.LOCK_EX)
         except (ImportError, OSError):
-            pass  # a system or a file system without such locks
+            pass  # this system or file system has no such locks
 
     def run(self, command, failed, environment=None):
         """Run quietly; returns the output. Raises: Trouble with the line `failed`; OSError."""
         guarded = [sys.executable, "-S", "-c", GUARD, str(os.getpid()), *command]
-        # close_fds=False: the lock goes along. A session of its own: it outlives a killed group.
+        # close_fds=False: the child inherits the lock. In its own session it outlives a killed
+        # group.
         options = {"start_new_session": True, "close_fds": False, **HEARD}
         ran = subprocess.Popen(guarded, cwd=self.root, env=environment, **options)
         try:
@@ -191,17 +194,17 @@ class Setup:
         if ran.returncode == 0:
             return output
         for number in FULL + FORBIDDEN:
-            # with a path behind it: a network may say "Permission denied" too
+            # followed by a path, because "Permission denied" can also come from the network
             path = f" {re.escape(os.strerror(number))}: '(.+?)'" if number in FORBIDDEN else "()"
             found = re.search(rf"\[Errno {number}\]{path}", output)
             if found:
                 raise OSError(number, os.strerror(number), found[1])
-        # of a traceback only its last line, which says what was wrong
+        # of a traceback keep only the last line, which says what was wrong
         words = re.sub(r"(?m)^( *)Traceback .*\n(?:\1 +.*\n)*", "", output)
         raise Trouble(failed, "\n".join(words.strip().splitlines()[-8:]))
 
     def adoptable(self):
-        """Whether the user has made an environment there, with pip and this Python."""
+        """Whether the user has made an environment there, with pip and the same Python version."""
         code = f"import sys, pip; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
         there = os.path.exists(os.path.join(self.venv, "pyvenv.cfg")) and shutil.which(self.python)
         return there and subprocess.call([self.python, "-c", code], **QUIET) == 0
@@ -216,7 +219,7 @@ class Setup:
                 "the virtual environment: make VENV=.venv-lab ..."
             )
         os.makedirs(self.venv, exist_ok=True)
-        self.write_stamp(UNFINISHED)  # and it stays, so that what a kill leaves is known to be ours
+        self.write_stamp(UNFINISHED)  # it stays: what a kill leaves is then known to be ours
         for path in (os.path.join(self.venv, name) for name in names if name != STAMP):
             if os.path.isdir(path) and not os.path.islink(path):
                 shutil.rmtree(path)
@@ -247,7 +250,9 @@ class Setup:
                 interrupted = True
 
     def remove_half_records(self, interrupted):
-        """Remove records that a killed installer left incomplete: uv or pip would fail on them."""
+        """Remove the incomplete records of a killed installer, because uv or pip would fail on
+        them.
+        """
         needed = ["METADATA"] + ["RECORD"] * interrupted
         for info in glob.glob(os.path.join(glob.escape(self.venv), "lib/*/*/*.dist-info")):
             if not all(os.path.exists(os.path.join(info, name)) for name in needed):
@@ -264,11 +269,12 @@ class Setup:
             if pin.startswith("uv==") and not os.path.exists(uv):
                 self.pip("install", "--quiet", pin, failed="There is no uv.")
         pip_settings = self.pip_settings = self.pip_settings or self.settings()
-        # Of several indexes pip takes the best match, and it trusts whom the system trusts. Copies,
-        # because an edit of a hard link's file would reach uv's cache and all other environments.
+        # As pip does: take the best match of several indexes, and trust the system's certificates.
+        # Files are copied, because an edit of a hard-linked file would change uv's cache and all
+        # environments.
         environment = {"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_SYSTEM_CERTS": "1"}
         environment["UV_LINK_MODE"] = "copy"
-        environment["UV_COMPILE_BYTECODE"] = "1"  # as pip does; else the first import of all does
+        environment["UV_COMPILE_BYTECODE"] = "1"  # as pip does; otherwise the first import does
         environment.update(os.environ)
         for name in filter(pip_settings.get, UV_NAMES):
             separator = "," if name == "find-links" else " "
@@ -281,7 +287,7 @@ class Setup:
         """pip's settings, from its files and from the environment."""
         pip_settings = {}
         listed = self.pip("config", "list", failed="pip could not read its settings.")
-        for section in ("global", "install", ":env:"):  # from weak to strong
+        for section in ("global", "install", ":env:"):  # from the lowest to the highest priority
             for name, value in re.findall(rf"(?m)^{section}\.([\w-]+)=(.*)$", listed):
                 pip_settings[name] = ast.literal_eval(value)
         return pip_settings

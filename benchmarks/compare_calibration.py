@@ -1,13 +1,14 @@
-"""How often does `redis-lab compare` say that the same thing differs from itself?
+"""How often does `redis-lab compare` report a difference between identical arms?
 
     python benchmarks/compare_calibration.py              # ten runs of twenty arms, five minutes
     python benchmarks/compare_calibration.py --runs 12 --arms 24 --seconds 2
     python benchmarks/compare_calibration.py --keep data/local/runs   # measure once, look again
 
 Every arm is the same GET. Each run has a fresh process and a fresh server, pinned to cores as by
-`redis-lab publish`. Then the runs are dealt into two results in every way (200 ways at most), and
-the two are compared: row by row as the command does, and each arm of one with each arm of the
-other. A 95 % statement allows one pair in twenty; the exit code is 1 if more are said to differ.
+`redis-lab publish`. Then the runs are divided into two results in every possible way (at most 200
+ways), and the two are compared: row by row as the command does, and each arm of one with each arm
+of the other. A 95 % statement allows one pair in twenty; the exit code is 1 if more are said to
+differ.
 
 Beside it: the halves in the order of time, which differ if the machine drifts; each row tested
 alone, without the correction for the number of rows; and what resampled blocks of single runs say.
@@ -39,7 +40,7 @@ ALLOWED = 0.05
 
 
 def measure_one(file: Path, arms: int, seconds: float) -> None:
-    """One run: so many identical arms on a server of their own."""
+    """One run of several identical arms on a server of its own."""
     import redis_lab as lab
 
     with lab.server() as own, own.client() as r:
@@ -52,7 +53,7 @@ def measure_one(file: Path, arms: int, seconds: float) -> None:
 
 
 def measure_runs(folder: Path, runs: int, arms: int, seconds: float) -> Result:
-    """So many runs, each in a process of its own; those that are in the folder already count."""
+    """Several runs, each in a process of its own; runs that are already in the folder count."""
     from redis_lab.publish import choose_cores, pin_cores
 
     cores = choose_cores()
@@ -72,7 +73,7 @@ def part(whole: Result, chosen: Iterable[int]) -> Result:
 
 
 def splits(runs: int) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-    """The ways to deal runs into two results of equal size; at most 200, drawn at random."""
+    """The ways to divide runs into two results of equal size; at most 200, drawn at random."""
     half = runs // 2
     ways = [
         (one, two)
@@ -89,7 +90,7 @@ def differ(low: float, high: float) -> bool:
 
 
 def shares(whole: Result) -> dict[str, float]:
-    """The share of pairs that are said to differ, in each of the ways to look at them."""
+    """The share of pairs that are reported to differ, for each method of comparison."""
     runs = len(whole.runs)
     medians = np.array([[median_of(row) for row in run.rows] for run in whole.runs])
     arms = medians.shape[1]
@@ -128,7 +129,7 @@ def shares(whole: Result) -> dict[str, float]:
 
 
 def is_difference(words: str) -> bool:
-    """Whether a verdict says that two differ."""
+    """Whether a verdict reports a difference."""
     return words.endswith(("the time", "faster"))
 
 

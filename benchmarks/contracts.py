@@ -1,11 +1,11 @@
-"""Hold libraries that people install to the contracts of `redis-lab drill`, and ours beside them.
+"""Hold popular libraries to the contracts of `redis-lab drill`, and compare them with ours.
 
     pip install python-redis-lock pottery limits dogpile.cache
     python benchmarks/contracts.py docs/contracts.md
 
-Each is configured as its own documentation advises where processes share the work, with times as
-short as it takes. What a library does not promise is counted and not held against it. To run one
-of them alone, in this folder: redis-lab drill contracts:PotteryRedlock --as lock
+Each is configured as its documentation advises for several processes, with times as short as it
+accepts. A promise that a library does not make is counted, but is not a failure. To run one of them
+alone, in this folder: redis-lab drill contracts:PotteryRedlock --as lock
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class PythonRedisLock:
     def release(self, lease: Any) -> bool:
         try:
             lease.release()
-        except redis_lock.NotAcquired:  # its lease was over
+        except redis_lock.NotAcquired:  # the lease had ended
             return False
         return True
 
@@ -89,7 +89,7 @@ class PotteryRedlock:
 
 
 class LimitsMovingWindow:
-    """`limits`' moving window: at most so many in any window."""
+    """`limits`' moving window: never more than the limit in any window."""
 
     limit, window_s = 20, 1
     strategy = "MovingWindowRateLimiter"
@@ -121,7 +121,8 @@ class DogpileCache:
     """dogpile.cache with its distributed lock, for several processes."""
 
     lease_s = 1
-    # It says nothing of readers that an invalidation overtakes, nor of Redis being away
+    # Its documentation promises nothing about readers overtaken by an invalidation, or if Redis is
+    # down
     not_promised = ("stale after invalidate", "no order of reads", "errors not in the contract")
     client_options = {"decode_responses": False}  # noqa: RUF012
 
@@ -180,7 +181,7 @@ HEAD = (
 
 
 def main(page: Path) -> None:
-    """Run them all, and write the page; what has been run is written at once."""
+    """Run all drills, and write the page again after each of them."""
     sys.path.insert(0, str(Path(__file__).parent))
     parts: dict[str, list[str]] = {}
     for kind, package, address in TRIED:

@@ -2,11 +2,11 @@
 
     python benchmarks/harness_cost.py       # data/local; REDIS_LAB_EFFORT=full: data/results
 
-Each arm records one sample a call, thousands of calls in a row, around the same call: once a
-function that does nothing, once a real GET. The arms take turns in one run. What is compared is
-the wall time of the whole measurement, per call, so that everything a harness does counts; pyperf's
-fixed work for a run is in it too, spread over its samples. Ours is there twice: the loop alone,
-and with the copy into an array that follows each block, when no call is being timed.
+Each arm records one sample for each call, thousands of calls in a row, of the same function: first
+one that does nothing, then a real GET. The arms take turns in one run. The wall time of the whole
+measurement, per call, is compared, so that everything a harness does counts; pyperf's fixed work
+for a run is included, spread over its samples. Our harness is measured twice: the loop alone, and
+with the copy into an array that follows each block, when no call is being timed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def nothing() -> None:
 
 
 def bare_loop(call: Callable, samples: int) -> None:
-    """What one would write by hand."""
+    """The loop that one would write by hand."""
     taken = []
     for _ in range(samples):
         start = perf_counter_ns()
@@ -45,7 +45,7 @@ def bare_loop(call: Callable, samples: int) -> None:
 
 
 def ours(call: Callable, samples: int) -> None:
-    """The loop alone; like the bare one it leaves its samples in a list."""
+    """Our loop alone; like the bare one it leaves its samples in a list."""
     time_calls(call, [0] * samples)
 
 

@@ -1,12 +1,13 @@
-"""Is `make test` steady? Run it again and again while every core is kept busy by something else.
+"""Is `make test` steady? Run it several times while every core is kept busy.
 
     python benchmarks/steady.py                       # make test, ten times
     python benchmarks/steady.py -n 3 -- make test UNIT=1
     python benchmarks/steady.py -n 20 -- .venv/bin/python -m pytest tests/test_load.py
 
-One endless loop for each core runs meanwhile, at normal priority. Tests come in another order each
-time (pytest-randomly). Printed are each run's seconds, the last lines of a run that failed, and how
-many passed; the exit code is 0 when all did. The loops end with this script, however it ends.
+Meanwhile one endless loop for each core runs at normal priority. The order of the tests differs
+each time (pytest-randomly). The script prints each run's seconds, the last lines of a failed run,
+and how many runs passed; the exit code is 0 if all passed. The loops end when this script ends,
+even if it is killed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# A loop whose parent has gone, even by SIGKILL, has another parent from then on.
+# If the script ends, even by SIGKILL, its loops get another parent, and notice that.
 LOOP = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
 
 
@@ -42,7 +43,7 @@ def kept_busy(loops: int) -> Iterator[list[subprocess.Popen]]:
 
 
 def repeated(command: list[str], times: int, loops: int, logs: Path) -> int:
-    """Run the command so often, print how it went, and return how many runs passed."""
+    """Run the command several times, print each outcome, and return how many runs passed."""
     passed = 0
     for n in range(1, times + 1):
         log = logs / f"{n}.log"

@@ -2,8 +2,8 @@
 
     python docs/api.py build/docs
 
-pdoc renders the public modules. What pdoc warns about is an error here: a name or an annotation
-that it cannot resolve would be missing from the page, or wrong on it.
+pdoc renders the public modules. A warning of pdoc is an error here, because a name or an annotation
+that pdoc cannot resolve would be missing from the page, or wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pdoc.render
 
 import redis_lab
 
-# Their functions judge the answers to exercises; nobody calls them.
+# Their functions judge the answers to exercises; users do not call them.
 LEFT_OUT = ("redis_lab.lessons",)
 
 
@@ -41,10 +41,10 @@ def modules() -> list[str]:
 
 def documented() -> dict[str, pdoc.doc.Module]:
     """The public modules as pdoc sees them, by name."""
-    for name in redis_lab.__all__:  # some are loaded on first use, which pdoc does not know
+    for name in redis_lab.__all__:  # some are loaded on first use, which pdoc cannot see
         vars(redis_lab)[name] = getattr(redis_lab, name)
     pages = {name: pdoc.doc.Module.from_name(name) for name in modules()}
-    for name, page in pages.items():  # pdoc would link only those modules that __all__ names
+    for name, page in pages.items():  # pdoc links only the modules that __all__ names
         page.submodules = [pages[other] for other in pages if other.rpartition(".")[0] == name]
         set_paragraphs(page)
     return pages
@@ -61,7 +61,7 @@ def set_paragraphs(page: pdoc.doc.Namespace) -> None:
 
 
 def no_lost_links(html: str) -> str:
-    """A page without the links to what is not on it: pdoc leaves out what is private."""
+    """A page without links to private names, which pdoc leaves out."""
     anchors = set(re.findall(r'\bid="([^"]+)"', html))
     return re.sub(
         r'<a href="#([^"]+)">([^<]*)</a>', lambda m: m[0] if m[1] in anchors else m[2], html
@@ -69,7 +69,7 @@ def no_lost_links(html: str) -> str:
 
 
 def write(folder: Path) -> None:
-    """Write one page a module, an index and the index of the search."""
+    """Write a page for each module, an index and the search index."""
     pages = documented()
     pdoc.render.configure(
         docformat="markdown",

@@ -4,24 +4,25 @@
         r.get("user:1")
     w.round_trips, w.commands, w.bytes_out, w.bytes_in
 
-What is counted, for sync and asyncio clients, single nodes and clusters alike:
+The counts, for synchronous and asyncio clients, of single nodes and of clusters:
 
 - A *round trip* is one or more writes on a connection followed by a wait for a reply: the first
-  data read after a write closes it. Data that no write asked for (a pub/sub message, an
-  invalidation) is no round trip. Those on several connections or cluster nodes add up, although
-  they may overlap in time.
-- A *command* counts when it is sent, whether or not its reply is read. A retry, a redirect
-  (MOVED), MULTI and EXEC are commands that were sent, and so they count as well.
-- *Bytes* are those written to and read from the socket, before TLS. What waits unread in the
-  kernel is not counted yet.
-- *Pushes* are the messages and invalidations handed to the client without being asked for;
-  confirmations of (un)subscribing are replies.
+  data read after a write closes it. Data that no write requested (a pub/sub message, an
+  invalidation) is not a round trip. Round trips on several connections or cluster nodes are added,
+  although they may overlap in time.
+- A *command* counts when it is sent, whether or not its reply is read. A retry, a redirect (MOVED),
+  MULTI and EXEC are commands that were sent, so they count as well.
+- *Bytes* are those written to and read from the socket, before TLS. Bytes that wait in the kernel
+  are counted only when they are read.
+- *Pushes* are the messages and invalidations that the client gets without a request; confirmations
+  of (un)subscribing are replies.
 - *Handshakes* are what a client sends by itself on a new connection (HELLO, AUTH, CLIENT, SELECT,
   READONLY, repeated subscriptions) and health-check PINGs of the connection. They are counted
-  apart, in `w.handshakes`, and in none of the other numbers.
+  separately, in `w.handshakes`, and in no other number.
 
 A read that is already waiting in another thread when the block begins is not seen. Outside the
-block nothing is patched and nothing costs; wires nest, and may overlap in threads and tasks.
+block nothing is patched, so nothing is slower. Blocks may be nested, and may overlap in threads and
+tasks.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Tally:
 
 
 class Wire(Tally):
-    """What clients sent and read inside a `with wire(...)` block; final once the block is left."""
+    """What clients sent and read inside a `with wire(...)` block; final at the end of the block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +83,7 @@ class Wire(Tally):
     def _rows(self) -> list[list[str]]:
         rows = super()._rows()
         if self.handshakes.commands:
-            # no bytes here: HELLO's reply holds the connection's number and so varies by the run
+            # without bytes: HELLO's reply holds the connection's id, and so its length varies
             hello = [f"{self.handshakes.round_trips:,}", f"{self.handshakes.commands:,}"]
             hello += [""] * (len(rows[0]) - 2)
             rows = [["", *rows[0]], ["traffic", *rows[1]], ["handshakes", *hello]]
@@ -91,10 +92,10 @@ class Wire(Tally):
 
 @contextmanager
 def wire(*clients: Any) -> Iterator[Wire]:
-    """Count everything that `clients` send and read inside the block; several are added up.
+    """Count everything that `clients` send and read inside the block; several clients are added up.
 
-    Takes redis.Redis, redis.RedisCluster and their redis.asyncio namesakes (a plain `with` for
-    these too). A pub/sub object or pipeline is counted by wiring the client that made it.
+    Takes redis.Redis, redis.RedisCluster and their namesakes in redis.asyncio (for which it is a
+    plain `with`, too). To count a pub/sub object or a pipeline, give the client that made it.
 
     Raises: LabError when given anything else.
     """
@@ -125,7 +126,8 @@ def _attacher(client: Any) -> Callable[[Any, Wire], None]:
 
 
 class _Watched:
-    """A pool, cluster or connection with hooks in it: whose, and how to take them out.
+    """A pool, cluster or connection with hooks in it: the hooks' owners, and how to remove the
+    hooks.
 
     Shared by all wires that watch the object, so that blocks may end in any order.
     """
@@ -143,7 +145,7 @@ class _Watched:
 
 
 _watched: dict[int, _Watched] = {}
-_registry_lock = threading.RLock()  # taken after the lock of a pool in use, never before
+_registry_lock = threading.RLock()  # acquired after the lock of a pool that is in use, never before
 _count_lock = threading.Lock()
 
 
@@ -167,7 +169,7 @@ def _leave(w: Wire) -> None:
 
 
 def _then_join(entry: _Watched, make: Callable, join: Callable[[Any, Wire], None]) -> Callable:
-    """`make`, but each object that it makes joins the wires that are active at that moment."""
+    """Wrap `make`: each object that it makes is watched by the blocks that are active then."""
 
     def made(*args: Any, **kwargs: Any) -> Any:
         new = make(*args, **kwargs)
@@ -214,7 +216,7 @@ def _join_cluster(manager: Any, w: Wire) -> None:
 def _join_async_cluster(manager: Any, w: Wire) -> None:
     def install(manager: Any) -> _Watched:
         entry = _Watched(manager)
-        # nodes have slots, so the hook goes where they look up how to make a connection
+        # nodes have slots, so the hook is where they look up how to make a connection
         kind = manager.connection_kwargs["connection_class"]
         hook = _then_join(entry, kind, _join_connection)
 
@@ -296,7 +298,7 @@ class _Line(_Watched):
         return lambda raw: raw if isinstance(raw, _Proxy) or raw is None else _proxy(raw, flow)
 
     def _swap(self, change: Callable[[Any], Any]) -> None:
-        """Exchange socket or streams wherever the connection and its parser hold them."""
+        """Replace the socket or the streams wherever the connection and its parser hold them."""
         proxies: dict[int, Any] = {}
         for holder, name in internals.stream_places(self.target):
             raw = getattr(holder, name, None)
@@ -325,14 +327,14 @@ class _Line(_Watched):
 
 
 class _Flow:
-    """The bytes of one socket in both directions, with the commands that go out read from them."""
+    """The bytes of one socket in both directions; the commands sent are parsed from them."""
 
     def __init__(self, line: _Line) -> None:
         self.line = line
         self.unanswered: dict[Wire, Tally] = {}
         self.args_left = 0
         self.at_name = False
-        self.skip = 0  # bytes of an argument that are still to come
+        self.skip = 0  # bytes of an argument that have not arrived yet
         self.rest = b""  # a header, or a name, cut off by the end of a chunk
 
     def sent(self, data: Any) -> None:
@@ -375,7 +377,7 @@ class _Flow:
             mark, number = data[at : at + 1], data[at + 1 : end]
             awaited = b"$" if self.args_left else b"*"
             if mark != awaited or not number.isdigit():
-                self.args_left = 0  # joined in the middle of a command: wait for the next write
+                self.args_left = 0  # began in the middle of a command: wait for the next write
                 return found
             if mark == b"*":
                 self.args_left, self.at_name, at = int(number), True, end + 2
@@ -393,7 +395,7 @@ class _Flow:
 
 
 class _Proxy:
-    """A socket or stream that reports what passes; everything else goes to the original."""
+    """A socket or stream that reports its bytes; everything else is passed on to the original."""
 
     __slots__ = ("flow", "raw")
 
@@ -418,7 +420,7 @@ class _Socket(_Proxy):
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         data = self.raw.recv(size, flags)
-        if not flags & socket.MSG_PEEK:  # redis-py peeks to see whether the peer has gone
+        if not flags & socket.MSG_PEEK:  # redis-py peeks to see whether the peer has hung up
             self.flow.received(len(data))
         return data
 

@@ -1,4 +1,4 @@
-"""The adversaries of the drill, and a pattern's file alone in a process."""
+"""The drill's adversaries, and scripts that use only a copy of one pattern's file."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ assert "redis_lab" not in sys.modules
 
 
 def alone(pattern: str, body: str) -> list[str]:
-    """A script that has nothing of the lab's but one pattern's file, as `alone`, copied out."""
+    """A script that imports, of the lab, only a copied pattern's file, as `alone`."""
     file = Path(redis_lab.patterns.__file__).parent / f"{pattern}.py"
     return [sys.executable, "-c", LOAD.format(file=str(file)) + textwrap.dedent(body)]

@@ -20,7 +20,7 @@ def loading(name: str) -> str:
 
 
 def foreign_imports(name: str) -> set[str]:
-    """What the file imports besides redis-py and the standard library."""
+    """The modules that the file imports, except redis-py and the standard library."""
     found: set[str] = set()
     for node in ast.walk(ast.parse((PATTERNS / f"{name}.py").read_text())):
         if isinstance(node, ast.Import):

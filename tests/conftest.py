@@ -1,4 +1,4 @@
-"""The servers that most tests talk to: real ones, started once a module."""
+"""The servers that most tests use: real ones, each started once for a module."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from redis_lab.measure.validity import TooBusy
 from redis_lab.servers.choose import server
 from redis_lab.servers.topology import cluster
 
-# In the background of a script (`make test &`) a shell lets Ctrl-C be ignored, `nohup` does so with
-# SIGHUP, and every process started from there inherits that; tests that send one need it heard.
+# In a script's background (`make test &`) the shell makes processes ignore Ctrl-C, and `nohup`
+# makes them ignore SIGHUP. Child processes inherit this, so it is undone here, for tests that send
+# these signals.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# As nohup does with the end of the terminal: still ignored here, but not in what is started here.
+# SIGHUP, as under nohup, is still ignored here, but not in child processes.
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 
@@ -46,7 +47,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item):
-    """What a busy machine keeps from being measured is neither passed nor failed."""
+    """A measurement that fails because the machine is busy neither passes nor fails."""
     try:
         returned = yield
     except TooBusy as busy:
@@ -58,9 +59,8 @@ def pytest_runtest_call(item: pytest.Item):
 
 @pytest.fixture
 def figure(request: pytest.FixtureRequest):
-    """Note what a drill has counted, for the table at the end: `figure(kills=60, jobs_lost=0)`.
-
-    A number stands before its name there, so the name is a noun in the plural.
+    """Record a drill's counts, for the table at the end: `figure(kills=60, jobs_lost=0)`. The table
+    shows the number before the name, so the name is a plural noun.
     """
 
     def note(**counts: int | float | str) -> None:
@@ -72,7 +72,7 @@ def figure(request: pytest.FixtureRequest):
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     found: dict[str, dict] = {}
-    ended = ("passed", "failed", "skipped")  # a busy machine skips what it was too slow for
+    ended = ("passed", "failed", "skipped")  # skipped: too slow, on a busy machine
     for report in (each for how in ended for each in terminalreporter.getreports(how)):
         for name, counts in getattr(report, "user_properties", ()):
             if name == "figure":
@@ -90,35 +90,35 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="module")
 def lab():
-    """A server of the kind that a user gets here."""
+    """A server of the kind that a user gets on this machine."""
     with server() as started:
         yield started
 
 
 @pytest.fixture(scope="module", params=[kind for kind, here in NATIVE.items() if here])
 def each_kind(request: pytest.FixtureRequest):
-    """One native server after the other, of each kind that this machine has."""
+    """A native server of each kind that this machine has, one after the other."""
     with server(kind=request.param) as started:
         yield started
 
 
 @pytest.fixture(params=[kind for kind, here in NATIVE.items() if here])
 def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
-    """What is started in the test is of one native kind after the other; its name."""
+    """Servers started in the test are of each native kind in turn; returns the kind's name."""
     monkeypatch.setenv("REDIS_LAB_SERVER", request.param)
     return request.param
 
 
 @pytest.fixture(scope="session")
 def one_cluster():
-    """Three primaries, started once, since Redis makes them wait two seconds; see `three`."""
+    """Three primaries, started once, because Redis needs two seconds for this; see `three`."""
     with cluster(3) as nodes:
         yield nodes
 
 
 @pytest.fixture
 def three(one_cluster):
-    """A cluster of three primaries, all of them empty; for tests that leave its nodes alone."""
+    """A cluster of three empty primaries, for tests that do not stop or change its nodes."""
     for node in one_cluster.nodes:
         with node.client() as client:
             client.flushall()
@@ -127,7 +127,7 @@ def three(one_cluster):
 
 @pytest.fixture
 def r(lab):
-    """A client of the module's server, which is empty."""
+    """A client of the module's server, which is empty at the start of the test."""
     with lab.client() as client:
         client.flushall()
         yield client
@@ -135,9 +135,8 @@ def r(lab):
 
 @pytest.fixture
 def during_a_stall(lab):
-    """Calls a function while the server stands still, and again as redis-py sees fit; its result.
-
-    The client must have a socket_timeout well below half a second, and retries.
+    """Call a function while the server is stopped, so that redis-py sends again; returns the
+    result. The client needs retries and a socket_timeout well below half a second.
     """
 
     def call_it(call):
@@ -152,7 +151,7 @@ def during_a_stall(lab):
 
 @pytest.fixture
 def learner(r):
-    """The client that a learner's answer is run with; a check leaves nothing behind there."""
+    """The client that a learner's answer is run with; a check must leave no keys there."""
     r.set("bystander", 1)
     yield r
     assert set(r.scan_iter()) == {"bystander"}  # SCAN may return a key twice

@@ -1,4 +1,4 @@
-"""What the drills have counted: a table at the end of `make drills`, and a file to commit."""
+"""The drills' counts: a table at the end of `make drills`, and a file to commit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from redis_lab.errors import LabError
 from redis_lab.measure.results import cpu_model
 from redis_lab.servers.choose import choose_kind
 
-Figures = dict[str, Mapping[str, object]]  # what was counted, by the drill
+Figures = dict[str, Mapping[str, object]]  # the counts, by drill
 
 
 def environment() -> dict[str, str]:
-    """Where the drills ran."""
+    """The machine on which the drills ran."""
     try:
         kind, _ = choose_kind()
         server = f"{kind.probe()[1]} ({kind})"
@@ -58,7 +58,7 @@ def shown(value: object) -> str:
 
 
 def page(figures: Figures, not_run: int) -> str:
-    """All of it as Markdown."""
+    """The whole table as Markdown."""
     text = "# What the drills counted\n\n"
     text += (
         "One run of `make drills`, written by it (`FIGURES=`); do not edit it. Each drill fails "

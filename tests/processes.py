@@ -1,4 +1,4 @@
-"""What the tests of servers share: scripts in processes of their own, and waiting for an end."""
+"""Helpers for tests of servers: scripts in separate processes, and waiting for conditions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from redis_lab import LabError, server
 from redis_lab.servers.base import free_port
 from redis_lab.servers.choose import KINDS
 
-# Each kind of native server by its name: whether the tests have it. REDIS_LAB_SERVER leaves one;
-# without it they take those that a user would get unasked.
+# For each kind of native server: whether the tests use it. REDIS_LAB_SERVER selects one; without it
+# they use the kinds that a user gets without asking.
 ASKED = os.environ.get("REDIS_LAB_SERVER")
 NATIVE = {
     kind.name: (kind.name == ASKED if ASKED else kind.unasked) and kind.probe()[0]
@@ -29,7 +29,7 @@ NATIVE = {
 
 
 def within(limit_s: float, condition) -> bool:
-    """Whether the condition comes true in time."""
+    """Whether the condition becomes true in time."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         if condition():
@@ -39,7 +39,7 @@ def within(limit_s: float, condition) -> bool:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; a zombie that init has yet to collect counts as ended."""
+    """Whether a process has ended; a zombie counts as ended."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -47,7 +47,7 @@ def gone(pid: int) -> bool:
 
 
 def environment(**changes: str | None) -> dict[str, str]:
-    """This process's environment without what would choose a server, and with these changes."""
+    """This process's environment without variables that choose a server, and with these changes."""
     kept = {k: v for k, v in os.environ.items() if k == "REDIS_LAB_DATA" or k[:6] != "REDIS_"}
     return {k: v for k, v in {**kept, **changes}.items() if v is not None}
 
@@ -57,20 +57,20 @@ def script(body: str) -> list[str]:
 
 
 def run(body: str, **env: str | None) -> subprocess.CompletedProcess:
-    """Run a script to its end; what it printed is in `stdout` and `stderr`."""
+    """Run a script to its end; `stdout` and `stderr` hold its output."""
     return subprocess.run(
         script(body), env=environment(**env), capture_output=True, text=True, timeout=240
     )
 
 
 def without_ttl(client, match: str = "*") -> list[str]:
-    """The keys that would stay for ever. One that expires while we look is no such key."""
+    """The keys without a TTL. A key that expires during the call is left out."""
     return [key for key in client.scan_iter(match, count=1000) if client.pttl(key) == -1]
 
 
 @contextmanager
 def soon(call, after_s: float = 0.1):
-    """Call it in another thread a little later; at the end of the block it has returned."""
+    """Call it in another thread a little later; the end of the block waits for its return."""
     timer = threading.Timer(after_s, call)
     timer.start()
     try:

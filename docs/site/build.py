@@ -2,9 +2,9 @@
 
     python docs/site/build.py build/site
 
-Nothing is executed and nothing is downloaded, neither here nor by the pages. The order of the
-lessons is that of notebooks/toc.yml. Warnings are errors, and so is a link that leads nowhere. The
-site appears in its folder only when it is whole; Ctrl-C leaves the one that was there.
+Nothing is executed or downloaded, neither here nor by the pages. The order of the lessons is that
+of notebooks/toc.yml. Warnings are errors, and so are broken links. The site is moved to its folder
+only when it is complete; after Ctrl-C the old site is still there.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ LINK = re.compile(r"\]\(([^)\s#:]+)(?:#[^)\s]*)?\)")
 
 
 def stage(source: Path) -> None:
-    """Lay out what Sphinx reads: the repository's pages at their places, and the generated ones.
+    """Write the files that Sphinx reads: the repository's pages at their paths, and generated
+    pages.
 
-    The places are those of the repository, so every relative link holds as it is.
+    The paths are those of the repository, so relative links work unchanged.
     """
     for lesson in read_toc():
         put(source, lesson.find(), prepared(lesson.find()))
@@ -63,7 +64,9 @@ def stage(source: Path) -> None:
 
 
 def documents() -> list[Path]:
-    """Pages of the repository that are pages of the site, the README apart: it is the home page."""
+    """Pages of the repository that become pages of the site, except the README, which is the home
+    page.
+    """
     top = [ROOT / f"{name}.md" for name in ("SECURITY", "CONTRIBUTING", "CHANGELOG")]
     places = [ROOT / "notebooks", ROOT / "docs", ROOT / "data"]
     return [*top, *(page for place in places for page in sorted(place.glob("*.md")))]
@@ -76,13 +79,13 @@ def put(source: Path, origin: Path, text: str) -> None:
 
 
 def renamed(text: str) -> str:
-    """A page's text; links to the README lead to the home page, which it is on the site."""
+    """A page's text; links to the README lead to the site's home page."""
     text = re.sub(r"\]\(((?:\.\./)*)README\.md(#[^)]*)?\)", r"](\1index.md\2)", text)
-    if "\n## " not in text:  # the glossary: its words are one level further down
+    if "\n## " not in text:  # the glossary: its terms are one heading level lower
         text = re.sub("^### ", "## ", text, flags=re.M)
-    if "```js ioredis" in text:  # one call in three clients: GitHub does not show which is which
+    if "```js ioredis" in text:  # one call in three clients: GitHub shows no labels for them
         text = re.sub(r"^```(js|python)\b *(\w*)$", with_caption, text, flags=re.M)
-    # A diagram is shown as it is written: drawing it would need a script of three megabytes.
+    # A diagram is shown as source text: drawing it would need a script of three megabytes.
     return text.replace("```mermaid\n", "```text\n")
 
 
@@ -108,13 +111,13 @@ def prepared(path: Path) -> str:
             if "image/png" in output.get("data", {})
         ]
         if alternatives:
-            [text] = alternatives  # myst-nb knows one text for all images of a cell
+            [text] = alternatives  # myst-nb has one alternative text for all images of a cell
             cell["metadata"]["mystnb"] = {"image": {"alt": text}}
     return json.dumps(notebook, ensure_ascii=False)
 
 
 def shown(cell: dict[str, Any]) -> list[str]:
-    """The lines of text that a cell shows. Its tables get the class that the theme draws."""
+    """The lines of text that a cell shows. Its tables get the class that the theme styles."""
     lines = pages.said(cell)
     for data in (output.get("data", {}) for output in cell["outputs"]):
         if "text/html" in data:
@@ -126,7 +129,7 @@ def shown(cell: dict[str, Any]) -> list[str]:
 
 
 def is_prose(lines: list[str]) -> bool:
-    """Whether text may be wrapped: nothing in it stands in columns."""
+    """Whether text may be wrapped, because it has no columns."""
     return not any(re.search(r"\S {2,}\S", line) for line in lines)
 
 
@@ -142,12 +145,12 @@ def settings() -> dict[str, Any]:
         "language": "en",
         "extensions": ["myst_nb", "extension"],
         "nitpicky": True,
-        "highlight_language": "none",  # of blocks that name none, most of them for a shell
+        "highlight_language": "none",  # for blocks that name no language; most are for a shell
         "html_theme": "sphinx_book_theme",
         "html_title": TITLE,
         "html_static_path": [str(Path(__file__).with_name("static"))],
         "html_css_files": ["style.css"],
-        "html_context": {"default_mode": "auto"},  # light or dark as the reader's system is
+        "html_context": {"default_mode": "auto"},  # light or dark, as in the reader's system
         "html_math_renderer": "mathml",
         "html_copy_source": False,
         "html_show_sphinx": False,
@@ -172,7 +175,7 @@ def theme(urls: dict[str, str]) -> dict[str, Any]:
         "show_toc_level": 2,
         "navigation_with_keys": False,
         "navbar_persistent": [],
-        "primary_sidebar_end": [],  # a place for advertisements
+        "primary_sidebar_end": [],  # this is a place for advertisements
         "pygments_light_style": "a11y-high-contrast-light",
         "pygments_dark_style": "a11y-high-contrast-dark",
     }
@@ -195,7 +198,7 @@ def theme(urls: dict[str, str]) -> dict[str, Any]:
 
 
 def build(site: Path) -> int:
-    """Build into `site`; an exit code. What is wrong stands on stderr."""
+    """Build into `site`; returns an exit code. Errors are printed on stderr."""
     with work_folder(site) as work:
         source, html = work / "source", work / "html"
         stage(source)
@@ -228,7 +231,7 @@ def build(site: Path) -> int:
 
 @contextlib.contextmanager
 def work_folder(site: Path) -> Iterator[Path]:
-    """An empty folder beside the site, gone at the end."""
+    """An empty folder beside the site, removed at the end."""
     work = site.with_name(f"{site.name}-unfinished")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)

@@ -1,6 +1,6 @@
-"""A Sphinx extension: what the lessons need and neither Sphinx nor the theme does.
+"""A Sphinx extension with what the lessons need and neither Sphinx nor the theme offers.
 
-Formulas become MathML, which a browser draws by itself: no script, no font to be loaded.
+Formulas become MathML, which browsers draw without loading a script or a font.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def visit_displaymath(self: HTML5Translator, node: nodes.math_block) -> None:
 
 
 def plain_commands(app: Sphinx, doctree: nodes.document) -> None:
-    """Commands for the server are not Python, which the notebook's language says they are."""
+    """Mark commands for the server as such, because the notebook's language is Python."""
     for block in doctree.findall(nodes.literal_block):
         if block.astext().startswith("%%redis"):
             block["language"] = "text"
@@ -37,7 +37,7 @@ def plain_commands(app: Sphinx, doctree: nodes.document) -> None:
 def no_edit_button(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """A page that is no file of the repository, or is one of another name, cannot be edited."""
+    """Remove the edit button from a page that is not a file of the same name in the repository."""
     suffix = context.get("page_source_suffix") or ""
     if not (ROOT / f"{page}{suffix}").is_file():
         context["page_source_suffix"] = ""

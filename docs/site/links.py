@@ -1,4 +1,4 @@
-"""Check a built site: every link within it leads somewhere, and nothing is loaded from elsewhere.
+"""Check a built site: no link within it is broken, and nothing is loaded from other sites.
 
 python docs/site/links.py build/site
 """
@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-# What a browser fetches by itself when it shows a page; an <a href> it fetches when asked only.
+# What a browser fetches by itself when it shows a page, unlike an <a href>.
 LOADED = {
     ("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("video", "src"),
     ("audio", "src"), ("track", "src"), ("embed", "src"), ("object", "data"), ("input", "src"),
@@ -22,7 +22,7 @@ IN_CSS = re.compile(r"""@import\s+["']([^"']+)|url\(\s*["']?([^"')]+)""")
 
 
 class Page(HTMLParser):
-    """What a page links to, what it loads, the anchors in it, and images without a text."""
+    """A page's links, its resources, its anchors, and its images without alternative text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def of_css(text: str) -> list[str]:
 
 
 def faults(site: Path) -> list[str]:
-    """A line for each lost link, each resource from elsewhere, each image without a text."""
+    """A line for each broken link, resource of another site, and image without text."""
     site = site.resolve()
     files = [file for file in sorted(site.rglob("*.html")) if "_static" not in file.parts]
     pages = {file: Page(file.read_text(encoding="utf-8")) for file in files}
@@ -82,7 +82,7 @@ def faults(site: Path) -> list[str]:
 
 
 def target(address: str, file: Path, site: Path) -> Path | None:
-    """The file of the site that a relative address names; None if it leads out of the site."""
+    """The file of the site that a relative address names; None if it leads outside the site."""
     path = unquote(urlsplit(address).path)
     place = Path(os.path.normpath(file.parent / path)) if path else file
     if place.is_dir():
@@ -92,7 +92,7 @@ def target(address: str, file: Path, site: Path) -> Path | None:
 
 def lost(link: str, file: Path, pages: dict[Path, Page], site: Path) -> bool:
     if urlsplit(link).scheme or link.startswith("//"):
-        return False  # somebody else's page: the build asks nobody
+        return False  # a page of another site: the build makes no requests
     place = target(link, file, site)
     if place is None or not place.is_file():
         return True

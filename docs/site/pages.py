@@ -1,4 +1,4 @@
-"""The pages of the site that no file holds: what they say is read from the repository."""
+"""The generated pages of the site; their content is read from the repository."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def toctree(caption: str, entries: Iterable[str]) -> str:
 
 
 def home(readme: str) -> str:
-    """The README, with the way into the lessons at its top and the site's contents at its end."""
+    """The README, with a link to the first lesson at its top and the site's contents at its end."""
     listed = read_toc()
     first = listed[0]
     title, intro, rest = readme.split("\n\n", 2)
@@ -71,7 +71,7 @@ def link(lesson: Lesson) -> str:
 
 
 def patterns() -> dict[str, str]:
-    """By the page's place: an index, and a page for each pattern with its source."""
+    """The pages by path: an index, and a page for each pattern with its source."""
     users = used_in()
     rows, found = [], {}
     for file in sorted(PATTERNS.glob("[a-z]*.py")):
@@ -105,13 +105,13 @@ def patterns() -> dict[str, str]:
 
 
 def api(name: str, text: str = "") -> str:
-    """A link to the page that pdoc writes; it is raw since Sphinx does not know that page."""
+    """A link to the page that pdoc writes; raw HTML, because Sphinx does not know that page."""
     place = f"redis_lab/patterns/{name}.html" if name else "index.html"
     return f'<a href="../api/{place}">{text or f"API reference of <code>{name}</code>"}</a>'
 
 
 def code_spans(text: str) -> str:
-    """A docstring's text as Markdown: it is written for readers of the source."""
+    """A docstring's text, which is written for readers of the source, as Markdown."""
     return re.sub(r"``([^`]+)``", r"`\1`", text)
 
 
@@ -147,7 +147,7 @@ def results() -> dict[str, dict[str, Any]]:
 
 
 def days(environments: Iterable[dict[str, Any]]) -> str:
-    """From the first day to the last; the hyphens do not break."""
+    """From the first day to the last, with non-breaking hyphens."""
     when = sorted(
         each["when"][:10].replace("-", "\N{NON-BREAKING HYPHEN}") for each in environments
     )
@@ -155,7 +155,7 @@ def days(environments: Iterable[dict[str, Any]]) -> str:
 
 
 def status() -> str:
-    """What the committed notebooks and results say of their own runs; nothing else."""
+    """The page about the runs, from the committed notebooks and results alone."""
     measured = results()
     rows = []
     for each in read_toc():
@@ -189,7 +189,7 @@ def status() -> str:
 
 
 def environments(measured: dict[str, dict[str, Any]]) -> list[Sequence[object]]:
-    """A row for each combination of machine and software that results were measured in."""
+    """A row for each combination of machine and software in which results were measured."""
     groups: dict[tuple, list[dict]] = defaultdict(list)
     for found in measured.values():
         key = tuple(str(found.get(name, "–")) for name in (*MACHINE, *SOFTWARE, "effort"))
@@ -205,7 +205,7 @@ def environments(measured: dict[str, dict[str, Any]]) -> list[Sequence[object]]:
 
 
 class Run:
-    """What a committed notebook says of its last run."""
+    """The last run of a committed notebook, according to its outputs."""
 
     def __init__(self, path: Path) -> None:
         text = path.read_text(encoding="utf-8")

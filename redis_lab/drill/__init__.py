@@ -5,7 +5,8 @@
     def test_my_lock():
         hold(MyLock, as_="lock", seed=7)
 
-What a class must offer, and what it is held to, is in `contracts`; docs/drill.md has an example.
+The interface that a class must have, and its promises, are in `contracts`; docs/drill.md has an
+example.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The workers of a race: one process that forks them, so that a new one starts in milliseconds.
 
 Run as `python _worker.py OWNER_PID`. It reads its settings as a line of JSON, imports the class,
-prints `ready`, and obeys `start NAME SEED`, `kill NAME`, `stop NAME` and `go NAME`, each answered
-by a line. It ends, with all its workers, at `quit`, when its input closes, or when its owner is no
-longer its parent.
+prints `ready`, and then reads the commands `start NAME SEED`, `kill NAME`, `stop NAME` and `go
+NAME`, each answered by a line. It ends, with all its workers, at `quit`, when its input closes, or
+when its owner is no longer its parent.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ CALM, FAULTS, SETTLE, STOP = b"c", b"f", b"s", b"x"
 
 
 class Log:
-    """One line for a call that begins, and one when it has returned; SIGKILL loses neither."""
+    """Write one line when a call begins, and one when it has returned; SIGKILL loses neither."""
 
     def __init__(self, folder, name):
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -86,7 +86,7 @@ def main(owner):
 
     def end(name):
         pid = workers.pop(name)
-        os.kill(pid, signal.SIGKILL)  # nobody has waited for it, so the pid is still its own
+        os.kill(pid, signal.SIGKILL)  # it has not been waited for, so no other process has its pid
         _, status = os.waitpid(pid, 0)
         return "crashed" if os.WIFEXITED(status) and os.WEXITSTATUS(status) else "ended"
 
@@ -122,7 +122,7 @@ def main(owner):
 
 
 def run_worker(settings, target, play, name, seed):
-    """In the fork: work, and never come back."""
+    """Run the worker in the forked process; never returns."""
     code = 0
     try:
         os.close(0)

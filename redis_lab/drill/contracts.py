@@ -1,10 +1,10 @@
-"""What each kind of class must offer, and what it is then held to.
+"""What each kind of class must offer, and the promises that are then checked.
 
 Your class, or a small adapter around it, is called with a client (`redis.Redis`), or with a client
 and `load` if it is a cache. Attributes of the class tell the drill what it needs to know; all of
 them may be left out:
 
-- `lease_s` (1): how long a lock, a job or a claim is the caller's, in seconds. Make it short.
+- `lease_s` (1): how many seconds a lock, a job or a claim belongs to the caller. Make it short.
 - `limit` (20) and `window_s` (1) of a limiter; `most` (= limit): how many it may let through in any
   span of `window_s`. A fixed window promises twice its limit.
 - `most_tries` (20): after how many hand-outs a queue sets a job aside that nobody gets done.
@@ -50,7 +50,9 @@ class Cache(Protocol):
         ...
 
     def invalidate(self, key: str) -> object:
-        """Called after each commit of the source. It may take the row's version as a second one."""
+        """Called after each commit of the source. It may have a second parameter, the row's
+        version.
+        """
         ...
 
 
@@ -58,15 +60,15 @@ class Lock(Protocol):
     """Called with `(client)`. Each client of the drill has its own."""
 
     def acquire(self, name: str) -> Any:
-        """A lease, or None (or False) at once if somebody else has it.
+        """A lease; None (or False) at once if another client has it.
 
         If the lease has an attribute `fence`, a whole number, the store that the drill writes to
-        refuses a smaller fence than it has seen, at reading and at writing.
+        refuses reads and writes with a smaller fence than it has seen.
         """
         ...
 
     def release(self, lease: Any) -> object:
-        """Give it back; False if it was lost meanwhile."""
+        """Release the lease; False if it was lost meanwhile."""
         ...
 
 
@@ -83,7 +85,8 @@ class Queue(Protocol):
     def take(self) -> Any:
         """A job or None, at once or within a second: an object with `payload`, or the payload.
 
-        Jobs whose worker died must come back in time, so bring them back here if nobody else does.
+        Jobs whose worker died must be handed out again after some time, so bring them back here,
+        unless something else does.
         """
         ...
 
@@ -96,7 +99,7 @@ class Limiter(Protocol):
     """Called with `(client)`."""
 
     def allow(self, name: str) -> bool:
-        """Whether `name` may do it now; counted if so."""
+        """Whether `name` is allowed now; an allowed request counts."""
         ...
 
 
@@ -108,7 +111,7 @@ class Sessions(Protocol):
         ...
 
     def load(self, id: str) -> Any:
-        """What belongs to it, which keeps it alive; None (or False) if it is over."""
+        """The session's data; loading keeps the session alive. None (or False) if it has ended."""
         ...
 
     def end(self, id: str) -> object:
@@ -120,9 +123,8 @@ class Once(Protocol):
     """Called with `(client)`."""
 
     def run(self, key: str, work: Callable[[], str]) -> Any:
-        """What `work()` returned, the first time and every time after.
-
-        Raises: one of `errors` while somebody else is at it, or if it cannot be known.
+        """The result of `work()`, the first time and every later time. Raises: one of `errors`
+        while another client is at work, or if the result cannot be known.
         """
         ...
 
@@ -195,7 +197,7 @@ KINDS: dict[str, tuple[Promise, ...]] = {
 
 @dataclass(frozen=True)
 class Target:
-    """The class that is held to a contract: where it is, and what it says of itself."""
+    """The class that is held to a contract: its address, and its attributes for the drill."""
 
     make: Callable[..., Any]
     module: str
@@ -217,7 +219,7 @@ class Target:
 
     @property
     def promises(self) -> tuple[Promise, ...]:
-        """What it is held to."""
+        """The promises that are checked."""
         return KINDS[self.kind]
 
     @property
@@ -234,7 +236,8 @@ class Target:
 def resolve(what: str | Callable[..., Any], kind: str) -> Target:
     """The target for a class, or for its address "module:Name".
 
-    Raises: LabError if it cannot be imported, also by a process of its own, or is of no kind.
+    Raises: LabError if it cannot be imported, here or in another process, or if there is no such
+    kind.
     """
     if kind not in KINDS:
         raise LabError(f"There is no contract {kind!r}: it is one of {', '.join(KINDS)}.")

@@ -1,7 +1,7 @@
-"""What goes wrong on the way: lost replies, late commands, slots that move. All of it real.
+"""Faults between client and server: lost replies, late commands, slots that move. All are real.
 
-A `Flaky` client talks to a real server. What it sent is executed there; only its replies are lost,
-or held up.
+A `Flaky` client talks to a real server. Its commands are executed there; only the replies are lost
+or delayed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Hook = Callable[[], object] | None
 
 
 class Watched(redis.Connection):
-    """A connection with two hooks for whatever follows its handshake."""
+    """A connection with two hooks for all traffic after its handshake."""
 
     armed = False
 
@@ -32,7 +32,7 @@ class Watched(redis.Connection):
         """Called before the commands are sent."""
 
     def on_reply(self, reply: Any) -> None:
-        """Called with each reply, which the caller has not seen yet; may raise instead."""
+        """Called with each reply before the caller gets it; may raise instead."""
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         """As redis-py's."""
@@ -60,7 +60,7 @@ class Watched(redis.Connection):
 
 
 class Flaky(Watched):
-    """A connection with a script of what befalls its next replies, one entry for each.
+    """A connection with a plan for its next replies, one entry for each.
 
     An entry is a pair: whether the reply is lost, and what happens elsewhere before anything else.
     """
@@ -69,7 +69,7 @@ class Flaky(Watched):
     sent: ClassVar[list[bytes]] = []
 
     def on_sending(self, packed: bytes) -> None:
-        """Keep what is sent, so that it can be delivered again."""
+        """Keep the sent commands, so that they can be delivered again."""
         self.sent.append(packed)
 
     def on_reply(self, reply: Any) -> None:
@@ -88,9 +88,9 @@ FINE: tuple[bool, Hook] = (False, None)
 
 @contextlib.contextmanager
 def flaky(server: Server, *plan: tuple[bool, Hook], **options: object) -> Iterator[redis.Redis]:
-    """A client of the server that sends again what got no reply, as redis-py does.
+    """A client of the server that sends a command again if it got no reply, as redis-py does.
 
-    `client.connection_pool.connection_class.sent` has what it sent, ready to be delivered again.
+    `client.connection_pool.connection_class.sent` holds the sent commands, for `deliver`.
     """
     kind: Any = type("Planned", (Flaky,), {"plan": deque(), "sent": []})
     given: dict[str, Any] = {"decode_responses": True, "retry": Retry(NoBackoff(), 3), **options}
@@ -107,7 +107,7 @@ def flaky(server: Server, *plan: tuple[bool, Hook], **options: object) -> Iterat
 
 
 def deliver(server: Server, packed: bytes) -> object:
-    """Let a command arrive (again), late, as a network may deliver it; returns the reply."""
+    """Let a command arrive late (again), as on a slow network; returns the reply."""
     connection = redis.Connection(host=HOST, port=server.port)
     connection.connect()
     try:
@@ -119,7 +119,7 @@ def deliver(server: Server, packed: bytes) -> object:
 
 @contextlib.contextmanager
 def undeclared(server: Server) -> Iterator[set[str]]:
-    """The keys that scripts touch meanwhile without having declared them; filled at the end."""
+    """The keys that scripts use inside the block without declaring them; filled at its end."""
     found: set[str] = set()
     with server.client() as client, server.client() as other, other.monitor() as monitor:
         yield found
@@ -135,7 +135,7 @@ def undeclared(server: Server) -> Iterator[set[str]]:
 
 
 class Migration:
-    """A slot on its way from one node of a cluster to another, at whatever point one likes."""
+    """A slot that is being moved from one node of a cluster to another, step by step."""
 
     def __init__(self, nodes: Cluster, key: str) -> None:
         self.source = nodes.owner(key)
@@ -147,7 +147,7 @@ class Migration:
         self.of.execute_command("CLUSTER SETSLOT", self.slot, "MIGRATING", self.ids[1])
 
     def keys(self) -> list[str]:
-        """The slot's keys that are still at the source."""
+        """The slot's keys that are still on the source node."""
         return self.of.execute_command("CLUSTER GETKEYSINSLOT", self.slot, 100_000)
 
     def move(self, *keys: str) -> None:
@@ -157,7 +157,7 @@ class Migration:
             self.of.execute_command("MIGRATE", *where, "", 0, 5000, "KEYS", *keys)
 
     def finish(self) -> None:
-        """Move the rest, and tell both nodes that it is done."""
+        """Move the rest, and tell both nodes that the slot has moved."""
         self.move(*self.keys())
         for client in (self.to, self.of):
             client.execute_command("CLUSTER SETSLOT", self.slot, "NODE", self.ids[1])

@@ -1,4 +1,4 @@
-"""One client at work: what it calls is recorded. How a kind of class is played is a `Play`."""
+"""One client at work, whose calls are recorded; and `Play`, how a kind of class is played."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Hands:
         self.luck, self.record = luck, record
         self.serial = 0
         self.made: Any = None
-        self.so_far: Callable[[], list[Op]] = list  # what all clients have done up to now
+        self.so_far: Callable[[], list[Op]] = list  # the operations of all clients so far
 
     def call(
         self,
@@ -49,9 +49,8 @@ class Hands:
         strict: bool = False,
         plain: Callable[[Any], Any] = lambda result: result,
     ) -> Op:
-        """Call and record. `strict`: Redis's own errors are no excuse. `plain` makes it JSON.
-
-        The operation's `raw` is what came back.
+        """Call and record. `strict`: Redis's own errors count as unexpected. `plain` converts the
+        result to JSON. The operation's `raw` is the result itself.
         """
         op = Op(self.who, name, key, time.monotonic(), value=value)
         self.record(op)
@@ -71,23 +70,23 @@ class Hands:
         return op
 
     def begins(self, op: Op) -> None:
-        """A call is about to be made."""
+        """Called before each call."""
 
     def pause(self, longest_s: float = 0.004) -> None:
-        """Take a moment, so that others may come between."""
+        """Pause for a moment, so that other clients can act."""
         time.sleep(self.luck.uniform(0, longest_s))
 
     def point(self, text: str, function: Callable[[], Any]) -> Any:
-        """Do something outside Redis: a place at which others may come between."""
+        """Do something outside Redis; other clients can act before it."""
         return function()
 
     def fresh(self, prefix: str) -> str:
-        """A name that nobody has used."""
+        """A name that was not used before."""
         self.serial += 1
         return f"{prefix}-{self.who}-{self.serial}"
 
     def until(self, done: Callable[[], bool], seconds: float) -> bool:
-        """Try until it says True, for so long."""
+        """Call it until it returns True, for a limited time."""
         end = time.monotonic() + seconds
         while not done():
             if time.monotonic() > end:
@@ -98,7 +97,7 @@ class Hands:
 
 @dataclass
 class History:
-    """What happened in one run, to be judged."""
+    """The record of one run, to be judged."""
 
     target: Target
     ops: list[Op]
@@ -147,7 +146,7 @@ class Scenario:
 
 
 class Play:
-    """How a kind of class is played with and judged; one subclass a kind."""
+    """How a kind of class is played and judged; one subclass for each kind."""
 
     kind: ClassVar[str]
     scenarios: ClassVar[list[Scenario]]
@@ -166,22 +165,24 @@ class Play:
             ) from error
 
     def turn(self, hands: Hands, calm: bool) -> None:
-        """Something that a client may do, by chance; `calm` while nothing else goes wrong."""
+        """A random action of a client; `calm` while there are no faults."""
         raise NotImplementedError
 
     def drain(self, hands: Hands) -> None:
-        """What the workers do when all faults are over: nothing, unless there is work left."""
+        """What the workers do after the faults: nothing, unless there is work left."""
         time.sleep(0.02)
 
     def settle(self, hands: Hands) -> None:
-        """After all faults: see whether it still gets on. Records an operation "hung" if not."""
+        """After the faults: check that the class still makes progress. If not, records an operation
+        "hung".
+        """
 
     def judge(self, history: History) -> list[Finding]:
-        """What the history says of each promise of the kind."""
+        """The verdict of the history on each promise of the kind."""
         raise NotImplementedError
 
     def common(self, history: History) -> list[Finding]:
-        """The promises that all kinds make."""
+        """The verdict on the promises that all kinds make."""
         ended = [op for op in history.ops if op.end < float("inf")]
         tried = history.named("hung")
         hung = [op for op in tried if op.result]
@@ -194,7 +195,7 @@ class Play:
         ]
 
     def gets_on(self, hands: Hands, key: str, done: Callable[[], bool]) -> None:
-        """Record for how long nothing got on: 0 if it did within the target's limit."""
+        """Record for how long there was no progress: 0 if less than the target's limit."""
         start = time.monotonic()
         hung = not hands.until(done, hands.target.patience_s)
         took = round(time.monotonic() - start, 1) if hung else 0

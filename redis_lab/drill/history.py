@@ -1,7 +1,7 @@
-"""What clients did and when, and whether one order of it explains every answer.
+"""What clients did and when, and whether one order of the operations explains every answer.
 
-`linearizable` is the algorithm of Wing and Gong with Lowe's memory of what was tried: search for
-an order of the operations that keeps to real time and that a model accepts.
+`linearizable` is the algorithm of Wing and Gong with Lowe's cache of states already tried. It
+searches for an order of the operations that agrees with real time and that a model accepts.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ EVER = math.inf
 class Op:
     """One call of one client. Times are seconds of this machine's monotonic clock.
 
-    `end` is infinite if the call never returned: it may have taken effect, or not. `value` is
-    what was passed in, `result` what came back, `error` the exception instead; `unexpected` if
-    the contract knows no such exception, `away` if Redis itself raised it.
+    `end` is infinite if the call never returned: it may have taken effect, or not. `value` is the
+    argument, `result` the return value, `error` the exception; `unexpected` if the contract does
+    not name the exception, `away` if Redis itself raised it.
     """
 
     who: str
@@ -53,7 +53,7 @@ class Op:
 
     def __str__(self) -> str:
         given = ", ".join(str(part) for part in (self.key, self.value) if part not in (None, ""))
-        if self.start == self.end:  # no call, but what was found
+        if self.start == self.end:  # not a call, but an observation
             return f"{self.name}({given}): {self.result}"
         if self.end == EVER:
             return f"{self.name}({given}) never returned"
@@ -62,10 +62,10 @@ class Op:
 
 
 def read_history(files: Iterable[Path]) -> list[Op]:
-    """The operations that workers wrote down, in the order of their beginnings.
+    """The operations that workers recorded, ordered by their beginnings.
 
-    A call has one line when it begins, and one when it has returned; a worker that was killed may
-    have left half a line.
+    A call has one line for its beginning and one for its return. A killed worker may have left an
+    incomplete line.
     """
     found: dict[tuple[str, int], Op] = {}
     for file in files:
@@ -80,7 +80,7 @@ def read_history(files: Iterable[Path]) -> list[Op]:
 
 
 class Model(Protocol):
-    """What a sequential object may do. States are hashable."""
+    """The behaviour of a sequential object. States are hashable."""
 
     initial: Any
 
@@ -92,8 +92,9 @@ class Model(Protocol):
 def linearizable(ops: Sequence[Op], model: Model, *, most_states: int = 200_000) -> bool | None:
     """Whether one order of the operations explains them all; None if the search was given up.
 
-    Operations that never returned may stand anywhere after their beginning, or nowhere. Split a
-    history by keys first: the search may take exponential time in operations that overlap.
+    Operations that never returned may take effect at any time after their beginning, or never.
+    Split a history by keys first: the time of the search may be exponential in the number of
+    overlapping operations.
     """
     ops = sorted(ops, key=lambda op: op.start)
     needed = sum(1 << k for k, op in enumerate(ops) if op.end < EVER)
@@ -118,7 +119,7 @@ def linearizable(ops: Sequence[Op], model: Model, *, most_states: int = 200_000)
 
 
 class Register:
-    """`write` puts `value` there, `read` returns what is there."""
+    """A register: `write` stores `value`, `read` returns the stored value."""
 
     def __init__(self, initial: Hashable = None) -> None:
         self.initial = initial
@@ -131,10 +132,11 @@ class Register:
 
 
 class Mutex:
-    """`acquire` when nobody holds it; `release` and `expire` free it if `value` is its holder.
+    """A mutex: `acquire` when it is free; `release` and `expire` free it if `value` is its holder.
 
     With `fenced`, the result of each `acquire` is a number greater than all before. An `acquire`
-    that found it taken (result None) is always allowed: nobody promises that it is free.
+    that failed (result None) is always allowed, because no contract promises that the mutex is
+    free.
     """
 
     initial = (None, 0)
@@ -148,7 +150,8 @@ class Mutex:
         if op.name != "acquire":
             if holder == op.value:
                 return [(None, fence)]
-            return [] if op.end == EVER else [state]  # what changes nothing can be left out
+            # operations that change nothing can be left out
+            return [] if op.end == EVER else [state]
         if op.end < EVER and not op.result:
             return [state]
         if holder is not None:
@@ -159,7 +162,9 @@ class Mutex:
 
 
 class FifoQueue:
-    """`put` appends `value`; `take` returns the first, or None if there is nothing."""
+    """A queue: `put` appends `value`; `take` returns the first value, or None if the queue is
+    empty.
+    """
 
     initial: tuple = ()
 

@@ -1,4 +1,6 @@
-"""What the classes guard: rows, a store, effects. A SQLite file, which no client's death harms."""
+"""What the classes guard: rows, a store, effects. They are in a SQLite file, which a client's death
+does not damage.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ class StaleFence(Exception):
 
 
 class Ledger:
-    """The truth outside Redis. One connection for all threads of a process."""
+    """The source of truth outside Redis. One connection for all threads of a process."""
 
     def __init__(self, file: Path | str = ":memory:") -> None:
         self._mutex = threading.Lock()
@@ -40,7 +42,7 @@ class Ledger:
         self._database.close()
 
     def _do(self, *statements: tuple[str, tuple]) -> list[Any]:
-        """Execute all in one transaction; the rows of the last one."""
+        """Execute the statements in one transaction; returns the rows of the last one."""
         with self._mutex:
             self._database.execute("BEGIN IMMEDIATE")
             try:
@@ -60,7 +62,7 @@ class Ledger:
     # ------------------------------------------------------------ rows, for caches
 
     def load(self, key: str) -> int | None:
-        """The row's value, which is its version; None if there is no such row (any more)."""
+        """The row's value, which is its version; None if the row does not exist (any more)."""
         found = self.ask(
             "SELECT value FROM version WHERE key = ? ORDER BY version DESC LIMIT 1", key
         )
@@ -79,19 +81,19 @@ class Ledger:
         return int(rows[0][0])
 
     def create(self, key: str) -> None:
-        """The row in its first version, if nobody has created it yet."""
+        """Create the row in its first version, if it does not exist."""
         self._do(("INSERT OR IGNORE INTO version VALUES (?, 1, 1)", (key,)))
 
     # ------------------------------------------------------------ a number, for locks
 
     def read(self, name: str, fence: int | None) -> int:
-        """The number. Raises: StaleFence if a greater fence was shown before."""
+        """The number. Raises: StaleFence if the store has seen a greater fence."""
         self._show(name, fence)
         found = self.ask("SELECT MAX(is_now) FROM written WHERE name = ?", name)
         return int(found[0][0] or 0)
 
     def write(self, name: str, was: int, fence: int | None, who: str) -> None:
-        """One more than it was at the reading. Raises: StaleFence."""
+        """Write `was + 1`, where `was` is the number that was read. Raises: StaleFence."""
         self._show(
             name, fence, ("INSERT INTO written VALUES (?, ?, ?, ?)", (name, was, was + 1, who))
         )
@@ -119,9 +121,9 @@ class Ledger:
     # ------------------------------------------------------------ effects
 
     def note(self, topic: str, what: str, who: str) -> None:
-        """Something was done, and stays done."""
+        """Record an effect that is never undone."""
         self._do(("INSERT INTO note VALUES (?, ?, ?)", (topic, what, who)))
 
     def noted(self, topic: str) -> list[str]:
-        """What was noted, in order."""
+        """The recorded effects, in order."""
         return [row[0] for row in self.ask("SELECT what FROM note WHERE topic = ?", topic)]

@@ -1,4 +1,4 @@
-"""What the lessons teach against, for the drill to catch: each form loses what its lesson says."""
+"""The naive forms that the lessons warn of, for the drill to catch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Cache:
         return value
 
     def invalidate(self, key: str) -> None:
-        """Forget it."""
+        """Delete the copy."""
         self.client.delete(f"c:{key}")
 
 
@@ -59,7 +59,7 @@ class Lock:
         self.client = client
 
     def acquire(self, name: str) -> str | None:
-        """The name if it is ours now."""
+        """The name, if the lock is the caller's now."""
         got = self.client.set(f"lock:{name}", 1, nx=True, px=int(self.lease_s * 1000))
         return name if got else None
 
@@ -69,7 +69,7 @@ class Lock:
 
 
 class Queue:
-    """LPUSH and LPOP: once it is taken, only the worker knows of it."""
+    """LPUSH and LPOP: a job that was taken is known only to its worker."""
 
     lease_s = 0.1
 
@@ -77,15 +77,15 @@ class Queue:
         self.client = client
 
     def put(self, payload: str) -> None:
-        """To the end of the line."""
+        """Add the job."""
         self.client.rpush("jobs", payload)
 
     def take(self) -> Any:
-        """From the front of the line."""
+        """Take a job."""
         return self.client.lpop("jobs")
 
     def done(self, job: str) -> None:
-        """Nobody remembers it anyway."""
+        """Does nothing, because the job is not stored any more."""
 
 
 class EndlessQueue(ours.ListQueue):
@@ -96,11 +96,11 @@ class EndlessQueue(ours.ListQueue):
 
 
 class Limiter:
-    """INCR, and EXPIRE for who came first."""
+    """INCR, and EXPIRE by the first request."""
 
     limit = 3
     window_s = 0.15
-    most = 6  # at the turn of two windows
+    most = 6  # where two windows meet
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
@@ -114,7 +114,7 @@ class Limiter:
 
 
 class CheckingLimiter(Limiter):
-    """It looks how many there were, and counts if there is room."""
+    """It reads the count first, and adds to it if the limit allows it."""
 
     window_s = 0.8
     most = 3
@@ -178,7 +178,7 @@ class ClockLock(Lock):
 
 
 class Sessions:
-    """A touch that reads the session and writes it back."""
+    """A session whose touch reads the session and writes it back."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
@@ -191,7 +191,7 @@ class Sessions:
         return id
 
     def load(self, id: str) -> Any:
-        """The user, and ten more minutes."""
+        """The user; extends the session by ten minutes."""
         user = self.client.get(f"session:{id}")
         if user is not None:
             self.client.set(f"session:{id}", user, ex=600)
@@ -237,7 +237,7 @@ class UndeclaredSessions(Sessions):
 
 
 class Once:
-    """Look whether it was done; if not, do it and take a note."""
+    """Check whether the work was done; if not, do it and record that."""
 
     lease_s = 0.2
 

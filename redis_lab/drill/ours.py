@@ -1,4 +1,4 @@
-"""The adapters for our own patterns: what it takes to hold a class to a contract."""
+"""The adapters for our own patterns; they show what an adapter needs."""
 
 from __future__ import annotations
 
@@ -107,11 +107,11 @@ class ListQueue:
         )
 
     def put(self, payload: str) -> str:
-        """With an id of one's own, so that it may be put again after an error."""
+        """Put with an id chosen here, so that the put can be repeated after an error."""
         return self.queue.put(payload, id=payload)
 
     def take(self) -> queue.Job | None:
-        """The next job; before that, what others have lost is brought back."""
+        """The next job; first, jobs of dead workers are brought back."""
         self.queue.reap()
         return self.queue.take()
 

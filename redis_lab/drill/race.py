@@ -1,6 +1,6 @@
 """Several processes race at one place, while clients are killed and the server fails.
 
-Which fault comes when is drawn from the seed; how the processes interleave is up to the machine.
+The seed decides the faults and their order; the machine decides how the processes interleave.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EVERY = 3  # kills, something else goes wrong too
 
 
 class Race:
-    """One race; `run()` it, then ask for its `history()`. Use it in a `with` block."""
+    """One race: call `run()`, then `history()`. Use it in a `with` block."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Race:
     # ------------------------------------------------------------ the course of it
 
     def run(self) -> None:
-        """A calm phase, one with faults, then it must come to rest."""
+        """Run a calm phase, then one with faults; then the class must recover."""
         for _ in self.names:
             self._hire()
         self._at_work(len(self.names))
@@ -130,7 +130,7 @@ class Race:
             raise LabError(f"A worker of the drill failed:\n{words}")
 
     def _at_work(self, least: int) -> list[str]:
-        """The workers that have called something, once there are so many. Raises: LabError."""
+        """Wait until so many workers have called something; returns these. Raises: LabError."""
         deadline = time.monotonic() + BEGIN_S
         while True:
             self._check()
@@ -142,7 +142,7 @@ class Race:
             time.sleep(0.005)
 
     def _log(self, name: str) -> int:
-        """How much a worker has written."""
+        """How many bytes a worker has written."""
         file = self.folder / f"{name}.log"
         return file.stat().st_size if file.exists() else 0
 
@@ -191,7 +191,7 @@ class Race:
             now[:8] = struct.pack("d", ahead_s)
 
     def _settle(self) -> None:
-        """No more faults: everything must get on again by itself."""
+        """End all faults; then the class must recover by itself."""
         self.progress("whether it gets on again")
         for relay in self.place.relays:
             relay.lose(0)
@@ -215,7 +215,9 @@ class Race:
         return read_history(sorted(self.folder.glob("*.log"))) + list(settled)
 
     def history(self) -> History:
-        """What happened, up to now. Raises: LabError if a worker failed for another reason."""
+        """The history so far. Raises: LabError if a worker failed for another reason than the
+        contract.
+        """
         self._check()
         kept: list[str] = []
         keys = 0

@@ -1,4 +1,4 @@
-"""What a drill found: a table of promises, a verdict for each, and the shortest witnesses."""
+"""The report of a drill: a table of promises, a verdict for each, and the shortest witnesses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOT_AT_FAILOVER = "not promised at a failover"
 
 @dataclass
 class Line:
-    """One promise: how often it was broken step by step, and in the race; out of how many."""
+    """One promise: how often it was broken, step by step and in the race, out of how many cases."""
 
     promise: str
     how: str
@@ -42,7 +42,7 @@ class Line:
 
 @dataclass
 class Report:
-    """What a drill of one class found. `ok`: nothing that it promises is broken."""
+    """The report of a drill of one class. `ok`: none of its promises is broken."""
 
     target: str
     kind: str
@@ -73,7 +73,7 @@ class Report:
         )
 
     def add(self, findings: list[Finding], witnesses: dict[str, Witness], *, raced: bool) -> None:
-        """Count what a run found; keep the shortest witness of each promise."""
+        """Add the verdicts of a run; keep the shortest witness for each promise."""
         for found in findings:
             line = self.lines.get(found.promise)
             if line is None:
@@ -103,12 +103,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing that the class promises was seen broken."""
+        """Whether no promise of the class was seen broken."""
         return not self.broken
 
     @property
     def broken(self) -> list[str]:
-        """The promises that were seen broken."""
+        """The class's promises that were seen broken."""
         return [name for name, line in self.lines.items() if line.verdict == BROKEN]
 
     def rows(self) -> list[list[str]]:
@@ -124,7 +124,7 @@ class Report:
         ]
 
     def timelines(self) -> str:
-        """The shortest witness of each promise that was broken, one under the other."""
+        """The shortest witness for each broken promise, one below the other."""
         parts, shown = [], set()
         for promise, witness in self.witnesses.items():
             text, steps = timeline(witness), str(witness.steps)
@@ -134,7 +134,7 @@ class Report:
         return "\n\n".join(parts)
 
     def summary(self) -> str:
-        """What was done, in one line."""
+        """A summary of the drill in one line."""
         faults = ", ".join(f"{n} × {fault}" for fault, n in self.faults.items() if n)
         raced = f"a race with {faults}" if faults else "no race"
         stopped = " Interrupted: this is what was found so far." if self.interrupted else ""
@@ -153,7 +153,7 @@ class Report:
         return "\n\n".join(part for part in parts if part)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, for a file."""
+        """The whole report as a dictionary, for a file."""
         return {**asdict(self), "ok": self.ok}
 
     def save(self, path: Path) -> None:

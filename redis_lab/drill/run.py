@@ -78,7 +78,7 @@ def race(
     workers: int,
     progress: Callable[[str], object],
 ) -> None:
-    """Run the race and add what it found, also if it is interrupted."""
+    """Run the race and add its verdicts to the report, even if it is interrupted."""
     play = PLAYS[target.kind]
     with Race(
         *(target, play, place), seed=seed, kills=kills, workers=workers, progress=progress
@@ -125,7 +125,9 @@ def hold(
     kills: int = 20,
     **options: Any,
 ) -> Report:
-    """`drill`, for a test. Raises: AssertionError with the table and the witnesses if it breaks."""
+    """`drill`, for a test. Raises: AssertionError with the table and witnesses, if a promise is
+    broken.
+    """
     __tracebackhide__ = True
     report = drill(what, as_, seed=seed, kills=kills, **options)
     if report.interrupted:

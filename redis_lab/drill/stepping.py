@@ -1,8 +1,8 @@
 """Clients played against each other step by step, in every order, on a real server.
 
-A step is what a client sends, or what it does to the source. Between two steps the other clients
-may come. The orders are tried by the number of switches they need, so the first one that breaks a
-promise is a shortest witness. Nothing depends on chance.
+A step is a command that a client sends, or a change that it makes to the source. Between two steps
+other clients may take theirs. The orders are sorted by their number of switches between clients, so
+the first order that breaks a promise is a shortest witness. Nothing is random.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .ledger import Ledger
 
 __all__ = ["Step", "Witness", "interleavings"]
 
-ASLEEP_S = 1.0  # a client that has not come to its next step for so long waits for something
+ASLEEP_S = 1.0  # a client that has not reached its next step by then is waiting for something
 MOST_STEPS = 60
-IN_A_ROW = 8  # a client that polls must let the others go on
+IN_A_ROW = 8  # a client that polls must let the others continue
 SWITCHES = 2
 MOST_RUNS = 150  # of one scenario
 MOST_CLOCK_RUNS = 6
@@ -46,7 +46,7 @@ def _ahead_s() -> float:
 
 
 class _Abandoned(BaseException):
-    """This client is dead; its thread ends here."""
+    """Raised in the thread of a dead client, to end it."""
 
 
 @dataclass
@@ -87,11 +87,11 @@ class _Connection(Watched):
 
 
 class _Actor:
-    """A client in a thread of its own, which waits at each step until it may go on."""
+    """A client in a thread of its own, which waits at each step until it may continue."""
 
     def __init__(self, stage: _Stage, name: str) -> None:
         self.stage, self.name = stage, name
-        self.open = True  # not on the stage yet: nothing waits
+        self.open = True  # not part of the run yet: nothing waits
         self.waiting = 0
         self.granted = self.ended = self.dead = self.lost = self.asleep = False
         self.steps = 0
@@ -114,7 +114,7 @@ class _Actor:
         self.thread: threading.Thread | None = None
 
     def arrive(self, text: str) -> Step | None:
-        """Wait for one's turn to take this step."""
+        """Wait until this client may take this step."""
         if self.open:
             return None
         with self.stage.changed:
@@ -129,7 +129,7 @@ class _Actor:
                 self.waiting -= 1
             self.granted = False
             self.steps += 1
-            if self.op is not None:  # nothing of this call was sent before
+            if self.op is not None:  # this is the first step of the call
                 self.op.start, self.op = time.monotonic(), None
             step = Step(self.name, text)
             self.stage.trace.append(step)
@@ -224,7 +224,7 @@ class _Stage:
                 actors[name].start(program, hands[name])
             self._play(actors, prefix, admin)
             self.trace.append(Step("", "then"))
-            kept = without_ttl(admin)  # whoever comes later may see to it
+            kept = without_ttl(admin)  # clients that come later may repair this
             later.open = True
             if self.scenario.after:
                 self.scenario.after(hands["later"])
@@ -259,7 +259,7 @@ class _Stage:
             self.trace.append(Step(actor.name, f"its clock jumps an hour {way}"))
 
     def _settle(self, actors: dict[str, _Actor], seconds: float) -> None:
-        """Wait until each client is at its next step, has ended or is dead, or waits for long."""
+        """Wait until each client is at its next step, has ended or died, or is waiting for long."""
         deadline = time.monotonic() + seconds
         with self.changed:
             while left := deadline - time.monotonic():
@@ -290,7 +290,7 @@ class _Stage:
                         actor.asleep = False
                     self._settle(actors, self.target.patience_s)
                     if any(actor.asleep for actor in actors.values()):
-                        return  # it hangs; what comes afterwards will show
+                        return  # it hangs; the judgement of the run will show this
                     continue
                 self._settle(actors, ASLEEP_S)
                 continue
@@ -330,7 +330,9 @@ def interleavings(
     *,
     forget: bool = False,
 ) -> Iterator[tuple[list[Finding], dict[str, Witness]]]:
-    """Play every scenario in every order; yields what each run found, and witnesses by promise."""
+    """Play every scenario in every order; yields the verdicts of each run, and witnesses by
+    promise.
+    """
     with server.client() as admin:
         for scenario in play.scenarios:
             for mode in (*scenario.modes, *["forget"] * forget):
@@ -339,7 +341,7 @@ def interleavings(
                     found = play.judge(history)
                     yield found, {f.promise: _witness(stage, f) for f in found if f.broken}
                     if any(f.promise == "hung" and f.count for f in found):
-                        break  # each further one would have to be waited for as long
+                        break  # each further order would take as long
 
 
 def without_ttl(admin: redis.Redis | redis.RedisCluster) -> list[str]:
@@ -398,14 +400,14 @@ def _lose(
 def _lapse(
     server: Server, play: Play, target: Target, scenario: Scenario, admin: redis.Redis
 ) -> Runs:
-    """The first client stands still at one of its steps, and the second comes to one of its."""
+    """The first client stops at one of its steps, and the second client reaches one of its own."""
     yield from _at_steps_of_two(server, play, target, scenario, admin, "lapses")
 
 
 def _forget(
     server: Server, play: Play, target: Target, scenario: Scenario, admin: redis.Redis
 ) -> Runs:
-    """The same where the server forgets everything after a step of the first client."""
+    """The same, and the server loses everything after a step of the first client."""
     yield from _at_steps_of_two(server, play, target, scenario, admin, "forgets")
 
 
@@ -456,7 +458,7 @@ def _at_each_step(
         stage = _Stage(server, play, target, scenario)
         at: dict[str, Any] = {what: k}
         yield stage, stage.run(admin, **at)
-        for other in others:  # it comes just then, before the first one goes on
+        for other in others:  # it comes now, before the first client continues
             stage = _Stage(server, play, target, scenario)
             yield stage, stage.run(admin, (name,) * k + (other,) * 12, **at)
 
@@ -475,7 +477,7 @@ MODES: dict[str, Callable[..., Runs]] = {
 
 
 def shorten(packed: bytes) -> str:
-    """The commands that were sent, as one would type them; scripts by the start of their SHA-1."""
+    """The sent commands, as a user would type them; scripts as the start of their SHA-1."""
     words, rest = 0, packed
     found: list[str] = []
     command: list[str] = []

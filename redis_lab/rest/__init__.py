@@ -1,4 +1,4 @@
-"""Redis over HTTP: a gateway with the Upstash REST protocol, and what a lesson needs to use it."""
+"""Redis over HTTP: a gateway with the Upstash REST protocol, and helpers for lessons."""
 
 from __future__ import annotations
 

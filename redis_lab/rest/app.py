@@ -1,9 +1,9 @@
 """The gateway's process: an HTTP server in front of Redis that answers as `protocol.py` says.
 
-A command is sent to Redis once: the gateway never retries. Run by its path, as `app.py
-OWNER_PID`, so that it need not load the rest of the package; it reads its settings as one line of
-JSON from its standard input, prints `port N`, and ends at `quit`, when its input closes or when
-its owner is gone.
+A command is sent to Redis once: the gateway never retries. It is run by its path, as `app.py
+OWNER_PID`, so that the rest of the package is not loaded. It reads its settings as one line of JSON
+from standard input, prints `port N`, and ends at `quit`, when its input closes, or when its owner
+has ended.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if __package__:
 else:  # run by its path
     import protocol  # type: ignore[import-not-found,no-redef]
 
-    sys.path.append(os.path.dirname(sys.path[0]))  # last, so that it hides nothing
+    sys.path.append(os.path.dirname(sys.path[0]))  # last, so that it hides no other module
     import internals  # type: ignore[import-not-found,no-redef]
 
-DISCARDED = 64 * 2**20  # a longer body is cut off, not read to its end for a proper answer
+DISCARDED = 64 * 2**20  # the connection of a longer body is closed before the body is read
 LARGE = 2**16  # bytes
 LARGE_BODIES = 64  # bodies of requests that are read or kept at a time; others wait
 CONNECTIONS = 8  # to Redis, however many clients there are
@@ -45,13 +45,13 @@ ANSWER_TIMEOUT_S = 5.0
 OWNER_CHECK_S = 0.25
 SENT_AHEAD = 2**18  # bytes that the kernel holds for a client
 PIECE = 2**16  # bytes of an answer that are written at a time
-UNREAD_TIMEOUT_S = 5.0  # a client that has not taken a piece after that is disconnected
-CROWDED_TIMEOUT_S = 0.5  # and after that when its answer takes the memory that others need
-UNREAD_REPLIES = 4  # of the longest: when more is unread, other requests wait
-IDLE_TIMEOUT_S = 60.0  # an open connection without a request is closed after that
-OWN_FILES = 64  # of the files that a process may have open, for all but the clients
-TURNED_AWAY = 64  # clients that hear 503 at a time; more are only disconnected
-TURN_AWAY_S = 1.0  # the time they have to hear it
+UNREAD_TIMEOUT_S = 5.0  # a client that has not read a piece by then is disconnected
+CROWDED_TIMEOUT_S = 0.5  # the same, when its answer uses memory that other requests need
+UNREAD_REPLIES = 4  # times the longest: if more bytes are unread, other requests wait
+IDLE_TIMEOUT_S = 60.0  # an open connection without a request is closed by then
+OWN_FILES = 64  # open files that are reserved for other purposes than clients
+TURNED_AWAY = 64  # clients that are answered 503 at a time; further ones are only disconnected
+TURN_AWAY_S = 1.0  # the time in which they must read that answer
 
 
 class NotSent(redis.TimeoutError):
@@ -59,7 +59,7 @@ class NotSent(redis.TimeoutError):
 
 
 class Meter:
-    """What arrives from Redis; no more than `left` bytes of it."""
+    """The bytes that arrive from Redis, at most `left` of them."""
 
     def __init__(self, stream: Any, limit: int) -> None:
         self.stream, self.limit, self.left = stream, limit, limit
@@ -79,9 +79,8 @@ class Meter:
 
 
 class Backend:
-    """A few long-lived connections to Redis. A batch has one of them to itself.
-
-    Batches take turns, first come, first served. They wait for as long as Redis answers others.
+    """A few long-lived connections to Redis. A batch uses one connection alone. Batches get
+    connections in the order of their arrival. They wait for as long as Redis answers other batches.
     """
 
     def __init__(self, url: str, reply_limit: int) -> None:
@@ -94,21 +93,21 @@ class Backend:
             retry=Retry(NoBackoff(), 0),
             driver_info=None,  # nothing is sent before the first command
         )
-        # Gives up on what is too long, before it is all here
+        # Rejects a reply that is too long before all of it has arrived
         self.pool.connection_class = internals.with_reader(
             self.pool.connection_class, lambda stream: Meter(stream, reply_limit)
         )
         self.reply_limit = reply_limit
-        self.unread, self.room = 0, asyncio.Event()  # bytes of answers that clients have not taken
+        self.unread, self.room = 0, asyncio.Event()  # bytes of answers that clients have not read
         self.room.set()
         self.large_bodies = asyncio.Semaphore(LARGE_BODIES)
-        # A BlockingConnectionPool lets newcomers overtake, and some wait until their time is up
+        # In a BlockingConnectionPool new batches overtake waiting ones, some of which then time out
         self.free = asyncio.Semaphore(CONNECTIONS)
-        self.reading: set[bytes] | None = None  # the commands that only read
+        self.reading: set[bytes] | None = None  # the names of the commands that only read
         self.heard = time.monotonic()  # when Redis last answered anything
 
     async def take_turn(self) -> None:
-        """Wait for a connection to be free. Raises: NotSent when Redis answers nobody meanwhile."""
+        """Wait for a free connection. Raises: NotSent if Redis answers no batch during the wait."""
         since = time.monotonic()
         turn = asyncio.ensure_future(self.free.acquire())
         while not (await asyncio.wait({turn}, timeout=ANSWER_TIMEOUT_S))[0]:
@@ -117,7 +116,9 @@ class Backend:
                 raise NotSent(f"no answer for {ANSWER_TIMEOUT_S:g} s; the command was not sent")
 
     async def ask(self, commands: Sequence[protocol.Command]) -> list:
-        """Send them together, once; a reply or an error for each. Raises: redis exceptions."""
+        """Send the commands together, once; returns a reply or an error for each. Raises: redis
+        exceptions.
+        """
         await self.take_turn()
         try:
             await self.room.wait()
@@ -129,7 +130,7 @@ class Backend:
             except BaseException:
                 await connection.disconnect(
                     nowait=True
-                )  # its late reply must meet no other request
+                )  # its late reply must not be read as the reply to another request
                 raise
             finally:
                 await self.pool.release(connection)
@@ -137,7 +138,9 @@ class Backend:
             self.free.release()
 
     async def refusal(self, command: protocol.Command) -> protocol.Refused | None:
-        """Why a read-only token may not send a command; the server says which ones only read."""
+        """Why a read-only token may not send a command; the server reports which commands only
+        read.
+        """
         if self.reading is None:
             (table,) = await self.ask([[b"COMMAND"]])
             if isinstance(table, Exception):
@@ -157,12 +160,14 @@ class Backend:
         return answer
 
     def keep(self, size: int) -> None:
-        """Count bytes that wait for their client to read them, or, when negative, no longer do."""
+        """Add to the number of bytes that wait for a client to read them; negative when they were
+        read.
+        """
         self.unread += size
         if self.unread > UNREAD_REPLIES * self.reply_limit:
             self.room.clear()
         elif not self.room.is_set():
-            self.heard = time.monotonic()  # it was not asked meanwhile
+            self.heard = time.monotonic()  # the table was not read meanwhile
             self.room.set()
 
     async def transaction(self, commands: Sequence[protocol.Command]) -> list:
@@ -181,10 +186,8 @@ class Backend:
 
 @stream_request_body
 class Handler(RequestHandler):
-    """One request. The token is checked before anything else.
-
-    A refused request is answered after its body, so that its connection can stay open; its body is
-    not kept.
+    """One request. The token is checked first. A refused request is answered after its body, so
+    that the connection can stay open; the body is not kept.
     """
 
     def initialize(
@@ -204,7 +207,7 @@ class Handler(RequestHandler):
         self.body_is_counted = False
 
     async def prepare(self) -> None:
-        connection: Any = self.request.connection  # tornado calls only part of it public
+        connection: Any = self.request.connection  # only a part of it is public in tornado
         connection.set_max_body_size(max(DISCARDED, self.body_limit))
         self.judge()
         length = self.request.headers.get("Content-Length", "0")
@@ -220,7 +223,7 @@ class Handler(RequestHandler):
 
     def on_connection_close(self) -> None:
         super().on_connection_close()
-        if not self.body_ended:  # or else it is in use
+        if not self.body_ended:  # otherwise it is in use
             self.make_room()
 
     def on_finish(self) -> None:
@@ -283,7 +286,7 @@ class Handler(RequestHandler):
         return self.request.headers.get("Upstash-Response-Format", "json").lower()
 
     def in_resp2(self) -> bool:
-        """Whether the answer is in RESP2. A transaction's is in JSON, whatever is asked for."""
+        """Whether the answer is in RESP2. The answer to a transaction is always in JSON."""
         return self.format() == "resp2" and self.request.path.rstrip("/") != "/multi-exec"
 
     head = post = put = delete = patch = options = get
@@ -309,7 +312,7 @@ class Handler(RequestHandler):
         return await self.backend.ask(await self.all_of([command]))
 
     async def permitted(self, commands: list) -> list:
-        """The commands; in the place of one that this token may not send, the refusal."""
+        """The commands; a refusal takes the place of a command that this token may not send."""
         if not self.read_only:
             return commands
         judged = []
@@ -319,7 +322,7 @@ class Handler(RequestHandler):
         return judged
 
     async def all_of(self, commands: list) -> list[protocol.Command]:
-        """The commands. Raises: Refused for the first that is refused."""
+        """The commands. Raises: Refused, for the first command that is refused."""
         permitted = await self.permitted(commands)
         for command in permitted:
             if isinstance(command, protocol.Refused):
@@ -350,7 +353,9 @@ class Handler(RequestHandler):
         return json.dumps(reply, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
     async def deliver(self, body: bytes) -> None:
-        """Send it as fast as the client takes it; one that takes nothing is disconnected."""
+        """Send the answer as fast as the client reads it; a client that reads nothing is
+        disconnected.
+        """
         self.set_header("Content-Length", len(body))
         self.backend.keep(len(body))
         try:
@@ -373,7 +378,7 @@ class Handler(RequestHandler):
         flush.result()
 
     def compute_etag(self) -> None:
-        """None, or an unchanged reply would be answered with 304."""
+        """None, because otherwise an unchanged reply would be answered with 304."""
 
     def write_error(self, status_code: int, **_: object) -> None:
         if status_code == 405:  # a method that tornado does not know
@@ -382,7 +387,7 @@ class Handler(RequestHandler):
 
 
 class Clients(HTTPServer):
-    """An HTTP server that tells a client beyond its limit to come back later."""
+    """An HTTP server that answers clients beyond its limit with status 503."""
 
     limit: int
     connected = 0
@@ -394,7 +399,7 @@ class Clients(HTTPServer):
             super().handle_stream(stream, address)
         elif len(self.leaving) < TURNED_AWAY:
             leaving = asyncio.ensure_future(self.turn_away(stream))
-            self.leaving.add(leaving)  # or it may be collected before its end
+            self.leaving.add(leaving)  # otherwise the task may be garbage-collected before its end
             leaving.add_done_callback(self.leaving.discard)
         else:
             stream.close()
@@ -410,7 +415,8 @@ class Clients(HTTPServer):
         try:
             await stream.write((head + text).encode())
             stream.socket.shutdown(socket.SHUT_WR)
-            # To close with a part of the request unread would reset the connection, and the answer
+            # Closing with a part of the request unread would reset the connection, and lose the
+            # answer
             async with asyncio.timeout(TURN_AWAY_S):
                 while await stream.read_bytes(PIECE, partial=True):
                     pass
@@ -421,7 +427,7 @@ class Clients(HTTPServer):
 
 
 def most_clients(wanted: int) -> int:
-    """As many as wanted, or as the limit on open files leaves room for."""
+    """The number wanted, or the largest that the limit on open files allows."""
     try:
         import resource
     except ImportError:  # Windows
@@ -448,7 +454,8 @@ async def serve(
     # Nothing is logged: the address may contain a token.
     app = Application([(r"/.*", Handler, settings)], log_function=lambda handler: None)
     sockets = bind_sockets(port, "127.0.0.1")
-    # Every connection inherits it; else the kernel takes megabytes for a client that reads nothing
+    # Every connection inherits this; without it the kernel buffers megabytes for a client that
+    # reads nothing
     sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)
     clients = Clients(app, body_timeout=60, idle_connection_timeout=IDLE_TIMEOUT_S)
     clients.limit, clients.leaving = most_clients(max_clients), set()
@@ -462,7 +469,7 @@ def main() -> None:
     settings = json.loads(sys.stdin.buffer.readline())
 
     def leave_with_input() -> None:
-        sys.stdin.buffer.readline()  # `quit`, or its end
+        sys.stdin.buffer.readline()  # `quit`, or end of file
         os._exit(0)
 
     def leave_with_owner() -> None:

@@ -1,4 +1,4 @@
-"""What a lesson needs around the client `upstash-redis`: its HTTP requests, and the patterns.
+"""Helpers for the client `upstash-redis`: to see its HTTP requests, and to use the patterns.
 
 `exchanges()` shows each request with its response; `Adapted` lets the patterns run over HTTP.
 """
@@ -45,7 +45,7 @@ def _header_bytes(message: Any) -> int:
 def exchanges(client: Any) -> Iterator[list[Exchange]]:
     """The HTTP requests that an `upstash_redis.Redis` makes inside the block, with their replies.
 
-    A request that got no response is not among them.
+    A request without a response is left out.
     """
     seen: list[Exchange] = []
     web = internals.http_client(client)
@@ -67,9 +67,9 @@ def exchanges(client: Any) -> Iterator[list[Exchange]]:
 class Adapted:
     """An upstash-redis client with the one addition that `redis_lab.patterns` need: scripts.
 
-    Everything else is the client's own, so a pattern that uses more gets what upstash-redis
-    makes of it. Sync and asyncio. A script that cannot be sent raises redis.ConnectionError, as
-    redis-py's would, so that the patterns can handle it.
+    Everything else is passed to upstash-redis as it is. The client may be synchronous or asyncio. A
+    script that cannot be sent raises redis.ConnectionError, as in redis-py, so that the patterns
+    can handle it.
     """
 
     def __init__(self, client: Any) -> None:
@@ -79,12 +79,12 @@ class Adapted:
         return getattr(self.client, name)
 
     def register_script(self, text: str) -> Script:
-        """A script that can be called, as of redis-py's `register_script`."""
+        """A script that can be called, as redis-py's `register_script` returns it."""
         return Script(self.client, text)
 
 
 class Script:
-    """A script that is sent by its hash, and as a whole where the server does not know it."""
+    """A script that is sent by its hash, and in full if the server does not know the hash."""
 
     def __init__(self, client: Any, text: str) -> None:
         self.client, self.text = client, text

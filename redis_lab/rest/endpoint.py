@@ -3,8 +3,8 @@
     with gateway(server) as web:
         web.client().set("greeting", "hello")  # upstash-redis, as it would talk to the service
 
-The gateway is a process of its own (`app.py`), so that it takes no time from the client it is
-measured with.
+The gateway is a separate process (`app.py`), so that it does not slow down the client in
+measurements.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from ..servers.base import Server, check_url
 __all__ = ["TOKEN", "URL", "Endpoint", "Gateway", "gateway", "service"]
 
 APP = Path(__file__).with_name("app.py")
-BODY_LIMIT = 2**20  # bytes; the service allows 10 MB, on the free plan too
+BODY_LIMIT = 2**20  # bytes; the service allows 10 MB, even on the free plan
 MAX_CLIENTS = 1000
-REPLY_LIMIT = 8 * 2**20  # bytes; with it the gateway stays below some 400 MB
+REPLY_LIMIT = 8 * 2**20  # bytes; with this limit the gateway uses less than about 400 MB
 URL, TOKEN = "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"
 
 
@@ -42,7 +42,7 @@ class Endpoint:
         return f"the REST API at {self.url}"
 
     def client(self, **options: Any) -> Any:
-        """A new `upstash_redis.Redis`. Unlike by default, it sends no telemetry."""
+        """A new `upstash_redis.Redis`, with telemetry switched off."""
         from upstash_redis import Redis
 
         return Redis(self.url, self.token, **{"allow_telemetry": False, **options})
@@ -54,7 +54,7 @@ class Endpoint:
         return Redis(self.url, self.token, **{"allow_telemetry": False, **options})
 
     def remove(self) -> int:
-        """Delete the keys with the prefix, and nothing else; return how many there were."""
+        """Delete only the keys with the prefix; return how many there were."""
         removed, cursor = 0, 0
         with self.client() as client:
             while True:
@@ -96,7 +96,9 @@ class Gateway(Endpoint):
         self.start()
 
     def start(self) -> None:
-        """Raises: LabError when it does not start, or when what it needs is not installed."""
+        """Raises: LabError when it does not start, or when a package that it needs is not
+        installed.
+        """
         require("tornado", "upstash_redis", "httpx")
         # Not on the command line: passwords must not show in the list of processes.
         settings = {**self.settings, "token": self.token, "ro_token": self.ro_token}
@@ -105,11 +107,11 @@ class Gateway(Endpoint):
         self.pid, self.url = self._child.pid, f"http://127.0.0.1:{self.port}"
 
     def kill(self) -> None:
-        """SIGKILL: the requests under way are lost, and with them the replies not yet sent."""
+        """Kill it with SIGKILL: its current requests and the replies not yet sent are lost."""
         self._child.kill()
 
     def restart(self) -> None:
-        """Start it again: same port, same token."""
+        """Start it again, with the same port and token."""
         self.stop()
         self.start()
 
@@ -119,7 +121,9 @@ class Gateway(Endpoint):
 
     @contextlib.contextmanager
     def behind(self, far: Link) -> Iterator[Endpoint]:
-        """The gateway, as far away as `far` puts Redis: the same relay with the same delay."""
+        """The gateway behind a relay with the delay of `far`, so that it is as far away as Redis is
+        there.
+        """
         if far.delay_ms is None:
             yield self
             return
@@ -154,20 +158,20 @@ def gateway(
 ) -> Gateway:
     """Start a gateway in front of a Redis, given as a `Server` or a URL; use it in a `with` block.
 
-    Without a `token` it makes one up. With `ro_token` one may only read, and not with commands that
-    may read everything, such as KEYS and SCAN; it is made up too. The gateway listens on loopback,
-    on a free port by default. More than `max_clients` connections are answered with status 503.
-    `body_limit` is the longest body of a request, in bytes. `reply_limit` is the most bytes that
-    Redis may answer to one request; longer replies are refused. A client that does not read its
-    answer is disconnected.
+    If no `token` is given, a random one is generated; the same is true of `ro_token`, which only
+    allows commands that read, and not those that may read everything, such as KEYS and SCAN. The
+    gateway listens on loopback, on a free port by default. More than `max_clients` connections are
+    answered with status 503. `body_limit` is the longest body of a request, in bytes. `reply_limit`
+    is the most bytes that Redis may answer to one request; longer replies are refused. A client
+    that does not read its answer is disconnected.
 
-    If you have the token, you may read and write every key of the URL's database. What is dangerous
-    beyond that is refused with an error: FLUSHALL, FLUSHDB, CONFIG, ACL, MODULE, REPLICAOF,
-    FAILOVER, SHUTDOWN, DEBUG, SAVE, MIGRATE, RESTORE, what reaches other databases, and a script
-    that names one of these. `allow_dangerous` allows it. A script can hide what it calls: if that
-    matters, give the URL of a user whom an ACL restricts.
+    If you have the token, you may read and write every key of the URL's database. Commands that can
+    do more harm are refused with an error: FLUSHALL, FLUSHDB, CONFIG, ACL, MODULE, REPLICAOF,
+    FAILOVER, SHUTDOWN, DEBUG, SAVE, MIGRATE, RESTORE, commands that reach other databases, and
+    scripts that name one of these. `allow_dangerous` allows them. A script can hide what it calls;
+    if that matters, give the URL of a user with a restricted ACL.
 
-    Raises: LabError for what is no URL of a Redis, or when it cannot start.
+    Raises: LabError if `target` is not the URL of a Redis, or when the gateway cannot start.
     """
     if not isinstance(target, Server | str):
         raise LabError(
@@ -188,7 +192,7 @@ def gateway(
 
 
 def service(default: Gateway) -> Endpoint:
-    """The service that UPSTASH_REDIS_REST_URL and _TOKEN name, or else the gateway given.
+    """The service that UPSTASH_REDIS_REST_URL and _TOKEN name; without them, the given gateway.
 
     On the service the prefix holds random letters, so that a lesson touches only its own keys.
 

@@ -1,21 +1,21 @@
 """The Upstash REST protocol: from a request to commands, from a reply to JSON.
 
-What it covers follows the service's documentation (and the tests compare it with the
-service's own client, `upstash-redis`):
+It follows the service's documentation, and the tests compare it with the service's own client,
+`upstash-redis`:
 
 - `POST /` with a command as a JSON array; `/pipeline` and `/multi-exec` with an array of commands.
 - `GET`, `HEAD`, `POST` or `PUT` of `/set/key/value?EX=10`: the path, then the body, then the query.
-- `{"result": …}` or `{"error": …}`; of several commands an array of those, or one error when none
-  of them was carried out. Status 200, 400 for anything wrong with the command, 401 without the
-  token, 405 for another method; 500 when Redis is away.
-- `Upstash-Encoding: base64`: every string in the result but OK is base64. Without it, what is not
-  UTF-8 becomes U+FFFD.
-- `Upstash-Response-Format: resp2`: the reply, or one reply after the other, in RESP2 in place of
-  JSON; not with base64, and a transaction is answered in JSON all the same.
+- `{"result": …}` or `{"error": …}`; for several commands an array of these, or one error when none
+  of the commands was executed. Status 200, 400 for an error in the command, 401 without the token,
+  405 for another method, 500 when Redis does not answer.
+- `Upstash-Encoding: base64`: every string in the result except OK is base64. Without it, bytes that
+  are not UTF-8 become U+FFFD.
+- `Upstash-Response-Format: resp2`: the reply, or all replies in order, in RESP2 instead of JSON;
+  not together with base64. A transaction is always answered in JSON.
 - The token as `Authorization: Bearer …` or `?_token=…`, on every route. A second one is read-only:
   only commands that read, and not those that may read everything, such as KEYS and SCAN.
 
-Commands that wait, subscribe or change the connection are refused, since connections are shared.
+Commands that wait, subscribe or change the connection are refused, because connections are shared.
 Commands that are dangerous for the server and its other databases are refused unless allowed.
 """
 
@@ -43,10 +43,10 @@ _REASONS = {
     "stops or blocks the server": b"SHUTDOWN DEBUG SAVE BGSAVE BGREWRITEAOF PFDEBUG PFSELFTEST",
 }
 DANGEROUS = {name: reason for reason, names in _REASONS.items() for name in names.split()}
-# Those that a script can reach; the text may be in any of Lua's quotation marks
+# The dangerous commands that a script can call; the text may be in any of Lua's quotation marks
 CALLS = re.compile(rb"""\bp?call\s*\(?\s*(?:['"]|\[=*\[)\s*([\w-]+)""")
 
-# Beside what reads a key; and what reads, but may read all there is
+# Allowed in addition to commands that read a key; and excluded, because they may read everything
 HARMLESS = {*b"PING ECHO TIME".split()}
 TOO_POWERFUL = {*b"SCAN RANDOMKEY DBSIZE".split()}
 
@@ -61,7 +61,7 @@ class Refused(Exception):
 
 
 def parse_json(body: bytes) -> Any:
-    """JSON, its numbers left as they were written. Raises: Refused."""
+    """Parsed JSON, with numbers kept as they were written. Raises: Refused."""
     try:
         return json.loads(body, parse_int=str, parse_float=str, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -87,7 +87,7 @@ def parse_command(words: object, allow_dangerous: bool = False) -> Command:
 
 
 def parse_commands(body: bytes, allow_dangerous: bool = False) -> list[Command | Refused]:
-    """The commands of a pipeline or transaction; in the place of a bad one, what is wrong.
+    """The commands of a pipeline or transaction; an error takes the place of a malformed command.
 
     Raises: Refused when there are none.
     """
@@ -116,7 +116,7 @@ def parse_path(path: str, query: str, body: bytes, allow_dangerous: bool = False
 
 
 def _checked(command: Command, allow_dangerous: bool) -> Command:
-    """The command itself. Raises: Refused for one that is unavailable over HTTP."""
+    """Returns the command. Raises: Refused if it is unavailable over HTTP."""
     if not NAME.fullmatch(command[0]):
         raise Refused("ERR a command begins with its name, one word")
     name = command[0].upper()
@@ -139,7 +139,7 @@ def _checked(command: Command, allow_dangerous: bool) -> Command:
 
 
 def _danger(name: bytes, arguments: Command) -> str:
-    """Why a command is dangerous; "" if it is not."""
+    """Why a command is dangerous; "" if it is harmless."""
     words = [word.upper() for word in arguments]
     if name in DANGEROUS:
         return f"it {DANGEROUS[name]}"
@@ -159,10 +159,10 @@ def _danger(name: bytes, arguments: Command) -> str:
 
 
 def _to_json(value: object, in_base64: bool) -> object:
-    """A RESP2 reply as JSON can hold it."""
+    """A RESP2 reply, converted to values that JSON can represent."""
     if isinstance(value, list):
         return [_to_json(item, in_base64) for item in value]
-    if isinstance(value, Exception):  # inside what a script returned
+    if isinstance(value, Exception):  # inside the return value of a script
         return _to_json(error_text(value).encode(), in_base64)
     if not isinstance(value, bytes):
         return value
@@ -176,7 +176,7 @@ class Several(list):
 
 
 def to_resp2(value: object) -> bytes:
-    """A reply as a Redis over TCP would send it."""
+    """A reply in RESP2, as Redis sends it over TCP."""
     if isinstance(value, Exception):
         return b"-" + error_text(value).replace("\r", " ").replace("\n", " ").encode() + b"\r\n"
     if value is None:
@@ -185,7 +185,7 @@ def to_resp2(value: object) -> bytes:
         return b"*%d\r\n" % len(value) + b"".join(map(to_resp2, value))
     if isinstance(value, int):
         return b":%d\r\n" % value
-    if value == b"OK":  # the one simple string that a client may compare as such
+    if value == b"OK":  # the only simple string that a client may compare
         return b"+OK\r\n"
     assert isinstance(value, bytes)
     return b"$%d\r\n%b\r\n" % (len(value), value)
@@ -206,7 +206,7 @@ def read_only_commands(table: list) -> set[bytes]:
 
 
 def error_text(error: Exception) -> str:
-    """An error reply as Redis sent it; redis-py takes the code of some off their text."""
+    """An error reply as Redis sent it; redis-py removes the code from the text of some."""
     code = getattr(error, "status_code", None)
     return f"{code} {error}" if code else str(error)
 

@@ -38,22 +38,6 @@ def once(r, campaign, customer):
         return pipe.execute()[0] == 1
 
 
-REPORT = """
-redis.call('GEOADD', KEYS[1], ARGV[2], ARGV[3], ARGV[1])
-redis.call('ZADD', KEYS[2], ARGV[4], ARGV[1])
-for _, courier in ipairs(redis.call('ZRANGE', KEYS[2], '-inf', ARGV[4] - 60, 'BYSCORE')) do
-  redis.call('ZREM', KEYS[1], courier)
-  redis.call('ZREM', KEYS[2], courier)
-end
-redis.call('EXPIRE', KEYS[1], 25)
-redis.call('EXPIRE', KEYS[2], 25)
-"""
-
-
-def report(r, courier, lon, lat, now):
-    r.eval(REPORT, 2, "check:couriers", "check:couriers:seen", courier, lon, lat, now)
-
-
 def viewed(r, user, page):
     last = f"check:last:{user}"
     with at_once(r, transaction=False) as pipe:
@@ -122,21 +106,6 @@ def work(r, stream, group, consumer, handle):
             r.xack(stream, group, entry)
 
 
-LOG = """
-local now = tonumber(ARGV[1])
-if not now then
-  local at = redis.call('TIME')
-  now = at[1] * 1000 + math.floor(at[2] / 1000)
-end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 1000)
-local used = redis.call('ZCARD', KEYS[1])
-if used >= 5 then return 0 end
-redis.call('ZADD', KEYS[1], now, now .. ':' .. used)
-redis.call('PEXPIRE', KEYS[1], 650)
-return 1
-"""
-
-
 def two_words(*words):
     a, b = (word if isinstance(word, bytes) else str(word).encode() for word in (*words, "")[:2])
     return b"*2\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n" % (len(a), a, len(b), b)
@@ -156,7 +125,6 @@ HALF_RIGHT = {
     "prices for a minute": ("pipelines.load", lambda r, p: load(r, p, 60), "live for an hour"),
     "a list for seconds": ("lists.remember", remember, "gone after"),
     "a campaign of a minute": ("sets.once", once, "lasts an hour"),
-    "a map for 25 seconds": ("geo.report", report, "Who reported less than a minute ago"),
     "not all or nothing": ("which_structure.viewed", viewed, "All or nothing is a transaction"),
     "a merged day": ("hyperloglog_and_bitmaps.visitors", merged, "told a wrong number"),
     "an overwritten day": ("hyperloglog_and_bitmaps.lost", overwritten, "a day has changed"),
@@ -167,11 +135,6 @@ HALF_RIGHT = {
     "marks for half a minute": ("queue.book", book, "a mark is gone after"),
     "announced twice": ("invalidation.deliver", deliver, "announcements were made of"),
     "a batch of a hundred": ("streams.work", work, "of 13 you took 13"),
-    "a log for 650 ms": (
-        "rate_limiting.log",
-        lambda r, key, now="": r.eval(LOG, 1, key, now) == 1,
-        "It must live at least|let through within",
-    ),
     "two words only": ("protocol.encode", two_words, "how many words come"),
 }
 

@@ -714,18 +714,18 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 1000)
 local used = redis.call('ZCARD', KEYS[1])
 if used >= tonumber(ARGV[2]) then return 0 end
 redis.call('ZADD', KEYS[1], now, ARGV[3] == '1' and now .. ':' .. used or now)
-if ARGV[4] == '1' then redis.call('PEXPIRE', KEYS[1], 1000) end
+if ARGV[4] ~= '0' then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
 return 1
 """
 
 
-def logged(limit=5, unique=True, expire=True, looks=0, clock=None):
+def logged(limit=5, unique=True, life_ms=1000, looks=0, clock=None):
     def allows(r, key, now=None):
         for _ in range(looks):
             r.zcard(key)
         if now is None:
             now = clock() if clock else ""
-        return r.eval(LOG_SCRIPT, 1, key, now, limit, int(unique), int(expire)) == 1
+        return r.eval(LOG_SCRIPT, 1, key, now, limit, int(unique), life_ms) == 1
 
     return allows
 
@@ -762,7 +762,8 @@ def test_log_is_accepted(learner):
         (logged(limit=6), "within one second"),
         (logged(limit=4), "could have had"),
         (logged(unique=False), "two members"),
-        (logged(expire=False), "no time to live"),
+        (logged(life_ms=0), "no time to live"),
+        (logged(life_ms=650), "It must live at least|let through within"),
         (logged(looks=1), "2 round trips"),
         (logged(clock=lambda: round(time.time() * 1000)), "the server's"),
         (lambda r, key, now=0: True, "within one second"),

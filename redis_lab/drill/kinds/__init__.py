@@ -1,4 +1,4 @@
-"""How each kind of class is played with and judged. A further kind: one module, one line here."""
+"""How each kind of class is played and judged. A new kind needs a module, and a line here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cache: reads, updates, deletions, a crowd at one key, keys that do not exist."""
+"""A cache: reads, updates, deletions, many readers of one key, keys that do not exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def get(hands: Hands, key: str = "a") -> Op:
 
 
 def update(hands: Hands, key: str = "a", gone: bool = False) -> None:
-    """Commit, then announce it until the call goes through, as an outbox would."""
+    """Commit, then announce the change until the call succeeds, as an outbox does."""
     what = f"commit: {key} is deleted" if gone else f"commit: a new {key}"
     started = time.monotonic()
     version = hands.point(what, lambda: hands.ledger.commit(key, gone))
@@ -45,7 +45,7 @@ def takes_version(announce: Any) -> bool:
 
 
 def later(hands: Hands) -> None:
-    """A reader that comes afterwards."""
+    """A reader that begins after all others."""
     CachePlay().gets_on(hands, "a", lambda: get(hands).ok)
 
 
@@ -101,7 +101,7 @@ class CachePlay(Play):
     ]
 
     def make(self, hands: Hands) -> Any:
-        """With a `load` that is recorded."""
+        """An instance whose `load` is recorded."""
 
         def load(key: str) -> int | None:
             op = Op(hands.who, "load", key, time.monotonic())
@@ -115,7 +115,9 @@ class CachePlay(Play):
         return hands.target.make(hands.client, load)
 
     def turn(self, hands: Hands, calm: bool) -> None:
-        """Mostly reads. While it is calm: all read the same new key, or one that does not exist."""
+        """Mostly reads. While `calm`, all clients read the same new key, or one that does not
+        exist.
+        """
         if calm:
             bucket = int(time.monotonic() * 8)
             key = f"{'none' if bucket % 4 == 0 else 'herd'}{bucket}"
@@ -191,7 +193,7 @@ class CachePlay(Play):
         for ops in herd.values():
             for one, two in itertools.pairwise(ops):
                 asked = [op for op in gets if op.who == one.who and op.start <= one.start]
-                # A lease begins no sooner than the question for it
+                # A lease cannot begin before the request for it
                 leased = asked[-1].start + history.target.lease_s if asked else one.start
                 if two.start < min(one.end, leased) and one.end < float("inf"):
                     twice.append((one, two))

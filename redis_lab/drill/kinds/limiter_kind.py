@@ -1,4 +1,4 @@
-"""A limiter: one name asks all the time, others are asked by clients that die."""
+"""A limiter: one name is requested all the time, others by clients that die."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ def allow(hands: Hands, name: str = "a") -> Op:
 
 
 def all_but_one(hands: Hands) -> None:
-    """The window is used up but for one."""
+    """All but one request of the window have been used."""
     for _ in range(hands.target.limit - 1):
         allow(hands)
 
 
 def later(hands: Hands) -> None:
-    """Somebody who has not asked for two windows is let through."""
+    """A name that was not requested for two windows must be allowed."""
     rested(hands, ["a"])
 
 
 def rested(hands: Hands, names: list[str]) -> None:
-    """Rest for two windows: then `limit` are let through, one after the other.
-
-    Another two windows for who is refused: somebody's last call may have come late.
+    """Wait for two windows; then `limit` requests in a row must be allowed. If one is refused, wait
+    for two more windows, because a last call of another client may have arrived late.
     """
     stuck = names
     for _ in range(2):
@@ -43,7 +42,7 @@ def rested(hands: Hands, names: list[str]) -> None:
 
 
 def free(hands: Hands, name: str) -> bool:
-    """Whether the whole limit is there."""
+    """Whether the whole limit is available."""
     told = [allow(hands, name) for _ in range(hands.target.limit)]
     return all(op.result is True or op.error for op in told)
 
@@ -63,12 +62,12 @@ class LimiterPlay(Play):
     ]
 
     def turn(self, hands: Hands, calm: bool) -> None:
-        """Ask, mostly for the same name."""
+        """Request, mostly for the same name."""
         allow(hands, "hot" if hands.luck.random() < 0.6 else hands.luck.choice("abcdefgh"))
         hands.pause()
 
     def settle(self, hands: Hands) -> None:
-        """Nobody is refused for ever."""
+        """Check that no name is refused for ever."""
         rested(hands, ["hot", *"abcdefgh"])
 
     def judge(self, history: History) -> list[Finding]:
@@ -83,7 +82,8 @@ class LimiterPlay(Play):
             total += len(ops)
             ops.sort(key=lambda op: op.start)
             for k, first in enumerate(ops):
-                # Certainly in one span: all began after the first one did, and ended within it
+                # These are certainly in one span: all began after the first one began, and ended
+                # within the span
                 inside = [op for op in ops[k:] if op.end < first.start + target.window_s]
                 if len(inside) - target.most > worst:
                     worst, seen = len(inside) - target.most, inside[-2:]

@@ -13,7 +13,7 @@ __all__ = ["LockPlay"]
 
 
 def acquire(hands: Hands, name: str = "a") -> Any:
-    """The lease, or None; what is recorded of it is its fence, or True."""
+    """The lease, or None; the record contains its fence, or True."""
 
     def plain(lease: Any) -> Any:
         return (getattr(lease, "fence", None) or True) if lease else None
@@ -27,7 +27,7 @@ def release(hands: Hands, lease: Any, name: str = "a") -> None:
 
 
 def count(hands: Hands, lease: Any, name: str = "a") -> None:
-    """Read the number, and write it one higher, unless the store refuses."""
+    """Read the number, and write it plus one, unless the store refuses."""
     fence = getattr(lease, "fence", None)
     try:
         was = hands.point(f"the store: read {name}", lambda: hands.ledger.read(name, fence))
@@ -41,7 +41,7 @@ def count(hands: Hands, lease: Any, name: str = "a") -> None:
 
 
 def twice(hands: Hands) -> None:
-    """Take it, count, give it back; and take it once more."""
+    """Take the lock, count, release the lock, and take it again."""
     if lease := acquire(hands):
         count(hands, lease)
         release(hands, lease)
@@ -51,7 +51,7 @@ def twice(hands: Hands) -> None:
 
 
 def later(hands: Hands) -> None:
-    """Somebody who comes afterwards gets it in the end."""
+    """A client that comes later must get the lock in the end."""
 
     def taken() -> bool:
         lease = acquire(hands)
@@ -76,7 +76,7 @@ class LockPlay(Play):
     ]
 
     def turn(self, hands: Hands, calm: bool) -> None:
-        """Take one of two locks, count, give it back."""
+        """Take one of two locks, count, release the lock."""
         name = hands.luck.choice("ab")
         lease = acquire(hands, name)
         if lease is not None:
@@ -84,7 +84,7 @@ class LockPlay(Play):
             release(hands, lease, name)
 
     def settle(self, hands: Hands) -> None:
-        """Both can be had again."""
+        """Check that both locks can be taken again."""
         for name in "ab":
 
             def taken(name: str = name) -> bool:
@@ -122,7 +122,7 @@ def order(history: History) -> list[Finding]:
         return []
     ops, fences = [], []
     for number, op in enumerate(calls):
-        end = op.end if op.ok else EVER  # an error may have had its effect
+        end = op.end if op.ok else EVER  # a call that raised may have taken effect
         # A client that acquires again is another holder; its release ends its last lease
         mine = [n for n, one in enumerate(calls[: number + 1]) if one.who == op.who]
         holder = max((n for n in mine if calls[n].name == "acquire"), default=number)
@@ -139,8 +139,9 @@ def order(history: History) -> list[Finding]:
 def two_holders(history: History) -> tuple[list[tuple[Op, Op]], int]:
     """Pairs of leases of which the second was granted while the first still had to last.
 
-    The first is certain from when `acquire` returned until it is released, or until a lease's
-    length after `acquire` was called, whichever is sooner; whatever happened to its holder.
+    The first lease certainly lasts from the return of `acquire` until its release, or until a
+    lease's length after the call of `acquire`, whichever is sooner, whatever happened to its
+    holder.
     """
     lease_s = history.target.lease_s
     released: dict[tuple[str, str], list[Op]] = defaultdict(list)
@@ -159,6 +160,6 @@ def two_holders(history: History) -> tuple[list[tuple[Op, Op]], int]:
             for other_until, two in leases[k + 1 :]:
                 if two.start >= until:
                     break
-                if two.end < until and one.end < other_until:  # in whichever order
+                if two.end < until and one.end < other_until:  # in either order
                     pairs.append((one, two))
     return pairs, sum(map(len, by_name.values()))

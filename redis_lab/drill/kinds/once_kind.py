@@ -1,4 +1,4 @@
-"""Work that must be done once for each key, however often it is asked for."""
+"""Work that must be done once for each key, however often it is requested."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(hands: Hands, key: str = "a") -> Op:
 
 
 def insists(hands: Hands) -> None:
-    """Ask again if it is busy, or Redis did not answer, as a client does."""
+    """Call it, and repeat the call while it is busy or Redis does not answer, as a client does."""
     for _ in range(2):
         if run(hands).ok:
             return
@@ -36,12 +36,12 @@ def insists(hands: Hands) -> None:
 
 
 def later(hands: Hands) -> None:
-    """The client asks again later, until it is answered."""
+    """The client repeats its request later, until it gets a result."""
     answered(hands, "a")
 
 
 def answered(hands: Hands, key: str) -> None:
-    """Ask until there is a result, or, well after every lease, an error that the contract names."""
+    """Request until there is a result or, well after every lease, an error of the contract."""
     over = time.monotonic() + 1.5 * hands.target.lease_s + 0.2
 
     def told() -> bool:
@@ -70,12 +70,12 @@ class OncePlay(Play):
     ]
 
     def turn(self, hands: Hands, calm: bool) -> None:
-        """All ask for the same few keys, at about the same time."""
+        """All clients request the same few keys, at about the same time."""
         now = int(time.monotonic() * 40)
         run(hands, f"k{now - hands.luck.randrange(3)}")
 
     def settle(self, hands: Hands) -> None:
-        """What was asked for last is answered in the end."""
+        """Check that the last requests are answered in the end."""
         keys = [op.key for op in hands.so_far() if op.name == "run"]
         for key in list(dict.fromkeys(reversed(keys)))[:10]:
             answered(hands, key)

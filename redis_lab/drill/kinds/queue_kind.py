@@ -1,4 +1,4 @@
-"""A queue: jobs that are put, taken and done, by workers that die and stand still."""
+"""A queue: jobs that are put, taken and done, by workers that die or stop for a while."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def poison(hands: Hands, job: Any, payload: str) -> None:
 
 
 def work(hands: Hands) -> bool:
-    """Take one job and do it; whether there was one."""
+    """Take one job and do it; returns whether there was one."""
     job, payload = take(hands)
     if payload is None:
         return False
@@ -75,9 +75,9 @@ def twice(hands: Hands) -> None:
 
 
 def later(hands: Hands) -> None:
-    """Another worker comes, and looks until everything is done, or for a while in vain."""
+    """Another worker takes jobs until all are done, or until there was none for a while."""
     QueuePlay().drained(hands, lambda: work(hands))
-    end = time.monotonic() + hands.target.lease_s * 1.5  # a second one may come late
+    end = time.monotonic() + hands.target.lease_s * 1.5  # a second delivery may come late
     while time.monotonic() < end:
         if not work(hands):
             time.sleep(0.02)
@@ -147,7 +147,7 @@ class QueuePlay(Play):
             work(hands)
 
     def drain(self, hands: Hands) -> None:
-        """Do what is left."""
+        """Do the jobs that are left."""
         if not work(hands):
             time.sleep(0.02)
 
@@ -169,7 +169,9 @@ class QueuePlay(Play):
             time.sleep(0.005)
 
     def drained(self, hands: Hands, meanwhile: Any) -> None:
-        """Wait until nothing is missing, as long as it gets on; record for how long it hung."""
+        """Wait until no job is missing, for as long as there is progress; record for how long it
+        hung.
+        """
         moved = time.monotonic()
         before = -1
         while (missing := self.missing(hands)) and (
@@ -193,7 +195,7 @@ class QueuePlay(Play):
         self.gets_on(hands, last, is_done)
 
     def missing(self, hands: Hands) -> set[str]:
-        """What was put and never worked on."""
+        """The jobs that were put and never worked on."""
         ops: list[Op] = hands.so_far()
         wanted = {op.key for op in ops if op.name == "put" and op.ok and not is_poison(op.key)}
         return wanted - set(hands.ledger.noted("effect"))

@@ -1,4 +1,4 @@
-"""Sessions: begun, loaded by several clients at a time, and ended by one of them."""
+"""Sessions: started, loaded by several clients at a time, and ended by one of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def newest(hands: Hands) -> str:
 
 
 def later(hands: Hands) -> None:
-    """Somebody still has the cookie."""
+    """A client that still has the cookie loads the session."""
     SessionPlay().gets_on(hands, newest(hands), lambda: load(hands, newest(hands)).ok)
 
 
@@ -70,7 +70,7 @@ class SessionPlay(Play):
     ]
 
     def turn(self, hands: Hands, calm: bool) -> None:
-        """Begin one, load one of the latest, or end one."""
+        """Start a session, load one of the latest, or end one."""
         known = hands.ledger.ask(
             "SELECT what FROM note WHERE topic = 'session' ORDER BY rowid DESC LIMIT 12"
         )
