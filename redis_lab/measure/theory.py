@@ -31,7 +31,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import optimize
 
 from ..errors import LabError
 
@@ -89,10 +88,12 @@ def characteristic_time(
     p = _check(p, size)
     if size == 0 or size == len(p):
         return 0.0 if size == 0 else float("inf")
+    from scipy.optimize import brentq  # takes half a second to import
+
     longest = 2.0 * size
     while present(p, longest).sum() < size:
         longest *= 2
-    return optimize.brentq(lambda time: present(p, time).sum() - size, 0, longest, rtol=1e-12)
+    return brentq(lambda time: present(p, time).sum() - size, 0, longest, rtol=1e-12)
 
 
 def by_stay(p: np.ndarray, size: float, present: Callable) -> float:
