@@ -793,8 +793,8 @@ def test_each_figure_stands_in_the_lesson_that_measures_it():
     assert set(lessons.WITHOUT_A_LESSON) == {"harness_cost"}
 
 
-def test_the_comparison_of_harnesses_without_a_checkout(lab, checkout):
-    said = lab("plots", "harness_cost", **checkout("x = 1"))
+def test_the_comparison_of_harnesses_without_a_checkout(script, checkout):
+    said = script("plots", "harness_cost", **checkout("x = 1"))
     assert "needs a checkout" in one_line_of_trouble(said)
 
 
