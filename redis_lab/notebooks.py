@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # slow to import, and most commands do not need them
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None: not there
 
 CELL_TIMEOUT_S = 300
+LEFT_S = 10  # what a notebook has started may take so long to end after it
 TOOK = "validation_seconds.json"  # in data/local: how long each notebook took the last time
 # Run by child.Child
 HELPERS = ("/_keeper.py", "/_relay.py", "/_generator.py", "/rest/app.py", "/_remover.py")
@@ -271,7 +272,7 @@ class Validation:
 
     def ended(self) -> Validated:
         seconds = time.monotonic() - self.began
-        _, left = psutil.wait_procs(_find_helpers(self.mark), timeout=10)
+        _, left = psutil.wait_procs(_find_helpers(self.mark), timeout=LEFT_S)
         name = self.path.stem
         if self.path.is_relative_to(notebooks_folder()):
             name = self.path.relative_to(notebooks_folder()).with_suffix("").as_posix()

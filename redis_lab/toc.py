@@ -13,6 +13,7 @@ import yaml
 from .errors import LabError
 
 TOC = "toc.yml"
+NOTEBOOK = re.compile(r"\b(?:\d\d+_)?([a-z]\w*)\.ipynb\b")  # its file, and in that its name
 
 
 def notebooks_folder() -> Path:
@@ -114,6 +115,5 @@ def _lesson(root: Path, place: int, part: str, entry: Any) -> Lesson:
 
 def renumber_links(text: str, listed: list[Lesson]) -> str:
     """The text, with its links to notebooks updated to the current numbers."""
-    for each in listed:
-        text = re.sub(rf"\b(?:\d\d+_)?{each.name}\.ipynb\b", each.path.name, text)
-    return text
+    today = {each.name: each.path.name for each in listed}
+    return NOTEBOOK.sub(lambda found: today.get(found[1], found[0]), text)

@@ -39,7 +39,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import optimize, special
 
 from ..errors import LabError, explain_rename
 
@@ -109,10 +108,12 @@ def characteristic_time(
     p = _check(p, size)
     if size == 0 or size == len(p):
         return 0.0 if size == 0 else float("inf")
+    from scipy.optimize import brentq  # takes half a second to import
+
     longest = 2.0 * size
     while present(p, longest).sum() < size:
         longest *= 2
-    return optimize.brentq(lambda time: present(p, time).sum() - size, 0, longest, rtol=1e-12)
+    return brentq(lambda time: present(p, time).sum() - size, 0, longest, rtol=1e-12)
 
 
 def _hit_ratio(p: np.ndarray, size: float, present: Callable) -> float:
@@ -300,8 +301,10 @@ def xfetch_lead(reads_per_s: float, took_s: float, beta: float) -> float:
     nothing from a = 5 on. (Of the times at which nobody begins, 0 is counted.)
     Raises: LabError for what is not positive.
     """
+    from scipy.special import exp1  # scipy takes half a second to import
+
     a = _check_xfetch(beta, reads_per_s, took_s)
-    return float(beta * took_s * (np.log(a) + np.euler_gamma + special.exp1(a)))
+    return float(beta * took_s * (np.log(a) + np.euler_gamma + exp1(a)))
 
 
 def xfetch_late(reads_per_s: float, took_s: float, beta: float) -> float:

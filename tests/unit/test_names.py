@@ -92,24 +92,26 @@ def hides_a_module(trees: Trees) -> set[str]:
     }
 
 
-TREES = parsed(PACKAGE)
+@pytest.fixture(scope="module")
+def trees() -> Trees:
+    return parsed(PACKAGE)
 
 
-def test_no_name_stands_twice():
-    assert twice(TREES) == set(TWICE)
+def test_no_name_stands_twice(trees):
+    assert twice(trees) == set(TWICE)
 
 
-def test_a_lesson_has_exercises_and_nothing_else_that_is_public():
-    assert not_exercises(TREES) == set()
+def test_a_lesson_has_exercises_and_nothing_else_that_is_public(trees):
+    assert not_exercises(trees) == set()
 
 
-def test_what_is_public_in_a_pattern_is_in_its_all():
-    assert not_offered(TREES) == set()
+def test_what_is_public_in_a_pattern_is_in_its_all(trees):
+    assert not_offered(trees) == set()
 
 
 # measure.effort gives what the effort called `name` is; it stays importable as it was
-def test_no_function_has_its_modules_name():
-    assert hides_a_module(TREES) == {"measure/effort.py: effort"}
+def test_no_function_has_its_modules_name(trees):
+    assert hides_a_module(trees) == {"measure/effort.py: effort"}
 
 
 # ---------------------------------------------------------------- the tests above can fail
