@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,7 @@ from random import Random
 
 import redis
 
-from ..child import Child
+from ..child import Child, TemporaryFolder
 from ..distance import Relay
 from ..errors import LabError
 from ..servers import Server
@@ -61,7 +59,8 @@ class Race:
         self.names = [f"w{n}" for n in range(workers)]
         self.generation = 0
         self.crew: list[str] = []
-        self.folder = Path(tempfile.mkdtemp(prefix="redis-lab-drill-"))
+        self._temporary = TemporaryFolder("redis-lab-drill-")
+        self.folder = Path(self._temporary.name)
         self.settled: list[Op] = []
         try:
             (self.folder / "phase").write_bytes(CALM)
@@ -90,7 +89,7 @@ class Race:
         for part in ("forker", "relay"):
             if hasattr(self, part):
                 getattr(self, part).stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._temporary.cleanup()
 
     # ------------------------------------------------------------ the course of it
 

@@ -163,6 +163,8 @@ class Guest:
                 places = list(_written_places(specifications))
                 if places and command_name not in NEVER_CREATE:
                     self.table[command_name] = places
+        if "SET" not in self.table:  # what is written could not be known, nor removed
+            raise ValueError("COMMAND does not say where the keys of SET are")
         self.table["SORT"] = [Place(2, keyword="STORE")]  # the server cannot say where
 
     def see(self, args: tuple) -> None:
@@ -348,7 +350,7 @@ def claim_database(
 
 
 def _try_a_write(client: redis.Redis | redis.RedisCluster) -> None:
-    """Write a key of the lab's own and remove it, so that a lesson does not fail at its first.
+    """Write, read and remove a key of the lab's own, so that no lesson fails at its first one.
 
     Removing comes first: a user who may not is turned away before there is anything to remove.
 
@@ -357,6 +359,7 @@ def _try_a_write(client: redis.Redis | redis.RedisCluster) -> None:
     key = f"{NAME}:probe:{secrets.token_hex(4)}"
     client.unlink(key)
     client.set(key, "", px=1000)
+    client.get(key)
     client.unlink(key)
 
 
