@@ -19,7 +19,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from . import claims, copies
+from .child import TemporaryRun
 from .errors import LabError
 from .files import write_whole
 from .logbook import CHECKED, LOG, exercises_of
@@ -134,11 +134,11 @@ def imports_of(source: str) -> Iterator[str]:
 
 def run_notebook(job: dict[str, Any], timeout_s: float) -> tuple[dict[str, tuple[str, str]], tuple]:
     """The outcome of each exercise, or why the grader did not reach the exercise."""
-    place = tempfile.TemporaryDirectory(prefix="redis-lab-", ignore_cleanup_errors=True)
+    place = TemporaryRun()  # also ends what a cell has started, however this process ends
     grader = subprocess.Popen(
         [sys.executable, "-m", "redis_lab._grader"],
         cwd=place.name,
-        env=os.environ | {claims.STRICT: "1"},
+        env=os.environ | place.environment | {claims.STRICT: "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

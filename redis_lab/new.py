@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .copies import FOLDED
+from .copies import FOLDED, read_notebook
 from .errors import LabError
 from .files import write_whole
 from .index import write_index
@@ -214,17 +214,19 @@ def write_lesson(lesson: str, title: str = "") -> Iterator[Path]:
     """Write the four files of a lesson such as `patterns/xyz`; yield each path.
 
     Its line in toc.yml comes after the last lesson of the same folder. The notebook is executed, so
-    that it has the outputs that the rules require. Raises: LabError for a name that is in use or
-    cannot be a module's name, and for a folder that has no lesson yet.
+    that it has the outputs that the rules require. If this was interrupted, run it again: it goes
+    on. Raises: LabError for a name that is in use or cannot be a module's name, and for a folder
+    that has no lesson yet.
     """
     root = notebooks_folder()
     place, name = lesson.rpartition("/")[::2]
     if not re.fullmatch(r"[a-z]+/[a-z][a-z0-9_]*", lesson):
         raise LabError(f"{lesson!r} should be a folder and a module's name, like patterns/xyz.")
     listed = read_toc(root)
-    if name in {each.name for each in listed}:
+    entry = next((each for each in listed if each.name == name), None)
+    if entry and (entry.lesson != lesson or _is_executed(entry.path)):
         raise LabError(f"There is a lesson {name!r} already.")
-    before = [each for each in listed if each.lesson.startswith(f"{place}/")]
+    before = [each for each in listed if each.lesson.startswith(f"{place}/") and each != entry]
     if not before:
         places = sorted({each.lesson.partition("/")[0] for each in listed if "/" in each.lesson})
         raise LabError(f"There is no folder {place!r} with lessons; there are {', '.join(places)}.")
@@ -234,21 +236,32 @@ def write_lesson(lesson: str, title: str = "") -> Iterator[Path]:
         root.parent / "redis_lab" / "lessons" / f"{name}.py": _fill_in(MODULE, named),
         root.parent / "tests" / "lessons" / f"test_{name}.py": _fill_in(TESTS, named),
     }
-    for path in files:
-        if path.exists():
+    for path, text in files.items():
+        if path.exists() and path.read_bytes() != text.encode():
             raise LabError(f"{path.relative_to(root.parent)} is there already.")
     for path, text in files.items():
         write_whole(path, text.encode())
         yield path
     toc = root / TOC
-    write_whole(toc, _insert_entry(toc.read_text(encoding="utf-8"), before[-1], lesson))
+    if not entry:
+        text = toc.read_text(encoding="utf-8")
+        write_whole(toc, _insert_entry(text, before[-1], lesson))
     yield toc
     [entry] = [each for each in read_toc(root) if each.name == name]
-    write_notebook(entry.path, _make_notebook(name, named))
+    if not entry.path.exists():
+        write_notebook(entry.path, _make_notebook(name, named))
     write_index(root)
     *_, (_, executed) = execute(entry.path, "quick")
     write_notebook(entry.path, executed)
     yield entry.path
+
+
+def _is_executed(path: Path) -> bool:
+    """Whether a notebook is there that was executed to its end."""
+    if not path.exists():
+        return False
+    cells = read_notebook(path)["cells"]
+    return all(cell["execution_count"] for cell in cells if cell["cell_type"] == "code")
 
 
 def _fill_in(text: str, named: dict[str, str]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from . import figures, lessons, notebooks, teach
+from .child import TemporaryFolder
 from .errors import LabError
 from .files import data_folder
 from .measure import results
@@ -108,7 +108,7 @@ def publish_runs(
         files = (folder / f"{name}.json" for name in notebooks.list_experiments(path))
         whole = {file.stem: results.load(file) for file in files if file.exists()}
     for n in range(1, runs + 1):
-        with tempfile.TemporaryDirectory(prefix="redis-lab-run-") as scratch:
+        with TemporaryFolder("redis-lab-run-") as scratch:
             link_data(Path(scratch))
             with (
                 tqdm(total=1, bar_format="{l_bar}{bar}| {elapsed}") as bar,

@@ -27,9 +27,10 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell
 from processes import environment, within
 
-from redis_lab import notebooks, source
+from redis_lab import index, notebooks, source
 from redis_lab.measure.validity import TooBusy
 
 SCRIPT = Path(sys.executable).with_name("redis-lab")
@@ -87,7 +88,7 @@ class Place:
             shop = source._name_file("small", source.SEED).name
             os.link(self.folder.parent / shop, self.folder / "data" / shop)
         changes = {name: None for name in os.environ if name.startswith(("JUPYTER_", "PYTEST_"))}
-        here = {"HOME": "home", "TMPDIR": "tmp", "REDIS_LAB_DATA": "data"}
+        here = {"HOME": "home", "TMPDIR": "tmp", "REDIS_LAB_DATA": "data", "REDIS_LAB_WORK": "work"}
         changes |= {name: str(self.folder / path) for name, path in here.items()}
         changes |= {MARK: str(self.folder), "PYTHONPATH": str(self.checkout)}
         self.env = environment(**changes, NO_COLOR="1", COVERAGE_PROCESS_START=None)
@@ -123,7 +124,7 @@ class Place:
 
 def unfinished(path: Path) -> bool:
     """Whether a file is one that was being written."""
-    return bool(re.search(r"making|^tmp|\.part$|-(wal|shm|journal)$", path.name))
+    return bool(re.search(r"making|unfinished|^tmp|\.part$|-(wal|shm|journal)$", path.name))
 
 
 Use = Callable[[Place, subprocess.Popen], None]
@@ -207,6 +208,61 @@ def run_a_lesson(place: Place, running: subprocess.Popen) -> None:
     tell(running, file, [cell.source for cell in cells if cell.cell_type == "code"])
 
 
+def measure_for_long(place: Place) -> list:
+    return [SCRIPT, "bench", written(place, "arms.py", BENCH), "--seconds", "5"]
+
+
+def hand_in(place: Place) -> list:
+    """A learner's notebook whose cell starts all there is, and a process that wants to stay."""
+    stays = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', 'import time; "
+    stays += "time.sleep(90)'], start_new_session=True)\n"
+    answer = f'{stays}{EVERYTHING.strip()}\nlab.check("own.nothing", 1)'
+    book = nbformat.v4.new_notebook(cells=[new_code_cell(answer)])
+    (place.folder / "work" / "ada").mkdir()
+    nbformat.write(book, place.folder / "work" / "ada" / "own.ipynb")
+    return [SCRIPT, "grade", "."]
+
+
+def drilled(place: Place) -> list:
+    naive = "redis_lab.drill.naive:Cache"
+    return [SCRIPT, "drill", naive, "--as", "cache", "--kills", "500", "--no-steps"]
+
+
+def build_the_site(place: Place) -> list:
+    return [sys.executable, ROOT / "docs" / "site" / "build.py", place.folder / "work" / "site"]
+
+
+def change_then_reset(place: Place) -> list:
+    lesson = notebooks.find("strings")[0]
+    copy = place.folder / "work" / lesson.relative_to(notebooks.folder())
+    copy.parent.mkdir()
+    copy.write_text("a reader's own work")
+    return [SCRIPT, "reset", "strings"]
+
+
+def lost_work(place: Place) -> str:
+    kept = [path.read_text() for path in place.folder.glob("work/structures/*strings*")]
+    return "" if "a reader's own work" in kept else f"lost; there are {len(kept)} copies"
+
+
+def begin_a_lesson(place: Place) -> list:
+    """In a checkout of its own, which it changes."""
+    own = place.folder / "work" / "checkout"
+    shutil.copytree(place.checkout, own)
+    place.env["PYTHONPATH"] = str(own)
+    return [SCRIPT, "new", "structures/fresh"]
+
+
+def damaged_notebook(place: Place) -> str:
+    """Also one that has been written half."""
+    for path in place.folder.glob("work/**/*.ipynb"):
+        with contextlib.suppress(ValueError):
+            json.loads(path.read_text())
+            continue
+        return f"{path.name} is damaged"
+    return ""
+
+
 def half_a_handout(place: Place) -> str:
     copies = place.folder / "work" / "handout"
     count = len(list(copies.glob("**/*.ipynb")))
@@ -222,9 +278,14 @@ COMMANDS = {
     "validate": Command(redis_lab("validate", "own"), 6),
     "plots": Command(redis_lab("plots", "own", "--effort", "quick"), 6),
     "serve": Command(redis_lab("serve", "--port", "0"), 2),
-    "bench": Command(
-        lambda place: [SCRIPT, "bench", written(place, "arms.py", BENCH), "--seconds", "5"], 4
-    ),
+    "publish": Command(redis_lab("publish", "own", "--runs", "2", "--effort", "quick"), 6),
+    "bench": Command(measure_for_long, 4),
+    "drill": Command(drilled, 4),
+    "grade": Command(hand_in, 4),
+    "new": Command(begin_a_lesson, 4, whole=damaged_notebook),
+    "work": Command(redis_lab("work"), 2, is_making, whole=damaged_notebook),
+    "reset": Command(change_then_reset, 1, lambda place: True, whole=lost_work),
+    "site": Command(build_the_site, 6, is_making),
     "data": Command(redis_lab("data"), 3, is_making),
     "handout": Command(redis_lab("handout"), 1, is_making, whole=half_a_handout),
     "index": Command(redis_lab("index", "--check"), 1, lambda place: True),
@@ -240,19 +301,32 @@ COMMANDS = {
 }
 
 
+OF_THE_CHECKOUT = ("lab", "validate", "plots", "publish", "grade", "new")
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
     """A checkout with one notebook, which uses everything."""
     root = tmp_path_factory.mktemp("checkout")
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "redis_lab", root / "redis_lab", ignore=ignored)
-    (root / "notebooks").mkdir()
-    toc = "- part: ours\n  lessons:\n  - {lesson: own, minutes: 5, promise: none}\n"
+    (root / "notebooks" / "structures").mkdir(parents=True)
+    toc = "- part: ours\n  lessons:\n"
+    for lesson in ("own", "structures/other"):
+        toc += f"    - lesson: {lesson}\n      minutes: 5\n      promise: none\n"
     (root / "notebooks" / "toc.yml").write_text(toc)
-    cells = [nbformat.v4.new_code_cell(EVERYTHING.strip(), execution_count=1)]
+    (root / "README.md").write_text(f"{index.BEGIN}\n{index.END}\n")
+    exercise = new_code_cell('lab.check("own.nothing", 0)', metadata={"tags": ["exercise"]})
+    cells = [
+        new_markdown_cell("# Ours\n\n**Time:** –\n"),
+        new_code_cell(EVERYTHING.strip(), execution_count=1),
+        exercise,
+        new_markdown_cell("**Next:** –"),
+    ]
     book = nbformat.v4.new_notebook(cells=cells)
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(book, root / "notebooks" / "00_own.ipynb")
+    nbformat.write(book, root / "notebooks" / "structures" / "01_other.ipynb")
     return root
 
 
@@ -333,7 +407,7 @@ def test_nothing_outlives_it(name, checkout, short, request, figure):
     )
     rng, command = random.Random(f"{name} {seed}"), COMMANDS[name]
     print(f"seed {seed}")
-    where = checkout if name in ("lab", "validate", "plots") else ROOT
+    where = checkout if name in OF_THE_CHECKOUT else ROOT
     then, took = 0, []
     for number in range(kills):
         how = command.signals[number % len(command.signals)]

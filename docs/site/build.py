@@ -9,16 +9,17 @@ only when it is complete; after Ctrl-C the old site is still there.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
 import tomllib
 import warnings
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import pages
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
+from redis_lab.child import TemporaryFolder
 from redis_lab.toc import read_toc
 
 ROOT = pages.ROOT
@@ -199,7 +201,8 @@ def theme(urls: dict[str, str]) -> dict[str, Any]:
 
 def build(site: Path) -> int:
     """Build into `site`; returns an exit code. Errors are printed on stderr."""
-    with work_folder(site) as work:
+    with work_folder(site) as name:
+        work = Path(name)
         source, html = work / "source", work / "html"
         stage(source)
         with patch_docutils(), docutils_namespace():
@@ -229,16 +232,21 @@ def build(site: Path) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def work_folder(site: Path) -> Iterator[Path]:
-    """An empty folder beside the site, removed at the end."""
-    work = site.with_name(f"{site.name}-unfinished")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+def work_folder(site: Path) -> TemporaryFolder:
+    """An empty folder beside the site, gone at the end, whatever ends this process."""
+    site.parent.mkdir(parents=True, exist_ok=True)
+    return TemporaryFolder(f"{site.name}-unfinished-", site.parent)
+
+
+def end_with(owner: int) -> None:
+    """Let a process that Sphinx has forked end when the one that builds has gone."""
+
+    def watch() -> None:
+        while os.getppid() == owner:
+            time.sleep(0.25)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def write_api(folder: Path) -> None:
@@ -252,6 +260,8 @@ def write_api(folder: Path) -> None:
 
 if __name__ == "__main__":
     began = time.monotonic()
+    os.register_at_fork(after_in_child=partial(end_with, os.getpid()))
+    signal.signal(signal.SIGTERM, lambda ended_by, _: sys.exit(128 + ended_by))
     try:
         code = build(Path(sys.argv[1]))
     except KeyboardInterrupt:

@@ -8,16 +8,14 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import shutil
 import struct
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from ..child import Child
+from ..child import Child, TemporaryFolder
 from ..errors import LabError
 from .clock import HOUR_S
 from .contracts import Target
@@ -58,7 +56,8 @@ class Race:
         self.names = [f"w{n}" for n in range(workers)]
         self.generation = 0
         self.crew: list[str] = []
-        self.folder = Path(tempfile.mkdtemp(prefix="redis-lab-drill-"))
+        self._temporary = TemporaryFolder("redis-lab-drill-")
+        self.folder = Path(self._temporary.name)
         self.settled: list[Op] = []
         try:
             (self.folder / "phase").write_bytes(CALM)
@@ -85,7 +84,7 @@ class Race:
         """End all processes and remove what they wrote."""
         if hasattr(self, "forker"):
             self.forker.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._temporary.cleanup()
 
     # ------------------------------------------------------------ the course of it
 

@@ -11,9 +11,9 @@ When its input closes, or when its owner is no longer its parent (a process that
 may hold the pipe open), it acts as on `quit`. It polls for this, because polling works on Linux and
 on macOS, even if the owner was killed with SIGKILL.
 
-MODE is `native PARENT PROGRAM ARGS...` or `remote HOST PORT`, where the server runs in a container
-and is shut down over its own port, after logging in with the command on the first line of the
-standard input, in hexadecimal digits.
+MODE is `native PARENT PROGRAM ARGS...` or `container NAME`, which needs the site's packages (no -I
+-S). That keeper is started before the container, and removes it by its name in whatever state the
+owner has left it; the word `gone` says that the owner has removed it.
 
 A native server's keeper first makes its directory in PARENT, because an owner could be killed
 between making one and starting a keeper. It prints `made NAME`, or `failed REASON`. The owner then
@@ -25,11 +25,12 @@ import os
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import time
 
 POLL_S = 0.25
+ABSENT_TIMES = 6  # in a row
 WINDOWS = sys.platform == "win32"
 
 
@@ -82,28 +83,32 @@ class Native:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-class Remote:
+class Container:
     ready = "pid 0"
 
-    def __init__(self, host, port):
-        self.address = (host, int(port))
-        with open(0, "rb", buffering=0, closefd=False) as unbuffered:
-            self.login = bytes.fromhex(unbuffered.readline().decode())
+    def __init__(self, name):
+        self.name, self.removed = name, False
 
-    def start(self):
-        return "pid 0"
-
-    alive = start
+    def gone(self):
+        self.removed = True
+        return "gone"
 
     def quit(self):
-        try:
-            with socket.create_connection(self.address, timeout=1) as connection:
-                connection.sendall(self.login + b"SHUTDOWN NOSAVE\r\n")
-                connection.settimeout(1)
-                while connection.recv(4096):
-                    pass
-        except OSError:
-            pass
+        if self.removed:
+            return
+        here = os.path.dirname(os.path.abspath(__file__))  # its docker.py is not the package
+        sys.path[:] = [path for path in sys.path if os.path.abspath(path) != here]
+        from docker.errors import DockerException
+        from testcontainers.core.docker_client import DockerClient
+
+        absent = 0
+        while absent < ABSENT_TIMES:  # the engine may still be creating or starting it
+            try:
+                DockerClient().client.containers.get(self.name).remove(force=True, v=True)
+                absent = 0
+            except (DockerException, OSError):  # not there, being removed, or the engine has ended
+                absent += 1
+            time.sleep(POLL_S)
 
 
 def main(owner, mode, *args):
@@ -112,7 +117,7 @@ def main(owner, mode, *args):
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: ending.append(True))
-    server = {"native": Native, "remote": Remote}[mode](*args)
+    server = {"native": Native, "container": Container}[mode](*args)
     try:
         print(server.ready, flush=True)
         waiting = b""
@@ -127,7 +132,7 @@ def main(owner, mode, *args):
             for word in words:
                 if word == b"quit":
                     return
-                print({b"start": server.start, b"alive": server.alive}[word](), flush=True)
+                print(getattr(server, word.decode())(), flush=True)
     finally:
         server.quit()
 

@@ -17,19 +17,64 @@ from .guest import Guest
 
 OLDEST = (7, 0)
 START_TIMEOUT_S = 10.0
-CONTACT_TIMEOUT_S = 4.0  # for the first answers of a server that somebody else started
+CONTACT_TIMEOUT_S = 3.5  # for the first answers of a server that somebody else started
 
 # A lesson's server keeps nothing on disk unless the lesson is about that.
 DEFAULTS: dict[str, object] = {"save": "", "appendonly": "no", "bind": "127.0.0.1"}
 
 
+SCHEME = r"([A-Za-z][\w+.-]*://)?"
+LOGIN = re.compile(rf"(?s){SCHEME}([\w.-]*:)?")
+WHERE = re.compile(  # whatever is not as it should be may be a piece of a password
+    r"""(?xs)
+    (?P<host>\[[\w:.%]*\]|[\w.-]*)
+    (?P<port>(?::\d{0,5}(?=[/?\#]|$))?)
+    (?P<path>(?:/[^?\#]*)?)
+    (?P<query>(?:\?[^\#]*)?)
+    """
+)
+SHOWN = re.compile(
+    r"(db|protocol|username|timeout|max_connections|health_check_interval|decode_responses"
+    r"|socket_\w+|ssl_(?!password)\w+)="
+)
+
+
 def redact(url: str) -> str:
-    """The URL without its passwords, safe to print even where it is malformed."""
+    """The URL without its passwords, safe to print even where it is malformed.
+
+    What is not recognised as something else is taken for a piece of one.
+    """
     # Up to the last @, because a password may contain a / or # that its owner did not escape
-    shown = re.sub(r"(?s)^(\w+://)?(?:([^:@]*:).*|[^:@]*)@", r"\1\2***@", url)
-    # Text in the port's place that is not only digits may be part of a password, too
-    shown = re.sub(r"(?s)^(\w+://[^][:@/?#]*:)(?!\d*([/?#]|$))[^@]+$", r"\1***", shown)
-    return re.sub(r"(?s)(password=).*?(?=&\w+=|$)", r"\1***", shown)
+    login, at, where = url.rpartition("@")
+    if at:
+        start = LOGIN.match(login)
+        assert start  # it may be empty
+        head = (start[1] or "") + (start[2] or "") + "***@"
+        scheme = start[1]
+        if "password=" in login:  # then the @ may be in the middle of one
+            return head[:-1]
+    else:
+        found = re.match(SCHEME, where)
+        assert found
+        head = scheme = found[1] or ""
+        where = where[found.end() :]
+        if not scheme and not re.fullmatch(r"[\w.-]+:\d{1,5}", where):
+            return "***"
+    known = WHERE.match(where)
+    assert known
+    host, port, path, query = known.group("host", "port", "path", "query")
+    if not (scheme or "").startswith("unix") and not re.fullmatch(r"(/\d*)?", path):
+        path = "/***"
+    parts = [part if SHOWN.match(part) else _hide(part) for part in query[1:].split("&")]
+    rest = "***" if known.end() < len(where) else ""
+    if rest and not port and where[known.end() :].startswith(":"):
+        rest = ":***"
+    return head + host + port + path + ("?" + "&".join(parts) if query else "") + rest
+
+
+def _hide(part: str) -> str:
+    """One option of a URL's query without its value; a name may be a piece of a password, too."""
+    return "password=***" if part.startswith("password=") else "***" if part else ""
 
 
 def check_url(url: str) -> redis.ConnectionPool:
@@ -38,14 +83,20 @@ def check_url(url: str) -> redis.ConnectionPool:
     Raises: LabError for any other URL. A password that was not escaped could otherwise be read as a
     host name, which would then be connected to or printed.
     """
-    login, at, _ = url.partition("://")[2].rpartition("@")
-    a_path = login.startswith("/") and url.startswith("unix:")  # may hold an @
+    login, at, where = url.partition("://")[2].rpartition("@")
+    is_path = url.startswith("unix:")  # which may hold an @
     try:
-        if at and not a_path and re.search(r"[][/#?@\s]", login):
+        if at and not (is_path and login.startswith("/")) and re.search(r"[][/#?@\s]", login):
+            raise ValueError
+        # redis-py would take these for database 0, for port 6379, and a part of an option for all
+        address, _, options = where.partition("?")
+        if not is_path and not re.fullmatch(r"[^/\s#]*(/\d*)?", address):
+            raise ValueError
+        if re.search(r":0+(/|$)", address) or re.search(r"#|(^|&)(?!\w+=)", options or "a="):
             raise ValueError
         pool = redis.ConnectionPool.from_url(url)
         pool.make_connection()  # this checks all options
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, redis.RedisError):
         # Without the cause: its message may contain part of the password
         raise LabError(
             f"{redact(url)} is not a Redis URL. Write redis://user:password@host:port/0, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,10 +27,9 @@ class DockerServer(Server):
     """A server in a container that testcontainers runs, its port published on loopback only."""
 
     kind = "docker"
+    started = False
 
     def __init__(self, password: str | None, config: dict) -> None:
-        from testcontainers.core.container import DockerContainer
-
         self.password = password
         image = os.environ.get("REDIS_LAB_DOCKER_IMAGE", IMAGE)
         self.settings = {**DEFAULTS, "bind": ("*", "-::*"), "protected-mode": "no", **config}
@@ -37,24 +37,34 @@ class DockerServer(Server):
         command = ["redis-server"]
         for key, args in config_lines({**self.settings, **secret}):
             command += [f"--{key}", *map(format_value, args)]
+        name = f"redis-lab-{secrets.token_hex(6)}"
+        # Before there is a container, which outlives a killed owner unless somebody removes it
+        self.keeper = Child("The container's keeper", KEEPER, "container", name, isolated=False)
+        try:
+            self.keeper.wait_ready()
+            self._start(image, name, command)
+            self._wait_until_ready(config)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, image: str, name: str, command: list[str]) -> None:
+        from testcontainers.core.config import testcontainers_config
+        from testcontainers.core.container import DockerContainer
+
+        testcontainers_config.ryuk_disabled = True  # a container of its own, which cleans up late
         try:
             container: Any = DockerContainer(image)
             container.ports["6379/tcp"] = ("127.0.0.1", None)
-            container.with_command(command).with_kwargs(auto_remove=True)
+            container.with_command(command).with_name(name).with_kwargs(auto_remove=True)
             container.start()
+            self.container, self.started = container, True
         except Exception as error:
             reason = str(error).strip().splitlines()[-1][:200]
             raise LabError(
                 f"Docker could not start {image}: {reason}. Is the Docker engine running, and the "
                 "image there (docker pull) or named by REDIS_LAB_DOCKER_IMAGE?"
             ) from error
-        self.container = container
-        self._wait_until_ready(config)
-        # Without a keeper, the container would outlive a kernel that is killed.
-        login = internals.pack_command("AUTH", password) if password else b""
-        self.keeper = Child("The container's keeper", KEEPER, "remote", self.host, str(self.port))
-        self.keeper.tell(login.hex())
-        self.keeper.wait_ready()
 
     def _wait_until_ready(self, config: dict) -> None:
         from docker.errors import NotFound
@@ -74,17 +84,18 @@ class DockerServer(Server):
                 ) from error
             except (redis.RedisError, KeyError, TypeError, IndexError) as error:
                 if time.monotonic() > deadline:
-                    self.container.stop()
                     raise LabError(
                         f"The server in the container did not answer: {error}"
                     ) from error
                 time.sleep(0.05)
 
     def stop(self) -> None:
-        """Shut the server down, and with it the container."""
+        """Remove the container, and the server with it."""
+        if self.started:
+            with contextlib.suppress(Exception):  # auto_remove may have removed it already
+                self.container.stop()
+                self.keeper.ask("gone")
         self.keeper.stop()
-        with contextlib.suppress(Exception):  # auto_remove may have removed it already
-            self.container.stop()
 
 
 def docker_version() -> str | None:

@@ -164,6 +164,8 @@ class Guest:
                 places = list(_written_places(specifications))
                 if places and command_name not in NEVER_CREATE:
                     self.table[command_name] = places
+        if "SET" not in self.table:  # then the lab could not know which keys to remove
+            raise ValueError("COMMAND does not say where the keys of SET are")
         self.table["SORT"] = [Place(2, keyword="STORE")]  # not in the server's table
 
     def see(self, args: tuple) -> None:
@@ -349,7 +351,7 @@ def claim_database(
 
 
 def _try_a_write(client: redis.Redis | redis.RedisCluster) -> None:
-    """Write a key of the lab's own and remove it, before a lesson needs to.
+    """Write, read and remove a key of the lab's own, before a lesson needs to.
 
     UNLINK is tried first: if this user may not run it, nothing has been written yet.
 
@@ -358,6 +360,7 @@ def _try_a_write(client: redis.Redis | redis.RedisCluster) -> None:
     key = f"{NAME}:probe:{secrets.token_hex(4)}"
     client.unlink(key)
     client.set(key, "", px=1000)
+    client.get(key)
     client.unlink(key)
 
 

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import redis
+
 from .. import internals
 from ..child import Child
 from ..errors import LabError
@@ -72,7 +74,12 @@ class NativeServer(Server):
             self._write_config()
             self.keeper.ask("start")
             self._wait_until_ready()
-            info = self.identify()
+            try:
+                info = self.identify()
+            except redis.RedisError as error:
+                raise LabError(
+                    f"The server has started, but does not answer INFO: {error}"
+                ) from error
             if info["process_id"] != self.pid:  # another server took the port first
                 raise PortInUse(f"Port {self.port} is in use by another server.")
         except BaseException:
@@ -116,7 +123,7 @@ class NativeServer(Server):
                 probe.settimeout(1)
                 probe.connect(str(self.socket))
                 probe.sendall(b"PING\r\n")
-                if probe.recv(64).startswith((b"+PONG", b"-NOAUTH")):
+                if probe.recv(64).startswith((b"+PONG", b"-NOAUTH", b"-ERR unknown")):
                     return
             time.sleep(0.003)
         words = self.log().splitlines()[-6:]

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, cast
@@ -33,8 +34,16 @@ class UserServer(Server):
         self.host = pool.connection_kwargs.get("host", "127.0.0.1")
         self.port = pool.connection_kwargs.get("port", 0)
         self.socket = pool.connection_kwargs.get("path")
+        self._left_s = CONTACT_TIMEOUT_S  # for all that comes before a lesson's first command
         with self._explained():
-            _in_time(self._examine)
+            self._contact(self._examine)
+
+    def _contact(self, call: Callable[[], Answer]) -> Answer:
+        began = time.monotonic()
+        try:
+            return _in_time(call, self._left_s)
+        finally:
+            self._left_s -= time.monotonic() - began
 
     def _examine(self) -> None:
         """Find out which server it is. Raises: LabError if the lab cannot work on it."""
@@ -51,13 +60,14 @@ class UserServer(Server):
                 f"{self.shown} runs Redis {self.version}; the lab needs 7.0 or newer. "
                 "Upgrade it, or unset REDIS_URL to let the lab bring its own server."
             )
-        with self.client(**fail_fast()) as client:
+        as_a_lesson = {name: value for name, value in fail_fast().items() if name != "protocol"}
+        with self.client(**as_a_lesson) as client:
             role = client.info("replication")
             self.clustered = bool(client.info("cluster").get("cluster_enabled"))
-        a_replica = role.get("role") == "slave" and role.get("slave_read_only")
-        if a_replica and not self.clustered:  # a cluster's client finds the primaries by itself
+        # A cluster's client finds the primaries by itself
+        if role.get("role") == "slave" and not self.clustered:
             raise LabError(
-                f"{self.shown} is a read-only replica of "
+                f"{self.shown} is a replica of "
                 f"{role.get('master_host')}:{role.get('master_port')}. "
                 "Name that server in REDIS_URL instead, or unset it to let the lab bring its own."
             )
@@ -92,6 +102,10 @@ class UserServer(Server):
             raise LabError(
                 f"{shown} refuses what the lab needs: {str(error).rstrip('.')}. Allow it, {own}"
             ) from error
+        except redis.exceptions.BusyLoadingError as error:
+            raise LabError(
+                f"{shown} is not ready yet ({str(error).rstrip('.')}). Try again later, {own}"
+            ) from error
         except (redis.RedisError, OSError) as error:
             tls = shown.startswith("rediss:")
             raise LabError(
@@ -107,7 +121,7 @@ class UserServer(Server):
     def _forbidden(self, error: Exception) -> LabError:
         return LabError(
             f"{self.shown} does not let this user do what the lab needs: {error}. Allow it with "
-            "ACL SETUSER name ~* +@read +@write +info +command +dbsize, or unset REDIS_URL to let "
+            "ACL SETUSER name ~* &* +@all -@admin -@dangerous +info, or unset REDIS_URL to let "
             "the lab bring its own server."
         )
 
@@ -121,7 +135,7 @@ class UserServer(Server):
         """
         if self.guest is None:
             with self._explained():
-                self.guest = _in_time(self._claim)
+                self.guest = self._contact(self._claim)
             if self.guest.removed:
                 print(
                     f"Removed {self.guest.removed:,} keys that a run of the lab had left in "
@@ -155,7 +169,7 @@ class UserServer(Server):
         """
         client = self.guest.client if self.guest else super().client(**fail_fast())
         try:
-            run = client.info("server").get("run_id")
+            run = _in_time(lambda: client.info("server").get("run_id"))
             self.restarted = self.run is not None and run != self.run
             self.run = run
             if self.restarted and self.guest:
@@ -184,7 +198,7 @@ class UserServer(Server):
         return 0
 
 
-def _in_time(call: Callable[[], Answer]) -> Answer:
+def _in_time(call: Callable[[], Answer], limit_s: float = CONTACT_TIMEOUT_S) -> Answer:
     """The result of a call that takes a few round trips. Raises: what the call raises;
     redis.TimeoutError.
 
@@ -200,7 +214,7 @@ def _in_time(call: Callable[[], Answer]) -> Answer:
 
     threading.Thread(target=run, daemon=True).start()
     try:
-        answer, error = answers.get(timeout=CONTACT_TIMEOUT_S)
+        answer, error = answers.get(timeout=max(0, limit_s))
     except Empty:
         raise redis.TimeoutError(f"it took longer than {CONTACT_TIMEOUT_S:g} s") from None
     if error:

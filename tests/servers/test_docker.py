@@ -11,6 +11,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -140,7 +141,6 @@ def engine():
             **chosen,
             "REDIS_LAB_SERVER": "docker",
             "REDIS_LAB_DOCKER_IMAGE": IMAGE,
-            "TESTCONTAINERS_RYUK_DISABLED": "true",
             "TESTCONTAINERS_HOST_OVERRIDE": "127.0.0.1",
         }
         yield client
@@ -197,6 +197,59 @@ def test_gone_after_owner_is_killed(engine):
         assert len(containers(engine)) == 1
         process.kill()
         assert within(60, lambda: not containers(engine))
+
+
+# At each of these moments the engine has something that its owner does not know yet
+DIES = """
+import os, signal, sys
+import docker.models.containers as containers
+from testcontainers.core import container
+from redis_lab.servers import docker as ours
+def die(*_, **__):
+    print("there is one", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+moment = sys.argv[1]
+if moment == "created":
+    containers.Container.start = die
+elif moment == "started":
+    start = containers.Container.start
+    containers.Container.start = lambda self, **how: (start(self, **how), die())
+else:
+    ours.DockerServer._wait_until_ready = die
+from redis_lab.servers.choose import server
+server()
+"""
+
+
+@pytest.mark.parametrize("moment", ["created", "started", "unready"])
+def test_gone_after_its_owner_is_killed_while_it_starts(engine, moment):
+    done = subprocess.run(
+        [*script(DIES), moment], env=environment(**engine.env), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "there is one\n"), done.stderr
+    assert within(60, lambda: not containers(engine))
+
+
+def test_ctrl_c_while_it_starts_leaves_no_container(engine):
+    body = DIES.replace("os.kill(os.getpid(), signal.SIGKILL)", "raise KeyboardInterrupt")
+    body = body.replace('print("there is one", flush=True)', "pass").replace("\nserver()\n", """
+try:
+    server()
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+    sys.stdin.readline()
+""")  # fmt: skip
+    for moment in ("created", "started", "unready"):
+        with subprocess.Popen(
+            [*script(body), moment],
+            env=environment(**engine.env),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout.readline() == "stopped\n"
+            assert within(60, lambda: not containers(engine)), moment
+            process.communicate("\n", timeout=60)
 
 
 def test_configuration_and_stop(engine):
