@@ -18,8 +18,9 @@ from .errors import LabError
 from .extras import describe_missing
 
 if TYPE_CHECKING:  # what __getattr__ provides, for editors and type checkers
-    from . import figures, magic, patterns, rest, source, teach
+    from . import calculators, figures, magic, patterns, rest, source, teach
     from . import teach as lesson
+    from .calculators import calculator
     from .distance import link
     from .logbook import progress
     from .measure import bench, load, results, theory, workload
@@ -47,6 +48,8 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "Replicated": (".servers", "Replicated"),
     "Server": (".servers", "Server"),
     "bench": (".measure.bench", None),
+    "calculator": (".calculators", "calculator"),
+    "calculators": (".calculators", None),
     "check": (".teach", "check"),
     "claim": (".teach", "claim"),
     "clean_up": (".servers", "clean_up"),
@@ -84,6 +87,8 @@ __all__ = [
     "Server",
     "__version__",
     "bench",
+    "calculator",
+    "calculators",
     "check",
     "claim",
     "clean_up",

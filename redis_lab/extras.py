@@ -7,7 +7,10 @@ import importlib.util
 from .errors import LabError
 
 EXTRAS = {
-    "lab": ("jupyterlab", "ipykernel", "IPython", "nbformat", "nbclient", "trustme"),
+    "lab": (
+        *("jupyterlab", "ipykernel", "IPython", "nbformat", "nbclient", "trustme"),
+        *("altair", "vl_convert"),
+    ),
     "rivals": ("limits", "rq", "dogpile", "cashews"),
     "http": ("upstash_redis", "httpx", "tornado"),
     "docker": ("testcontainers", "docker"),

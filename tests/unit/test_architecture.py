@@ -23,7 +23,7 @@ ROOMS = [
     ("distance", "logbook", "magic"),
     ("remote", "drill"),
     ("measure",),
-    ("figures", "rest"),
+    ("calculators", "figures", "rest"),
     ("lessons",),
     ("teach",),
     (ROOT,),
