@@ -130,6 +130,7 @@ class Promise:
     how: str
 
 
+GRACE_S = 3.0  # beyond three leases, before something counts as hung
 HUNG = Promise("hung", "seconds: once all faults are over, nothing gets on by itself any more")
 ERRORS = Promise("errors not in the contract", "calls that raised what the contract does not name")
 NO_TTL = Promise("keys without TTL", "keys that would stay for ever")
@@ -206,7 +207,7 @@ class Target:
     @property
     def patience_s(self) -> float:
         """How long to wait before something counts as hung; generous, for a busy machine."""
-        return 3 * self.lease_s + 3
+        return 3 * self.lease_s + GRACE_S
 
 
 def resolve(what: str | Callable[..., Any], kind: str) -> Target:

@@ -401,9 +401,12 @@ def _at_steps_of_two(
             order = (names[0],) * k + (names[-1],) * j + (names[0],) * 12
             at: dict[str, Any] = {what: k}
             history = stage.run(admin, order, **at)
-            if sum(name == names[0] for name, _ in stage.choices) < k:
+            played = [name for name, _ in stage.choices]
+            if played.count(names[0]) < k:
                 return
             yield stage, history
+            if played.count(names[-1]) <= j:  # it has no further step to come with
+                break
 
 
 def _at_each_step(
