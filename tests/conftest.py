@@ -125,6 +125,13 @@ def three(one_cluster):
     return one_cluster
 
 
+@pytest.fixture(scope="session")
+def moving():
+    """Another cluster of three, for tests that move its slots; each uses keys of its own."""
+    with cluster(3) as nodes:
+        yield nodes
+
+
 @pytest.fixture
 def r(lab):
     """A client of the module's server, which is empty at the start of the test."""

@@ -25,7 +25,6 @@ from redis_lab import LabError, distance
 from redis_lab.distance import Relay, link
 from redis_lab.measure.validity import TooBusy, is_busy
 from redis_lab.servers.choose import server
-from redis_lab.servers.topology import cluster
 from redis_lab.servers.user import UserServer
 
 NOW = {"retry": Retry(NoBackoff(), 0)}
@@ -420,10 +419,9 @@ def test_a_target_that_is_no_redis():
             link(f"redis://127.0.0.1:{listener.getsockname()[1]}", 2)
 
 
-def test_a_cluster_is_refused():
-    with cluster() as started:
-        for target in (started, started.client()):
-            with pytest.raises(LabError, match="one server"):
-                link(target, 2)
-        with link(started.nodes[0], 1) as far:
-            assert far.client().ping()
+def test_a_cluster_is_refused(three):
+    for target in (three, three.client()):
+        with pytest.raises(LabError, match="one server"):
+            link(target, 2)
+    with link(three.nodes[0], 1) as far:
+        assert far.client().ping()

@@ -23,7 +23,6 @@ from redis._parsers import (
 )
 
 from redis_lab import LabError
-from redis_lab.servers.topology import cluster
 from redis_lab.wiretap import Wire, _Flow, _watched, wire
 
 
@@ -601,19 +600,13 @@ def test_asyncio(relay, protocol, parser, decode):
 # clusters
 
 
-@pytest.fixture(scope="module")
-def shards():
-    with cluster() as c:
-        yield c
-
-
 def all_look(witnesses) -> tuple:
     return tuple(map(sum, zip(*(each.look() for each in witnesses), strict=True)))
 
 
-def test_cluster(shards):
-    witnesses = [ServerWitness(node.port) for node in shards.nodes]
-    client = shards.client()
+def test_cluster(three):
+    witnesses = [ServerWitness(node.port) for node in three.nodes]
+    client = three.client()
     all_look(witnesses)
     for fresh in (True, False):
         if fresh:
@@ -652,8 +645,8 @@ def test_cluster(shards):
     client.close()
 
 
-def test_cluster_that_meets_its_nodes_inside(shards):
-    client = shards.client()
+def test_cluster_that_meets_its_nodes_inside(three):
+    client = three.client()
     with wire(client) as w:
         client.nodes_manager.reset()
         for node in client.get_nodes():
@@ -667,11 +660,11 @@ def test_cluster_that_meets_its_nodes_inside(shards):
     client.close()
 
 
-def test_async_cluster(shards):
-    witnesses = [ServerWitness(node.port) for node in shards.nodes]
+def test_async_cluster(three):
+    witnesses = [ServerWitness(node.port) for node in three.nodes]
 
     async def main() -> None:
-        node = shards.nodes[0]
+        node = three.nodes[0]
         client = redis.asyncio.RedisCluster(host=node.host, port=node.port)
         kind = client.nodes_manager.connection_kwargs["connection_class"]
         all_look(witnesses)

@@ -141,6 +141,7 @@ class Promise:
     unit: str = ""
 
 
+GRACE_S = 3.0  # beyond three leases, before something counts as hung
 HUNG = Promise("hung", "once all faults are over, nothing gets on by itself any more", "s")
 ERRORS = Promise("errors not in the contract", "calls that raised what the contract does not name")
 NO_TTL = Promise("keys without TTL", "keys that would stay for ever")
@@ -230,7 +231,7 @@ class Target:
     @property
     def patience_s(self) -> float:
         """How long to wait before something counts as hung; generous, for a busy machine."""
-        return 3 * self.lease_s + 3
+        return 3 * self.lease_s + GRACE_S
 
 
 def resolve(what: str | Callable[..., Any], kind: str) -> Target:

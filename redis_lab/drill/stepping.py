@@ -435,10 +435,14 @@ def _at_steps_of_two(
         for j in range(1, 5) if len(names) > 1 else (0,):
             stage = _Stage(server, play, target, scenario)
             order = (names[0],) * k + (names[-1],) * j + (names[0],) * 12
-            history = stage.run(admin, order, **{what: after(k)})
-            if sum(name == names[0] for name, _ in stage.choices) < k:
+            at: dict[str, Any] = {what: after(k)}
+            history = stage.run(admin, order, **at)
+            played = [name for name, _ in stage.choices]
+            if played.count(names[0]) < k:
                 return
             yield stage, history
+            if played.count(names[-1]) <= j:  # it has no further step to come with
+                break
 
 
 def _at_each_step(

@@ -29,7 +29,6 @@ from redis.retry import Retry
 from redis_lab.patterns import cache as pattern
 from redis_lab.patterns.cache import AsyncCache, Cache, Entry, LoadTimeout, Versioned
 from redis_lab.servers.choose import server
-from redis_lab.servers.topology import cluster
 from redis_lab.wiretap import wire
 
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="these processes are forked")
@@ -921,8 +920,8 @@ def test_events(r):
     assert events == [*miss, ("hit", "a"), *miss]
 
 
-def test_on_a_cluster():
-    with cluster() as nodes, nodes.client() as client:
+def test_on_a_cluster(three):
+    with three.client() as client:
         cache = cache_of(client, lambda key: key)
         for _ in range(2):
             for k in range(20):
@@ -931,7 +930,7 @@ def test_on_a_cluster():
         assert cache.get("k3") == "k3" and cache.counts["load"] == 21
 
         async def awaited() -> list:
-            one = nodes.nodes[0]
+            one = three.nodes[0]
             async with redis.asyncio.RedisCluster(host=one.host, port=one.port) as client:
                 return [
                     await AsyncCache(client, "c", **OPTIONS).get(f"k{k}", never) for k in range(9)

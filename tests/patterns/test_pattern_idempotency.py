@@ -33,7 +33,6 @@ from redis_lab.patterns.idempotency import (
     Yours,
 )
 from redis_lab.servers.choose import server
-from redis_lab.servers.topology import cluster
 from redis_lab.wiretap import wire
 
 
@@ -416,8 +415,8 @@ def test_the_wrong_client_or_work_is_refused_at_once(lab, r, once):
     assert r.dbsize() == 0
 
 
-def test_on_a_cluster():
-    with cluster() as nodes, nodes.client() as client:
+def test_on_a_cluster(three):
+    with three.client() as client:
         once = Idempotency(client, "once", ttl_s=60, lease_s=5)
         assert [once.run(f"k{k}", "", lambda k=k: k) for k in range(20)] == list(range(20))
         assert [once.run(f"k{k}", "", lambda: "no") for k in range(20)] == list(range(20))

@@ -29,7 +29,6 @@ from redis_lab.patterns.leaderboard import (
     Standing,
 )
 from redis_lab.servers.choose import server
-from redis_lab.servers.topology import cluster
 from redis_lab.wiretap import wire
 
 LONG = 10_000  # days to keep: the tests' events are old
@@ -374,19 +373,19 @@ def test_the_rights_that_the_docstring_names(lab, r):
     r.execute_command("ACL", "DELUSER", "game")
 
 
-def test_adding_while_the_slot_moves(three):
+def test_adding_while_the_slot_moves(moving):
     """What was accepted is there in the end, on both boards; the slot can be moved to its end."""
     for moved in ("all", "day"):
-        with three.client() as client:
+        with moving.client() as client:
             board = Leaderboard(client, f"m{moved}", keep_days=LONG)
             board.add("ada", 5, at=MONDAY)
-            migration = Migration(three, board.keys()[0])
+            migration = Migration(moving, board.keys()[0])
             migration.move(board.keys(None if moved == "all" else TODAY)[0])
             accepted = 5
             with contextlib.suppress(redis.RedisError):
                 accepted = board.add("ada", 3, at=MONDAY)
             migration.finish()
-        with three.client() as client:
+        with moving.client() as client:
             board = Leaderboard(client, f"m{moved}", keep_days=LONG)
             assert board.top(1) == board.top(1, TODAY) == [Standing(1, "ada", accepted)]
             assert board.add("ada", 1, at=MONDAY) == accepted + 1
@@ -536,12 +535,6 @@ def test_asyncio(lab):
             AsyncLeaderboard(sync, "b", keep_days=8)
 
     asyncio.run(all_calls())
-
-
-@pytest.fixture(scope="module")
-def three():
-    with cluster() as nodes:
-        yield nodes
 
 
 def test_on_a_cluster(three):

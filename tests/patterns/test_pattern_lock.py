@@ -25,7 +25,6 @@ from redis_lab.judging import NotYet
 from redis_lab.lessons import locks as exercises
 from redis_lab.patterns.lock import AsyncLock, Lease, LeaseLost, Lock, LockTimeout
 from redis_lab.servers.choose import server
-from redis_lab.servers.topology import cluster
 from redis_lab.wiretap import wire
 
 
@@ -396,8 +395,8 @@ def test_replies_as_bytes(lab, r):
         assert isinstance(mine.fence, int) and lock.try_acquire("a") is None and lock.release(mine)
 
 
-def test_on_a_cluster():
-    with cluster() as nodes, nodes.client() as client:
+def test_on_a_cluster(three):
+    with three.client() as client:
         lock = Lock(client, "lock", lease_s=10)
         leases = [lock.try_acquire(f"k{k}") for k in range(20)]
         assert all(leases) and not any(lock.try_acquire(f"k{k}") for k in range(20))

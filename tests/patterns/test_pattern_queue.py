@@ -32,7 +32,6 @@ from redis_lab.patterns.queue import (
     StreamQueue,
 )
 from redis_lab.servers.choose import server
-from redis_lab.servers.topology import cluster
 from redis_lab.wiretap import wire
 
 BOTH = [ListQueue, StreamQueue]
@@ -380,12 +379,6 @@ def test_a_restart_in_the_middle(tmp_path, Queue):
         assert queue.counts() == counts(ready=2, taken=1)
         assert queue.done(job)
         assert [queue.take(block_s=0.1).payload for _ in range(2)] == [1, 2]
-
-
-@pytest.fixture(scope="module")
-def three():
-    with cluster() as nodes:
-        yield nodes
 
 
 def test_on_a_cluster(three):
@@ -755,14 +748,14 @@ def test_the_rights_that_the_docstring_names(lab, r, Queue):
     r.execute_command("ACL", "DELUSER", "worker")
 
 
-def test_while_the_slot_moves_nothing_is_lost(three):
+def test_while_the_slot_moves_nothing_is_lost(moving):
     """Calls may be refused meanwhile; what was accepted is there in the end."""
-    with three.client() as client:
+    with moving.client() as client:
         for Queue in BOTH:
             queue = Queue(client, f"m{Queue.__name__}")
             queue.put_many({"done": 0, "taken": 1, "ready": 2})
             job, taken = queue.take(), queue.take()
-            move_slot = Migration(three, queue.keys["jobs"])
+            move_slot = Migration(moving, queue.keys["jobs"])
             put = ["ready"]
             keys = move_slot.keys()
             for some in (keys[::2], keys[1::2]):

@@ -576,7 +576,7 @@ def test_the_wrong_client_is_refused_at_once(lab, r, kind):
 
 def test_on_a_cluster_and_when_that_is_away():
     """One node of it dies, so that the others refuse; then all of them."""
-    with cluster() as nodes, nodes.client() as client:
+    with cluster(cluster_node_timeout=500) as nodes, nodes.client() as client:
         limiters = [
             kind(client, kind.__name__, limit=2, window_s=LONG_S, when_away="open")
             for kind in KINDS

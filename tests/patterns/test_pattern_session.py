@@ -22,7 +22,6 @@ from redis_lab.judging import NotYet
 from redis_lab.lessons import sessions as exercises
 from redis_lab.patterns import session as module
 from redis_lab.patterns.session import AsyncSessions, Revoked, Session, Sessions
-from redis_lab.servers.topology import cluster
 from redis_lab.wiretap import wire
 
 
@@ -446,22 +445,16 @@ def test_ten_thousand_fields(sessions):
     assert sessions.save(id, data) and sessions.load(id).data == data
 
 
-@pytest.fixture(scope="module")
-def three():
-    with cluster() as nodes:
-        yield nodes
-
-
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.drill)])
 @pytest.mark.parametrize("moved", ["the index", "half of the sessions", "nothing yet"])
-def test_revoked_while_the_slot_moves(three, moved, rounds, figure):
+def test_revoked_while_the_slot_moves(moving, moved, rounds, figure):
     """`revoke_all`, repeated until it returns without an error: no session may live on."""
     for k in range(rounds):
         user = f"{moved}{k}".replace(" ", "")
-        with three.client() as client:
+        with moving.client() as client:
             sessions = Sessions(client, "m", idle_s=60, absolute_s=600)
             ids = [sessions.start(user) for _ in range(20)]
-            migration = Migration(three, sessions.index(user))
+            migration = Migration(moving, sessions.index(user))
             if moved == "the index":
                 migration.move(sessions.index(user))
             elif moved == "half of the sessions":
@@ -471,7 +464,7 @@ def test_revoked_while_the_slot_moves(three, moved, rounds, figure):
                 sessions.revoke_all(user)
                 revoked = True
             migration.finish()
-        with three.client() as client:
+        with moving.client() as client:
             sessions = Sessions(client, "m", idle_s=60, absolute_s=600)
             if not revoked:
                 sessions.revoke_all(user)
@@ -482,14 +475,14 @@ def test_revoked_while_the_slot_moves(three, moved, rounds, figure):
 
 @pytest.mark.drill
 @pytest.mark.timeout(900)
-def test_revoked_at_a_random_moment_of_a_move(three, figure):
+def test_revoked_at_a_random_moment_of_a_move(moving, figure):
     """20 moves of 100 sessions each; `revoke_all` is repeated until it returns without an error."""
     chance, alive = random.Random(11), 0
     for k in range(20):
-        with three.client() as client:
+        with moving.client() as client:
             sessions = Sessions(client, "d", idle_s=600, absolute_s=600)
             ids = [sessions.start(f"u{k}") for _ in range(100)]
-            migration = Migration(three, sessions.index(f"u{k}"))
+            migration = Migration(moving, sessions.index(f"u{k}"))
 
             def move(migration: Migration = migration) -> None:
                 while keys := migration.keys():
@@ -508,7 +501,7 @@ def test_revoked_at_a_random_moment_of_a_move(three, figure):
 
             assert within(60, revoked)
             mover.join()
-        with three.client() as client:
+        with moving.client() as client:
             sessions = Sessions(client, "d", idle_s=600, absolute_s=600)
             alive += sum(sessions.load(id) is not None for id in ids)
     figure(moved_slots=20, sessions_revoked=2000, of_them_alive=alive)

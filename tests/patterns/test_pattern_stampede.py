@@ -19,7 +19,6 @@ from redis_lab.judging import NotYet
 from redis_lab.lessons import stampede as exercises
 from redis_lab.patterns.stampede import EarlyRefresh, due, jittered
 from redis_lab.servers.choose import server
-from redis_lab.servers.topology import cluster
 from redis_lab.wiretap import wire
 
 
@@ -144,8 +143,8 @@ def test_early_refresh_goes_on_without_redis():
             early.get("b")
 
 
-def test_early_refresh_on_a_cluster():
-    with cluster() as nodes, nodes.client() as client:
+def test_early_refresh_on_a_cluster(three):
+    with three.client() as client:
         early = EarlyRefresh(client, "e", lambda key: key, ttl_s=60)
         for _ in range(2):
             for k in range(20):

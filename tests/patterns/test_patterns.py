@@ -26,7 +26,6 @@ from redis.retry import Retry
 from redis_lab.patterns.cache_aside import CacheAside
 from redis_lab.patterns.counter import AsyncExpiringCounter, ExpiringCounter
 from redis_lab.servers.choose import server
-from redis_lab.servers.topology import cluster
 from redis_lab.wiretap import wire
 
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="these processes are forked")
@@ -35,12 +34,6 @@ FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="these processes are f
 @pytest.fixture(scope="module")
 def lab(each_kind):
     return each_kind
-
-
-@pytest.fixture(scope="module")
-def nodes():
-    with cluster(3) as three:
-        yield three
 
 
 def in_processes(target, jobs: list[tuple]) -> list[multiprocessing.Process]:
@@ -196,8 +189,8 @@ def test_counter_stands_alone():
     assert foreign_imports("counter") == set()
 
 
-def test_counter_on_a_cluster(nodes):
-    with nodes.client() as client:
+def test_counter_on_a_cluster(three):
+    with three.client() as client:
         hits = ExpiringCounter(client, "counter", ttl_s=60)
         for n in range(20):
             assert [hits.hit(str(n)), hits.hit(str(n))] == [1, 2]
@@ -334,8 +327,8 @@ class Stepwise:
 @pytest.mark.parametrize("missing", [False, True])
 def test_no_interleaving_leaves_an_old_value(r, start, missing):
     """Two readers of three steps (look, load, store) and a writer of two (commit, announce)."""
-    orders = list(interleavings(3, 3, 2))
-    assert len(orders) == 560
+    orders = [order for order in interleavings(3, 3, 2) if order.index(0) < order.index(1)]
+    assert len(orders) == 280  # of 560: the readers are alike, so one of them may be the first
     naive_would_be_stale = 0
     for number, order in enumerate(orders):
         key, row = str(number), [1]
@@ -373,7 +366,7 @@ def test_no_interleaving_leaves_an_old_value(r, start, missing):
             for load, store in zip(loaded, stored_at, strict=True)
         )
         assert CacheAside(r, "p", lambda _, row=row: (row[0], row[0])).get(key) == 2
-    assert naive_would_be_stale > 50  # the orders that plain cache-aside fails are among them
+    assert naive_would_be_stale > 25  # the orders that plain cache-aside fails are among them
 
 
 def test_an_older_version_does_not_overwrite_a_newer_one(r):
@@ -544,9 +537,9 @@ def test_survives_a_restart_in_the_middle():
         assert without_ttl(client) == []
 
 
-def test_cache_on_a_cluster(nodes):
+def test_cache_on_a_cluster(three):
     source = Source()
-    with nodes.client() as client:
+    with three.client() as client:
         cached = CacheAside(client, "cached", source.load)
         for n in range(30):
             assert cached.get(str(n)) == cached.get(str(n)) == f"{n} of 1"
@@ -565,14 +558,14 @@ def test_cache_refuses_what_cannot_work(r, bad):
         CacheAside(r, **{"prefix": "p", "load": lambda key: (1, key), **bad})
 
 
-def test_cache_refuses_clients_that_would_break_its_promise(nodes):
+def test_cache_refuses_clients_that_would_break_its_promise(three):
     with pytest.raises(TypeError, match="synchronous client"):
         CacheAside(redis.asyncio.Redis(), "p", None)
     remembers = redis.Redis(protocol=3, cache_config=CacheConfig())
     with pytest.raises(ValueError, match="client-side caching"):
         CacheAside(remembers, "p", None)
     with (
-        nodes.client(load_balancing_strategy=LoadBalancingStrategy.ROUND_ROBIN) as spread,
+        three.client(load_balancing_strategy=LoadBalancingStrategy.ROUND_ROBIN) as spread,
         pytest.raises(ValueError, match="replica"),
     ):
         CacheAside(spread, "p", None)

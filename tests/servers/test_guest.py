@@ -439,9 +439,15 @@ def test_too_old():
     assert SECRET not in said
 
 
-def in_five_seconds(url: str) -> str:
+IMPATIENT = """
+from redis_lab.servers import base, user
+base.CONTACT_TIMEOUT_S = user.CONTACT_TIMEOUT_S = 0.5
+"""
+
+
+def in_five_seconds(url: str, before: str = "") -> str:
     """The refusal, within five seconds of asking; importing the lab is not part of that."""
-    body = VISIT.replace("try:", "import time; start = time.monotonic()\ntry:", 1)
+    body = before + VISIT.replace("try:", "import time; start = time.monotonic()\ntry:", 1)
     done = run(body.replace("sys.exit", "print(time.monotonic() - start < 5); sys.exit"),
                REDIS_URL=url)  # fmt: skip
     assert done.stderr == "" and done.returncode == 1
@@ -461,8 +467,10 @@ def test_odd_info(info):
         assert "does not answer INFO or COMMAND as Redis does" in in_five_seconds(url)
 
 
-@pytest.mark.parametrize("byte", [b"$", b"+", b"x"])
-def test_one_that_dribbles(byte):
+@pytest.mark.parametrize(
+    ("byte", "before"), [(b"+", ""), (b"$", IMPATIENT), (b"x", "")], ids=["+", "$", "x"]
+)
+def test_one_that_dribbles(byte, before):
     listener = socket.create_server(("127.0.0.1", 0))
 
     def dribble() -> None:
@@ -480,11 +488,12 @@ def test_one_that_dribbles(byte):
     threading.Thread(target=dribble, daemon=True).start()
     with listener:
         port = listener.getsockname()[1]
-        assert "No Redis answers" in in_five_seconds(f"redis://:{SECRET}@127.0.0.1:{port}/0")
+        said = in_five_seconds(f"redis://:{SECRET}@127.0.0.1:{port}/0", before)
+    assert "No Redis answers" in said
 
 
 def test_tls_to_a_plain_port(host):
-    said = in_five_seconds(f"rediss://:{SECRET}@127.0.0.1:{host.port}/0")
+    said = in_five_seconds(f"rediss://:{SECRET}@127.0.0.1:{host.port}/0", IMPATIENT)
     assert "No Redis answers" in said and "redis:// if it speaks no TLS" in said
 
 
@@ -922,6 +931,8 @@ def test_load_keeps_the_rules_of_a_guest_too(host, user):
         host.url,
         """
 from redis_lab import load
+from redis_lab.measure import validity
+validity.TRIES = 1
 rate = {"rate_per_s": 50, "seconds": 0.2}
 try:
     print(load.open_loop(r, "SET", "page", "x", **rate).errors)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from itertools import product
 from pathlib import Path
@@ -255,3 +258,12 @@ def test_each_module_comes_with_the_extra_that_its_error_names():
         for module in modules:
             named = {canonicalize_name(name) for name in distributions.get(module, ())}
             assert not named or named & brought, f"{module} does not come with {extra}"
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make")
+def test_make_lets_python_keep_what_it_has_compiled(tmp_path):
+    (tmp_path / "more.mk").write_text('show: ; @echo "[$$PYTHONDONTWRITEBYTECODE]"\n')
+    command = ["make", "-s", "-f", "Makefile", "-f", tmp_path / "more.mk", "show"]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert said.stdout == "[]\n", said
