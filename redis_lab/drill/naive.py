@@ -16,6 +16,7 @@ __all__ = [
     "CheckingLimiter",
     "ClockLimiter",
     "ClockLock",
+    "CountingLock",
     "EndlessQueue",
     "Limiter",
     "Lock",
@@ -150,10 +151,17 @@ class ClockLimiter(Limiter):
         return bool(self.client.eval(self.script, 1, f"calls:{name}", *args))
 
 
+class Fenced:
+    """A lease with a number for the store to compare."""
+
+    def __init__(self, name: str, token: str) -> None:
+        self.name, self.token, self.fence = name, token, 0
+
+
 class ClockLock(Lock):
     """Its value says until when it is held; whoever believes that this is over takes it."""
 
-    not_promised = ("lost updates",)
+    not_promised: tuple[str, ...] = ("lost updates",)
     take = """
     local until_s = tonumber(redis.call('HGET', KEYS[1], 'until'))
     if until_s and until_s > tonumber(ARGV[1]) then return 0 end
@@ -175,6 +183,32 @@ class ClockLock(Lock):
     def release(self, lease: Any) -> bool:
         """Only one's own."""
         return bool(self.client.eval(self.give, 1, *lease))
+
+
+class CountingLock(ClockLock):
+    """The server's clock and a fence; but the fences are a count that is kept in Redis."""
+
+    not_promised = ()
+    not_promised_at_failover = ("two holders", "no order of holders")
+    take = """
+    if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+    redis.call('HSET', KEYS[1], 'token', ARGV[2])
+    redis.call('PEXPIRE', KEYS[1], ARGV[1] * 1000)
+    local fence = redis.call('INCR', KEYS[2])
+    redis.call('EXPIRE', KEYS[2], 86400)
+    return fence
+    """
+
+    def acquire(self, name: str) -> Any:
+        """With the next number."""
+        lease = Fenced(f"lock:{{{name}}}", secrets.token_hex(8))
+        keys = lease.name, f"{lease.name}:fence"
+        lease.fence = self.client.eval(self.take, 2, *keys, self.lease_s, lease.token)
+        return lease if lease.fence else None
+
+    def release(self, lease: Any) -> bool:
+        """Only one's own."""
+        return super().release((lease.name, lease.token))
 
 
 class Sessions:

@@ -29,7 +29,12 @@ class Cache:
 
     lease_s = 0.3
     errors = (cache.LoadTimeout,)
-    not_promised_at_failover = ("stale after invalidate", "no order of reads", "loads for one miss")
+    not_promised_at_failover = (
+        "stale after invalidate",
+        "no order of reads",
+        "loads for one miss",
+        "absences loaded",
+    )
 
     def __init__(self, client: redis.Redis, load: Callable[[str], Any]) -> None:
         self.cache = cache.Cache(
@@ -49,7 +54,7 @@ class CacheAside:
     """`patterns.cache_aside.CacheAside`, which makes no promise about several loads."""
 
     not_promised = ("loads for one miss",)
-    not_promised_at_failover = ("stale after invalidate", "no order of reads")
+    not_promised_at_failover = ("stale after invalidate", "no order of reads", "absences loaded")
     lease_s = 0.1  # it has none: so long a reader stands still in the drill
 
     def __init__(self, client: redis.Redis, load: Callable[[str], Any]) -> None:
@@ -93,7 +98,13 @@ class ListQueue:
 
     lease_s = 0.3
     max_tries = most_tries = 10
-    not_promised_at_failover = ("jobs lost", "done twice", "two at one job", "poison rounds")
+    not_promised_at_failover = (
+        "jobs lost",
+        "done twice",
+        "two at one job",
+        "poison rounds",
+        "out of order",
+    )
     kind: type[queue.SyncQueue] = queue.ListQueue
 
     def __init__(self, client: redis.Redis) -> None:

@@ -20,7 +20,7 @@ from ..servers.topology import is_linked, wait_until
 from .faults import HOST, Migration
 from .hands import REDIS_ERRORS
 
-__all__ = ["PLACES", "Place"]
+__all__ = ["PLACES", "Pair", "Place", "connect", "pair"]
 
 Client = redis.Redis | redis.RedisCluster
 AGREE_S = 30.0
@@ -111,6 +111,33 @@ class Single(Place):
             self.servers[0].restart()
 
 
+class Pair:
+    """A primary and a replica that follows it, until it is told to listen no more."""
+
+    def __init__(self, primary: Server, replica: Server) -> None:
+        self.primary, self.replica = primary, replica
+
+    def follow(self, port: int | None = None) -> None:
+        """Let the replica follow the primary (by way of a relay's port); returns once it does."""
+        with self.replica.client() as admin:
+            admin.replicaof(HOST, port or self.primary.port)
+            wait_until(lambda: is_linked(admin), AGREE_S, "Replication")
+
+    def catch_up(self) -> None:
+        """Wait until the replica has everything. Nobody writes meanwhile."""
+        with self.primary.client() as of, self.replica.client() as to:
+            written = of.info("replication")["master_repl_offset"]
+            wait_until(
+                lambda: to.info("replication")["slave_repl_offset"] >= written,
+                *(AGREE_S, "Replication"),
+            )
+
+    def promote(self) -> None:
+        """From now on the replica hears of nothing, and is a primary itself."""
+        with self.replica.client() as admin:
+            admin.replicaof("NO", "ONE")
+
+
 class Failover(Place):
     """A primary and a replica. When the primary is killed, the replica takes its place.
 
@@ -121,9 +148,9 @@ class Failover(Place):
 
     name = fault = "failover"
 
-    def __init__(self, primary: Server, replica: Server, stack: contextlib.ExitStack) -> None:
-        self.servers, self.replica = [primary], replica
-        self.relays = [relay_to(primary)]
+    def __init__(self, pair: Pair, stack: contextlib.ExitStack) -> None:
+        self.pair, self.servers = pair, [pair.primary]
+        self.relays = [relay_to(pair.primary)]
         stack.callback(self.relays[0].stop)
         self.link: Relay | None = None
         stack.callback(self._unlink)
@@ -134,8 +161,7 @@ class Failover(Place):
     def open(cls, forget: bool) -> Iterator[Place]:
         """As Place.open: nothing is kept on disk either way."""
         with contextlib.ExitStack() as stack:
-            pair = stack.enter_context(replicated(1))
-            yield cls(pair.primary, pair.replicas[0], stack)
+            yield cls(stack.enter_context(pair()), stack)
 
     def _unlink(self) -> None:
         if self.link is not None:
@@ -144,28 +170,32 @@ class Failover(Place):
     def _follow(self) -> None:
         """Let the replica follow the primary through a relay of their own."""
         self._unlink()
-        self.link = relay_to(self.servers[0])
-        with self.replica.client() as admin:
-            admin.replicaof(HOST, self.link.port)
-            wait_until(lambda: is_linked(admin), AGREE_S, "Replication")
+        self.link = relay_to(self.pair.primary)
+        self.pair.follow(self.link.port)
 
     def disturb(self, luck: Random) -> None:
         """Let replication be late, kill the primary, promote the replica, and start the old one."""
         assert self.link is not None
-        old, new = self.servers[0], self.replica
+        old, new = self.pair.primary, self.pair.replica
         self.link.set_delay(2 * LAG_MS)
         time.sleep(luck.uniform(0.2, 0.4))
         old.kill()
         self.link.cut()
-        with new.client() as admin:
-            admin.replicaof("NO", "ONE")
+        self.pair.promote()
         self.relays[0].lead_to(new.host, new.port)
-        self.servers, self.replica = [new], old
+        self.servers, self.pair = [new], Pair(new, old)
         old.restart()
         self._follow()
 
     def __str__(self) -> str:
         return f"{super().__str__()}, a primary and a replica"
+
+
+@contextlib.contextmanager
+def pair() -> Iterator[Pair]:
+    """Start a primary and its replica."""
+    with replicated(1) as both:
+        yield Pair(both.primary, both.replicas[0])
 
 
 class Behind(Cluster):

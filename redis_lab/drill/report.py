@@ -54,7 +54,7 @@ class Report:
     orders: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     not_promised: tuple[str, ...] = ()
-    not_at_failover: tuple[str, ...] = ()  # of a race with failovers
+    not_at_failover: tuple[str, ...] = ()  # where there are failovers
     interrupted: bool = False
 
     @classmethod
@@ -72,8 +72,18 @@ class Report:
             not_at_failover=target.not_promised_at_failover if on == "failover" else (),
         )
 
-    def add(self, findings: list[Finding], witnesses: dict[str, Witness], *, raced: bool) -> None:
-        """Add the verdicts of a run; keep the shortest witness for each promise."""
+    def add(
+        self,
+        findings: list[Finding],
+        witnesses: dict[str, Witness],
+        *,
+        raced: bool,
+        failover: bool = False,
+    ) -> None:
+        """Add the verdicts of a run; keep the shortest witness for each promise.
+
+        `failover`: there was one in the run.
+        """
         for found in findings:
             line = self.lines.get(found.promise)
             if line is None:
@@ -86,16 +96,14 @@ class Report:
                     max(line.stepped, found.count) if line.unit else line.stepped + found.broken
                 )
                 line.stepped_of += bool(found.of)
-            excused = raced and found.promise in self.not_at_failover
-            line.broken = line.broken or (found.broken and not excused)
+            excused = found.promise in self.not_at_failover
+            line.broken = line.broken or (found.broken and not (excused and failover))
             if found.promise in self.not_promised:
                 line.verdict = NOT_PROMISED
             elif line.broken:
                 line.verdict = BROKEN
-            elif excused:
-                line.verdict = NOT_AT_FAILOVER
             elif line.stepped_of + line.raced_of:
-                line.verdict = HOLDS
+                line.verdict = NOT_AT_FAILOVER if excused else HOLDS
         for promise, witness in witnesses.items():
             known = self.witnesses.get(promise)
             if promise in self.lines and (not known or len(witness.steps) < len(known.steps)):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import LabError
+from ..servers import Server
 from ..servers import server as start_server
 from .contracts import Target, resolve
 from .kinds import PLAYS
-from .places import PLACES, Place
+from .places import PLACES, Pair, Place, pair
 from .race import Race
 from .report import Report
 from .stepping import Step, Witness, interleavings
@@ -49,17 +51,21 @@ def drill(
     seed = random.randrange(1_000_000) if seed is None else seed
     if on not in PLACES:
         raise LabError(f"There is no place {on!r}: it is one of {', '.join(PLACES)}.")
-    with start_server() as server:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(start_server())
         text = f"{server.product} {server.version}"
         again = command(target, seed, kills, on, forget, steps)
         report = Report.begin(target, text, seed, again, on)
         try:
-            if steps:
-                for findings, witnesses in interleavings(
-                    server, play, target, progress, forget=forget
+            places: list[Server | Pair] = [server] if steps else []
+            if steps and on == "failover":
+                places.append(stack.enter_context(pair()))
+            for each in places:
+                for mode, findings, witnesses in interleavings(
+                    each, play, target, progress, forget=forget
                 ):
                     report.orders += 1
-                    report.add(findings, witnesses, raced=False)
+                    report.add(findings, witnesses, raced=False, failover=mode == "failover")
         except KeyboardInterrupt:
             report.interrupted = True
     if kills and not report.interrupted:
@@ -107,7 +113,7 @@ def race(
                     for op in shown
                 ]
                 witnesses[each.promise] = Witness("seen in the race", steps, [])
-        report.add(found, witnesses, raced=True)
+        report.add(found, witnesses, raced=True, failover=place.name == "failover")
 
 
 def command(target: Target, seed: int, kills: int, on: str, forget: bool, steps: bool) -> str:

@@ -7,11 +7,12 @@ the first order that breaks a promise is a shortest witness. Nothing is random.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -26,6 +27,7 @@ from .faults import Watched
 from .hands import Finding, Hands, History, Play, Scenario
 from .history import Op
 from .ledger import Ledger
+from .places import Pair
 
 __all__ = ["Step", "Witness", "interleavings"]
 
@@ -71,6 +73,10 @@ class _Connection(Watched):
     actor: _Actor
     lost = False
 
+    def _connect(self) -> Any:
+        self.port = self.actor.stage.server.port
+        return super()._connect()
+
     def on_sending(self, packed: bytes) -> None:
         self.step = self.actor.arrive(shorten(packed))
 
@@ -100,6 +106,7 @@ class _Actor:
         self.loses: int | None = None
         self.lapses: int | None = None
         self.forgets: int | None = None
+        self.fails_over: int | None = None
         self.jumps: tuple[int, float] | None = None  # after so many steps, by so many seconds
         self.ahead_s = 0.0  # of its wall clock
         kind = type("Stepping", (_Connection,), {"actor": self})
@@ -183,8 +190,10 @@ class _Stepped(Hands):
 class _Stage:
     """One run of a scenario, in one order."""
 
-    def __init__(self, server: Server, play: Play, target: Target, scenario: Scenario) -> None:
-        self.server, self.play, self.target, self.scenario = server, play, target, scenario
+    def __init__(self, on: Server | Pair, play: Play, target: Target, scenario: Scenario) -> None:
+        self.pair = on if isinstance(on, Pair) else None
+        self.server = on.primary if isinstance(on, Pair) else on
+        self.play, self.target, self.scenario = play, target, scenario
         self.changed = threading.Condition()
         self.trace: list[Step] = []
         self.crashes: list[Exception] = []
@@ -210,7 +219,8 @@ class _Stage:
         admin.flushall()
         ledger = Ledger()
         actors = {name: _Actor(self, name) for name in (*self.scenario.actors, "later")}
-        later = actors["later"]
+        self.everybody, later = list(actors.values()), actors["later"]
+        others = contextlib.ExitStack()
         try:
             hands = {name: self._hands(actor, ledger) for name, actor in actors.items()}
             del actors["later"]
@@ -224,6 +234,8 @@ class _Stage:
                 actors[name].start(program, hands[name])
             self._play(actors, prefix, admin)
             self.trace.append(Step("", "then"))
+            if self.pair and self.server is self.pair.replica:
+                admin = others.enter_context(self.server.client())
             kept = without_ttl(admin)  # clients that come later may repair this
             later.open = True
             if self.scenario.after:
@@ -237,10 +249,11 @@ class _Stage:
             with self.changed:
                 self.over = True
                 self.changed.notify_all()
-            for actor in (*actors.values(), later):
+            for actor in self.everybody:
                 if actor.thread:
                     actor.thread.join(5)
                 actor.pool.disconnect()
+            others.close()
 
     def _hands(self, actor: _Actor, ledger: Ledger) -> _Stepped:
         actor.client.ping()
@@ -302,11 +315,22 @@ class _Stage:
             now = wanted
             self.choices.append((now, ready))
             actor = actors[now]
+            if self.pair and actor.fails_over == actor.steps + 1:
+                self.pair.catch_up()
+                self.pair.promote()
             with self.changed:
                 actor.granted = True
                 self.changed.notify_all()
             self._settle(actors, ASLEEP_S)
             self._jump(actor)
+            if self.pair and actor.fails_over == actor.steps:
+                actor.fails_over = None
+                self.trace.append(
+                    Step("server", "fails over, to a replica that is one step behind")
+                )
+                self.server = self.pair.replica
+                for each in self.everybody:
+                    each.pool.disconnect()
             if actor.lapses == actor.steps:
                 actor.lapses = None
                 self.trace.append(Step(now, "stands still, longer than its lease"))
@@ -323,23 +347,25 @@ def _witness(stage: _Stage, finding: Finding) -> Witness:
 
 
 def interleavings(
-    server: Server,
+    on: Server | Pair,
     play: Play,
     target: Target,
     progress: Callable[[str], object],
     *,
     forget: bool = False,
-) -> Iterator[tuple[list[Finding], dict[str, Witness]]]:
-    """Play every scenario in every order; yields the verdicts of each run, and witnesses by
-    promise.
+) -> Iterator[tuple[str, list[Finding], dict[str, Witness]]]:
+    """Play every scenario in every order; yields what each run found, and witnesses by promise.
+
+    Before that, its mode. On a pair, the one mode is "failover", since the other ones need none.
     """
-    with server.client() as admin:
+    with (on.primary if isinstance(on, Pair) else on).client() as admin:
         for scenario in play.scenarios:
-            for mode in (*scenario.modes, *["forget"] * forget):
-                for stage, history in MODES[mode](server, play, target, scenario, admin):
+            modes = (*scenario.modes, *["forget"] * forget)
+            for mode in ("failover",) if isinstance(on, Pair) else modes:
+                for stage, history in MODES[mode](on, play, target, scenario, admin):
                     progress(f"{scenario.name} ({mode})")
                     found = play.judge(history)
-                    yield found, {f.promise: _witness(stage, f) for f in found if f.broken}
+                    yield mode, found, {f.promise: _witness(stage, f) for f in found if f.broken}
                     if any(f.promise == "hung" and f.count for f in found):
                         break  # each further order would take as long
 
@@ -411,6 +437,21 @@ def _forget(
     yield from _at_steps_of_two(server, play, target, scenario, admin, "forgets")
 
 
+def _failover(
+    pair: Pair, play: Play, target: Target, scenario: Scenario, admin: redis.Redis
+) -> Runs:
+    """The server fails over after a step of either client, which its replica missed."""
+    pair.promote()
+    with pair.replica.client() as other:
+        for server, its in ((pair.primary, admin), (pair.replica, other)):
+            # Let both know the scripts, so that the first step is more than the question for one
+            _Stage(server, play, target, replace(scenario, after=None)).run(its)
+    yield from _at_steps_of_two(pair, play, target, scenario, admin, "fails_over")
+    if len(scenario.actors) > 1:
+        turned = replace(scenario, actors=dict(reversed(scenario.actors.items())))
+        yield from _at_steps_of_two(pair, play, target, turned, admin, "fails_over")
+
+
 def _clock(
     server: Server, play: Play, target: Target, scenario: Scenario, admin: redis.Redis
 ) -> Runs:
@@ -422,7 +463,7 @@ def _clock(
 
 
 def _at_steps_of_two(
-    server: Server,
+    server: Server | Pair,
     play: Play,
     target: Target,
     scenario: Scenario,
@@ -433,6 +474,8 @@ def _at_steps_of_two(
     names = list(scenario.actors)
     for k in range(1, 5):
         for j in range(1, 5) if len(names) > 1 else (0,):
+            if isinstance(server, Pair):
+                server.follow()
             stage = _Stage(server, play, target, scenario)
             order = (names[0],) * k + (names[-1],) * j + (names[0],) * 12
             at: dict[str, Any] = {what: after(k)}
@@ -474,6 +517,7 @@ MODES: dict[str, Callable[..., Runs]] = {
     "lapse": _lapse,
     "clock": _clock,
     "forget": _forget,
+    "failover": _failover,
 }
 
 

@@ -200,7 +200,12 @@ class CachePlay(Play):
         told: dict[str, float] = {}
         for op in gets:
             told[op.key] = min(told.get(op.key, EVER), op.end)
-        again = [op for key, ops in none.items() for op in ops if op.start > told[key]]
+        again = []
+        for key, ops in none.items():
+            for op in ops:  # for somebody who asked when another one had been told already
+                mine = [one.start for one in gets if (one.who, one.key) == (op.who, key)]
+                if max((at for at in mine if at <= op.start), default=0) > told[key]:
+                    again.append(op)
         return [
             Finding("loads for one miss", len(twice), len(herd), twice[0] if twice else ()),
             Finding("absences loaded", len(again), len(none), again[:2]),
