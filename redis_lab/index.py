@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import tomllib
 from pathlib import Path
+from urllib.parse import quote
 
 from .errors import LabError
 from .files import write_whole
@@ -18,6 +20,7 @@ from .reading_time import (
 from .toc import Lesson, notebooks_folder, read_heading, read_toc, renumber_links
 
 BEGIN, END = "<!-- lessons, written by redis-lab index -->", "<!-- end of lessons -->"
+BADGES = "<!-- badges, written by redis-lab index -->", "<!-- end of badges -->"
 TABLE = re.compile(re.escape(BEGIN) + r".*?" + re.escape(END), flags=re.S)
 TIME = re.compile(r"^\*\*Time:\*\* .*$", flags=re.M)
 NEXT = re.compile(r"^\*\*Next:\*\* .*$", flags=re.M)
@@ -49,6 +52,7 @@ def write_index(root: Path | None = None, *, check: bool = False) -> list[str]:
         after = renumber_links(before, listed)
         if path == root.parent / "README.md":
             after = _with_table(after, path, _table(listed, titles, path.parent))
+            after = _with_badges(after, path, _badges(root.parent, listed[0]))
         changes += _written(path, before, after, root, check)
     return changes
 
@@ -139,3 +143,31 @@ def _with_table(text: str, path: Path, table: str) -> str:
     if len(TABLE.findall(text)) != 1:
         raise LabError(f"{path.name} needs one place for the lessons: {BEGIN} … {END}")
     return TABLE.sub(lambda _: f"{BEGIN}\n\n{table}\n\n{END}", text)
+
+
+def _badges(top: Path, first: Lesson) -> str:
+    """Links that open the lessons in a browser; empty unless pyproject.toml names a Repository."""
+    project = top / "pyproject.toml"
+    text = project.read_text(encoding="utf-8") if project.exists() else ""
+    address = tomllib.loads(text).get("project", {}).get("urls", {}).get("Repository", "")
+    repository = address.rstrip("/").removesuffix(".git")
+    opened = quote(f"lab/tree/work/{first.path.name}", safe="")
+    binder = f"https://mybinder.org/v2/git/{quote(repository, safe='')}/HEAD?urlpath={opened}"
+    badges = {"https://mybinder.org/badge_logo.svg": ("Open in Binder", binder)}
+    if repository.startswith("https://github.com/"):
+        codespace = repository.replace("https://github.com", "https://codespaces.new")
+        image = "https://github.com/codespaces/badge.svg"
+        badges[image] = ("Open in GitHub Codespaces", codespace)
+    lines = [f"[![{text}]({image})]({link})" for image, (text, link) in badges.items()]
+    return "\n".join(lines) if repository else ""
+
+
+def _with_badges(text: str, path: Path, badges: str) -> str:
+    before, found, rest = text.partition(BADGES[0])
+    _, ended, after = rest.partition(BADGES[1])
+    if found and ended:
+        lines = [BADGES[0], *([f"\n{badges}\n"] if badges else []), BADGES[1]]
+        return before + "\n".join(lines) + after
+    if badges:
+        raise LabError(f"{path.name} needs one place for the badges: {' … '.join(BADGES)}")
+    return text

@@ -125,6 +125,28 @@ def test_a_page_that_has_no_place_for_it(checkout, name, old, new, trouble):
         write_index(checkout)
 
 
+def test_badges_follow_from_the_address_of_the_repository(checkout):
+    readme, project = checkout.parent / "README.md", checkout.parent / "pyproject.toml"
+    assert "mybinder.org/v2" not in readme.read_text()
+    project.write_text('[project.urls]\nRepository = "https://github.com/ada/shop.git"\n')
+    assert write_index(checkout, check=True) == ["README.md is brought up to date"]
+    write_index(checkout)
+    links = re.findall(r"\]\((https://(?:mybinder\.org/v2|codespaces)[^)]*)\)", readme.read_text())
+    assert links == [
+        "https://mybinder.org/v2/git/https%3A%2F%2Fgithub.com%2Fada%2Fshop/HEAD"
+        "?urlpath=lab%2Ftree%2Fwork%2F00_start_here.ipynb",
+        "https://codespaces.new/ada/shop",
+    ]
+    project.write_text('[project.urls]\nRepository = "https://example.org/ada/shop"\n')
+    write_index(checkout)
+    assert "codespaces" not in readme.read_text() and write_index(checkout) == []
+    change(checkout, "<!-- end of badges -->", "", "../README.md")
+    with pytest.raises(LabError, match=r"README\.md needs one place for the badges"):
+        write_index(checkout)
+    project.unlink()
+    assert write_index(checkout) == []
+
+
 def test_no_toc(tmp_path):
     with pytest.raises(LabError, match=r"toc\.yml is missing"):
         read_toc(tmp_path)
