@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -454,6 +455,66 @@ def bench(
     if plot is not None:
         found.plot(plot)
         out.print(f"plotted: {plot}", highlight=False)
+
+
+@app.command("workload")
+def run_workload(
+    name: Annotated[str, typer.Argument(help="Such as ycsb-a; without a name, list them.")] = "",
+    records: Annotated[int, typer.Option(help="How many records of about 1 KB.", min=1)] = 10_000,
+    rate: Annotated[
+        float, typer.Option(help="Operations a second; without it, as many as possible.", min=0)
+    ] = 0,
+    seconds: Annotated[float, typer.Option(help="How long to measure.", min=0.1)] = 5,
+    connections: Annotated[int, typer.Option(help="How many connections.", min=1)] = 16,
+    depth: Annotated[int, typer.Option(help="Operations in a batch, without --rate.", min=1)] = 1,
+    processes: Annotated[int, typer.Option(help="How many load generators.", min=1)] = 1,
+    save: Annotated[Path | None, typer.Option(help="Write the result here (JSON).")] = None,
+) -> None:
+    """Run a workload that others use: YCSB's A, B, C and F on hashes.
+
+    Without --rate it finds the most operations a second, and says who was saturated. With --rate
+    the operations come at random times, whether or not the server keeps up, and each is timed from
+    the moment it was due.
+    """
+    from .measure import load, results, ycsb
+
+    if not name:
+        known = [[each, workload.about] for each, workload in ycsb.WORKLOADS.items()]
+        known += [[each, f"not here: it {why}"] for each, why in ycsb.LEFT_OUT.items()]
+        table("", ["workload", "what it is"], known)
+        return
+    mix = ycsb.make_mix(name, records)
+    client: Any = connect(one_server=True)
+    ycsb.load_records(client, records)
+    how: dict[str, Any] = {"connections": connections, "processes": processes, "seconds": seconds}
+    if rate:
+        found = load.open_loop(client, mix, rate_per_s=rate, label=name, **how)
+        rows = found.rows_by_kind()
+        out.print(repr(found), highlight=False)
+        shown = [
+            [str(row["arm"]), f"{row['calls']:,}", _in_us(row["p50_us"]), _in_us(row["p99_us"])]
+            for row in rows
+        ]
+        table("", ["operation", "calls", "p50 µs", "p99 µs"], shown)
+    else:
+        most = load.saturate(client, mix, depth=depth, label=name, **how)
+        out.print(repr(most), highlight=False)
+        rows = [{"arm": name, "depth": depth, **dataclasses.asdict(most)}]
+    if save is not None:
+        facts: dict[str, Any] = {
+            "workload": name,
+            "records": records,
+            "load_connections": connections,
+        }
+        result = results.make_result(
+            name.replace("-", "_"), rows, title=f"YCSB: {name}", client=client, **facts
+        )
+        results.write(result, save)
+        out.print(f"saved: {save}", highlight=False)
+
+
+def _in_us(value: Any) -> str:
+    return f"{value:,.0f}" if isinstance(value, float) else "–"
 
 
 @app.command("drill")

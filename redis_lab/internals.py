@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import redis
@@ -22,9 +23,15 @@ CONNECT = "_connect"
 UNASKED = ("connect_check_health", "_send_ping")
 
 
+@cache
+def _make_packer() -> Callable[..., list[bytes]]:
+    """Made once: a connection, even one that is never opened, takes milliseconds to make."""
+    return redis.Connection().pack_command
+
+
 def pack_command(*words: Any) -> bytes:
     """A command as it is sent (RESP)."""
-    return b"".join(redis.Connection().pack_command(*words))
+    return b"".join(_make_packer()(*words))
 
 
 def open_socket(pool: Any) -> socket.socket:

@@ -853,3 +853,24 @@ def test_validate_notices_what_a_notebook_leaves_running(tmp_path, monkeypatch):
     finally:
         stranger.kill()
         stranger.wait()
+
+
+def test_workload_lists_what_there_is_and_what_is_left_out(lab):
+    said = lab("workload")
+    assert said.returncode == 0
+    for name in "abcdef":
+        assert f"ycsb-{name}" in said.stdout
+    assert said.stdout.count("not here") == 2
+
+
+def test_workload_saturates_and_saves(lab, tmp_path):
+    kept = tmp_path / "a.json"
+    said = lab("workload", "ycsb-a", "--records", 100, "--seconds", 0.2, "--save", kept)
+    assert said.returncode == 0 and "saturated is" in said.stdout, said.stderr
+    result = results.load(kept)
+    assert result.experiment == "ycsb_a" and result.rows[0]["per_second"] > 0
+    assert result.environment["workload"] == "ycsb-a" and result.environment["records"] == 100
+
+
+def test_workload_of_no_such_name(lab):
+    assert "ycsb-e reads ranges" in one_line_of_trouble(lab("workload", "ycsb-e"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import itertools
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from importlib.util import find_spec
 
 import numpy as np
@@ -24,7 +26,7 @@ from redis_lab import load, results
 from redis_lab.errors import LabError
 from redis_lab.judging import NotYet
 from redis_lab.lessons import load as exercises
-from redis_lab.measure import _generator, locust_user, validity
+from redis_lab.measure import _generator, locust_user, validity, ycsb
 from redis_lab.measure.baseline import get_endpoint, redis_benchmark
 from redis_lab.measure.load import find_generators_share
 from redis_lab.measure.validity import InvalidRun
@@ -143,8 +145,8 @@ def virtual_run(monkeypatch, there: VirtualServer, due: np.ndarray) -> tuple[dic
     monkeypatch.setattr(_generator, "select", there)
     monkeypatch.setattr(_generator.time, "sleep", there.sleep)
     settings = {
-        "request": load.to_base64(b"PING"),
-        "reply_bytes": 4,
+        "requests": [(load.to_base64(b"PING"), 4)],
+        "turns": load.to_base64(load.ONE_TURN.tobytes()),
         "due": load.to_base64(due.tobytes()),
         "patience_ns": 10**10,
     }
@@ -542,3 +544,92 @@ def test_a_schedule_begins_with_its_first_call_and_misses_nothing_then():
 def test_a_schedule_without_a_rate(rate):
     with pytest.raises(LabError, match="positive rate"):
         load.Schedule(rate)
+
+
+@pytest.fixture
+def stored(r):
+    ycsb.load_records(r, 50)
+    return r
+
+
+def test_a_record_is_what_ycsb_says_and_expires(stored):
+    record = stored.hgetall("ycsb:user7")
+    assert sorted(record) == [f"field{n}" for n in range(10)]
+    assert {len(value) for value in record.values()} == {100}
+    assert len(list(stored.scan_iter("ycsb:*", count=1000))) == 50
+    assert all(0 < stored.ttl(key) <= 3600 for key in stored.scan_iter("ycsb:*", count=1000))
+
+
+@pytest.mark.parametrize(
+    ("name", "updates"), [("ycsb-a", 0.5), ("ycsb-b", 0.05), ("ycsb-c", 0), ("ycsb-f", 1 / 3)]
+)
+def test_the_shares_of_a_workload(name, updates):
+    mix = ycsb.make_mix(name, 50)
+    kinds = mix.kinds_of(len(mix.turns))
+    assert (kinds == 1).mean() == pytest.approx(updates, abs=0.02)
+    keys = Counter(mix.commands[turn][1][1] for turn in mix.turns)
+    probabilities = np.sort(load_zipf(50))[::-1]
+    found = np.array([n for _, n in keys.most_common()]) / len(mix.turns)
+    assert found == pytest.approx(probabilities, abs=0.02), "the popular ones follow Zipf's law"
+
+
+def load_zipf(n: int) -> np.ndarray:
+    weights = 1 / np.arange(1, n + 1) ** 0.99
+    return weights / weights.sum()
+
+
+def test_a_read_modify_write_reads_and_then_writes_the_same_record():
+    mix = ycsb.make_mix("ycsb-f", 50)
+    for before, turn in itertools.pairwise(mix.turns):
+        kind, command = mix.commands[turn]
+        if kind == 1:
+            assert mix.commands[before] == (0, ("HGETALL", command[1]))
+
+
+def test_a_mix_at_a_rate_is_executed_as_it_says(stored):
+    stored.config_resetstat()
+    mix = ycsb.make_mix("ycsb-a", 50)
+    found = open_loop(stored, mix, rate_per_s=400, seconds=0.5, processes=2)
+    assert found.errors == 0 and len(found.kind) == len(found.due)
+    stats = stored.info("commandstats")
+    done = len(found.due) + found.warm_up
+    probes = 4  # two of each kind
+    calls = {name: stats[f"cmdstat_{name}"]["calls"] for name in ("hgetall", "hset")}
+    assert sum(calls.values()) >= done + probes
+    every, *by_kind = found.rows_by_kind()
+    assert [row["arm"] for row in by_kind] == ["read", "update"]
+    assert sum(row["calls"] for row in by_kind) == every["calls"] == len(found.due)
+    assert stored.hlen("ycsb:user0") == 10, "an update adds no field"
+
+
+@pytest.mark.parametrize("depth", [1, 7])
+def test_a_mix_saturates_and_its_replies_are_counted(stored, depth):
+    stored.config_resetstat()
+    mix = ycsb.make_mix("ycsb-b", 50)
+    most = load.saturate(stored, mix, depth=depth, connections=3, processes=2, seconds=0.2)
+    assert most.per_second > 0
+    stats = stored.info("commandstats")
+    reads, updates = (stats[f"cmdstat_{name}"]["calls"] for name in ("hgetall", "hset"))
+    assert updates > 0 and updates / (reads + updates) == pytest.approx(0.05, abs=0.04)
+
+
+def test_replies_of_one_kind_that_differ_in_length_are_refused(r):
+    r.set("short", "x"), r.set("long", "x" * 100)
+    mix = load.Mix(("get",), [(0, ("GET", "short")), (0, ("GET", "long"))], load.ONE_TURN)
+    with pytest.raises(LabError, match="differ in length"):
+        load.saturate(r, mix, seconds=0.1)
+
+
+@pytest.mark.parametrize("name", ["ycsb-d", "ycsb-e", "ycsb-z", ""])
+def test_a_workload_that_is_not_there(name):
+    with pytest.raises(LabError, match="There is no workload") as raised:
+        ycsb.make_mix(name, 10)
+    assert (ycsb.LEFT_OUT.get(name, "") in str(raised.value)) and "ycsb-a" in str(raised.value)
+
+
+@pytest.mark.parametrize("records", [0, -1])
+def test_a_workload_without_records(r, records):
+    with pytest.raises(LabError, match="at least one record"):
+        ycsb.load_records(r, records)
+    with pytest.raises(LabError, match="at least one record"):
+        ycsb.make_mix("ycsb-a", records)

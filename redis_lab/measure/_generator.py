@@ -9,9 +9,13 @@ It also ends when the process that started it has ended.
 - `saturate`: every connection always has a batch under way.
 - `open`: request n is due at `due[n]`, independently of all other requests. It is sent on a free
   connection, or as soon as one is free, as in a service with a connection pool.
+
+`requests` holds each request and the length of its reply; `turns` says which one comes when, and
+begins again at its end.
 """
 
 import base64
+import itertools
 import json
 import os
 import select
@@ -57,9 +61,25 @@ def begin():
     return start
 
 
+def requests_and_turns(settings):
+    requests = [(base64.b64decode(text), length) for text, length in settings["requests"]]
+    turns = array("i")
+    turns.frombytes(base64.b64decode(settings["turns"]))
+    return requests, turns
+
+
+def batches_of(requests, turns, depth):
+    """The requests in turn, `depth` in a batch; each batch with the length of its replies."""
+    few = len(turns) // depth or 1  # at least one, of turns that begin again
+    for start in range(0, few * depth, depth):
+        chosen = [requests[turns[k % len(turns)]] for k in range(start, start + depth)]
+        yield b"".join(request for request, _ in chosen), sum(length for _, length in chosen)
+
+
 def saturate(settings, connections):
-    batch = base64.b64decode(settings["request"]) * settings["depth"]
-    length = settings["reply_bytes"] * settings["depth"]
+    depth = settings["depth"]
+    requests, turns = requests_and_turns(settings)
+    batches_in_turn = itertools.cycle(batches_of(requests, turns, depth))
     warm = begin() + settings["warm_ns"]
     end = warm + settings["ns"]
     buffer, batches, errors = bytearray(CHUNK), 0, 0
@@ -68,13 +88,16 @@ def saturate(settings, connections):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
     cpu = time.process_time()
     start = now()
+    owed = []  # bytes of the replies that each connection waits for
     for connection in connections:
+        batch, length = next(batches_in_turn)
         connection.sendall(batch)
+        owed.append(length)
     while (moment := now()) < end:
         if warm and moment >= warm:  # batches before this moment are not counted
             start, cpu, batches, warm = moment, time.process_time(), 0, 0
-        for connection in connections:
-            missing = length
+        for k, connection in enumerate(connections):
+            length = missing = owed[k]
             while missing > 0:
                 try:
                     got = connection.recv_into(buffer, min(missing, CHUNK))
@@ -88,14 +111,15 @@ def saturate(settings, connections):
                     errors += 1
                 missing -= got
             batches += 1
+            batch, owed[k] = next(batches_in_turn)
             connection.sendall(batch)
     took = now() - start
     cpu = time.process_time() - cpu
-    return {"requests": batches * settings["depth"], "errors": errors, "ns": took, "cpu_s": cpu}, []
+    return {"requests": batches * depth, "errors": errors, "ns": took, "cpu_s": cpu}, []
 
 
 def open_loop(settings, connections):
-    request, length = base64.b64decode(settings["request"]), settings["reply_bytes"]
+    requests, turns = requests_and_turns(settings)
     due = array("q")
     due.frombytes(base64.b64decode(settings["due"]))
     count = len(due)
@@ -121,9 +145,10 @@ def open_loop(settings, connections):
             upcoming += 1
         while waiting and free:
             n, connection = waiting.popleft(), free.popleft()
+            request, length = requests[turns[n % len(turns)]]
             sent[n] = now() - start
             connection.sendall(request)
-            busy[connection] = [n, 0]
+            busy[connection] = [n, 0, length]
         left = start + due[upcoming] - now() if upcoming < count else 10_000_000
         nap = 0 if left < NAP_NS else (left - NAP_NS / 2) / 1e9
         begun = now()
@@ -135,7 +160,7 @@ def open_loop(settings, connections):
         if nap or not readable:
             idle_ns += now() - begun
         for connection in readable:
-            n, got = busy[connection]
+            n, got, length = busy[connection]
             reply = connection.recv(CHUNK)
             if not reply:
                 raise SystemExit("The server closed the connection.")

@@ -10,6 +10,7 @@ at once, and the requests come even if the server cannot keep up:
 - `read_server_latency` reads the server's own clock: the execution of each command alone.
 - `Schedule` is for a caller in the lesson's own process: it says which requests were due while the
   caller waited for a reply.
+- A `Mix` of commands can be sent instead of one command.
 - `saturate` keeps batches under way on all connections, to find the server's maximum throughput.
 
 The generators (`_generator.py`) send bytes that were encoded beforehand over plain sockets, so that
@@ -49,6 +50,7 @@ __all__ = [
     "CLOCKS",
     "InvalidRun",
     "Load",
+    "Mix",
     "Saturation",
     "Schedule",
     "TooBusy",
@@ -65,10 +67,30 @@ BUSY = 0.85  # of one core: from here on a process counts as saturated
 IDLE = 0.05  # a generator that is idle for less than this share of the time is the bottleneck
 TIMEOUT_S = 30.0  # give up this long after the last request was due, or after the last reply
 CLOCKS = ("response", "service")
+ONE_TURN = np.zeros(1, dtype=np.int32)
 
 
 def __dir__() -> list[str]:
     return __all__
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Several commands in a given order, which begins again at its end.
+
+    `kinds` are the names of the kinds of command, `commands` pairs of a kind (its place in `kinds`)
+    and a command, `turns` which of the commands comes when. All replies to commands of one kind
+    must have the same length.
+    """
+
+    kinds: tuple[str, ...]
+    commands: Sequence[tuple[int, tuple[object, ...]]]
+    turns: np.ndarray
+
+    def kinds_of(self, requests: int) -> np.ndarray:
+        """The kind of each of so many requests."""
+        kind = np.array([kind for kind, _ in self.commands])
+        return kind[np.resize(self.turns, requests)]
 
 
 @dataclass
@@ -88,6 +110,8 @@ class Load:
     In a run that ends in a backlog, the times grow for as long as the run lasts, so they have no
     single distribution. Then no percentile and no mean is reported; `backlog` is the number of
     requests that were waiting.
+
+    Of a `Mix`, `kind` is the place in `kinds` of each request.
     """
 
     offered_per_s: float
@@ -101,6 +125,8 @@ class Load:
     warm_up: int = 0
     connections: int = 1
     doubt: str = ""  # why these times mean nothing; empty if they are valid
+    kinds: tuple[str, ...] = ()
+    kind: np.ndarray | None = None
 
     @property
     def achieved_per_s(self) -> float:
@@ -134,7 +160,10 @@ class Load:
         It is None with fewer than a hundred samples beyond it (`stats.percentile`), if the run ends
         in a backlog, or if more than a tenth of it may be the generator's own lag.
         """
-        found = percentile(self.times_ns(clock), q)
+        return self._valid_us(self.times_ns(clock), q)
+
+    def _valid_us(self, times_ns: np.ndarray, q: float) -> float | None:
+        found = percentile(times_ns, q)
         if found is None or self.ends_in_backlog or self.lag_at_ns(q) > LAG_SHARE * found:
             return None
         return found / 1e3
@@ -178,6 +207,15 @@ class Load:
     def rows(self) -> list[dict[str, object]]:
         """A row for each clock, for `results.make_result`."""
         return [self.row(clock) for clock in CLOCKS]
+
+    def rows_by_kind(self) -> list[dict[str, object]]:
+        """Of a `Mix`: a row of response times for all commands, and one for each kind."""
+        found = [self.row(arm="all")]
+        for place, name in enumerate(self.kinds):
+            times = self.times_ns()[self.kind == place]
+            percentiles = {f"p{q}_us": self._valid_us(times, q) for q in (50, 99)}
+            found.append({"arm": name, "calls": len(times), **percentiles})
+        return found
 
     def histograms(self) -> dict[str, HdrHistogram]:
         """A histogram for each clock, by the names that the rows have."""
@@ -276,7 +314,8 @@ def open_loop(
     """Send a command at a chosen rate to the server of a client, each request when it is due.
 
     `connections` in all, shared by `processes`; `arrivals` are "poisson" or "constant". The
-    command's replies must all be of one length, such as those of GET of one key. Before the
+    command's replies must all be of one length, such as those of GET of one key; it may also be one
+    `Mix`. Before the
     measurement, requests come at the same rate for `warm_up_s` (by default a tenth of the time, at
     most 0.2 s), until connections, caches and clock frequency are stable.
 
@@ -304,17 +343,26 @@ def open_loop(
     before = (arrive(warm_s, seed + 1) * 1e9).astype(np.int64) if warm_ns else counted[:0]
     due = np.concatenate([before[before < warm_ns], counted + warm_ns])
     base = settings_for(client, command) | {"mode": "open", "patience_ns": int(TIMEOUT_S * 1e9)}
+    mix = command[0] if isinstance(command[0], Mix) else None
+    turns = np.resize(mix.turns if mix else [0], len(due)).astype(np.int32)
     jobs = [
-        {**base, "connections": share, "due": to_base64(due[k :: len(shares)].tobytes())}
+        {
+            **base,
+            "connections": share,
+            "due": to_base64(due[k :: len(shares)].tobytes()),
+            "turns": to_base64(turns[k :: len(shares)].tobytes()),
+        }
         for k, share in enumerate(shares)
         if len(due[k :: len(shares)])  # none if there are fewer requests than processes
     ]
     label = label or f"{rate_per_s:,.0f} a second"
-    return retry_while_busy(lambda: _run_open_loop(jobs, len(due), seconds, warm_ns, label), label)
+    return retry_while_busy(
+        lambda: _run_open_loop(jobs, len(due), seconds, warm_ns, label, mix), label
+    )
 
 
 def _run_open_loop(
-    jobs: list[dict], requests: int, seconds: float, warm_ns: int, label: str
+    jobs: list[dict], requests: int, seconds: float, warm_ns: int, label: str, mix: Mix | None
 ) -> Load:
     """One try of `open_loop`."""
     heads, columns = _run_generators(jobs, seconds + warm_ns / 1e9, label)
@@ -342,6 +390,8 @@ def _run_open_loop(
         generator_idle=min(head["idle"] for head in heads),
         warm_up=int((~counted).sum()),
         connections=sum(job["connections"] for job in jobs),
+        kinds=mix.kinds if mix else (),
+        kind=mix.kinds_of(requests)[counted] if mix else None,
     )
     if why := find_generators_share(found):
         if found.generator_idle < IDLE and found.generator_busy >= BUSY:  # it had its core
@@ -433,11 +483,13 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
     """The address, the request and the length of a reply. Raises: LabError if the length varies."""
     if not command:
         raise LabError('Which command? open_loop(r, "GET", "key", …)')
+    mix = command[0] if isinstance(command[0], Mix) else Mix(("",), [(0, tuple(command))], ONE_TURN)
     if isinstance(client, redis.RedisCluster):
         raise LabError("Load goes to one server; give a client of one node of the cluster.")
     if issubclass(first_primary(client).connection_pool.connection_class, redis.SSLConnection):
         raise LabError("The load generator speaks no TLS.")
-    guard(client, tuple(command))
+    for _, each in mix.commands:
+        guard(client, each)
     where, greeting = get_endpoint(client), []
     if where.get("password"):
         greeting.append(["AUTH", where.get("username") or "default", where["password"]])
@@ -448,13 +500,23 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
         "port": where.get("port"),
         "path": where.get("path"),
         "greeting": [to_base64(internals.pack_command(*line)) for line in greeting],
-        "request": to_base64(internals.pack_command(*command)),
+        "turns": to_base64(mix.turns.astype(np.int32).tobytes()),
     }
+    lengths = {kind: _probe(settings, mix, kind) for kind in range(len(mix.kinds))}
+    packed = [
+        (to_base64(internals.pack_command(*each)), lengths[kind]) for kind, each in mix.commands
+    ]
+    return settings | {"requests": packed}
+
+
+def _probe(settings: dict, mix: Mix, kind: int) -> int:
+    """The length of a reply to this kind of command. Raises: LabError if it varies."""
+    examples = [each for its_kind, each in mix.commands if its_kind == kind]
     lengths, sample = set(), b""
     try:
         with _generator.connected(settings) as probe:
             probe.settimeout(30)
-            for _ in range(2):
+            for command in (examples[0], examples[-1]):
                 probe.sendall(internals.pack_command(*command))
                 probe.sendall(internals.pack_command("ECHO", "that's it"))
                 sample = b""
@@ -476,7 +538,7 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
             "The replies to this command differ in length, and the generator counts bytes. "
             "Choose one with replies of one length, such as GET of one key."
         )
-    return settings | {"reply_bytes": lengths.pop()}
+    return lengths.pop()
 
 
 def server_cpu_s(client: redis.Redis) -> float:
