@@ -28,7 +28,7 @@ from redis.connection import SSLConnection
 from . import internals
 from .child import Child
 from .errors import LabError
-from .servers.base import Server, check_url
+from .servers.base import CONTACT_TIMEOUT_S, Allowance, Server, check_url
 from .servers.guest import guest_of, restrict
 from .servers.topology import Cluster
 
@@ -172,16 +172,17 @@ class Link:
         """A bare socket on which the client's server has answered a first PING."""
         pool = client.connection_pool
         try:
-            sock = internals.open_socket(pool)
+            sock = Allowance().call(lambda: internals.open_socket(pool))
         except (OSError, redis.RedisError) as error:
             raise LabError(
                 f"No Redis answers at {self.target} ({error}). "
                 "Start it, or correct the address, before putting a link in front of it."
             ) from error
         with contextlib.closing(sock):
-            sock.settimeout(ANSWER_TIMEOUT_S + 4 * self.wanted_ms / 1000)
+            sock.settimeout(CONTACT_TIMEOUT_S + 4 * self.wanted_ms / 1000)
             try:
                 _ping_ms(sock)
+                sock.settimeout(ANSWER_TIMEOUT_S + 4 * self.wanted_ms / 1000)
                 yield sock
             except OSError as error:
                 raise LabError(
@@ -303,6 +304,6 @@ def _ping_ms(sock: socket.socket) -> float:
     sock.sendall(b"PING\r\n")
     reply = sock.recv(512)
     taken = time.perf_counter_ns() - start
-    if reply[:1] not in (b"+", b"-"):
+    if not reply.startswith((b"+PONG", b"-")) or not reply.endswith(b"\r\n"):
         raise OSError(f"it replied {reply[:40]!r}" if reply else "it closed the connection")
     return taken / 1e6

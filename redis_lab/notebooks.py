@@ -34,6 +34,7 @@ sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None
 
 CELL_TIMEOUT_S = 300
 LEFT_S = 10  # what a notebook has started may take so long to end after it
+KERNEL_END_S = 2.0  # a cell that Ctrl-C has not ended by then is killed with its kernel
 TOOK = "validation_seconds.json"  # in data/local: how long each notebook took the last time
 # Run by child.Child
 HELPERS = ("/_keeper.py", "/_relay.py", "/_generator.py", "/rest/app.py", "/_remover.py")
@@ -107,7 +108,9 @@ def execute(
             extra_arguments=["--IPKernelApp.log_level=50"],  # Ctrl-C makes it log a traceback
             resources={"metadata": {"path": str(path.parent)}},
         )
-        client.create_kernel_manager().connection_file = os.path.join(run.name, name)
+        manager = client.create_kernel_manager()
+        manager.connection_file = os.path.join(run.name, name)
+        manager.shutdown_wait_time = KERNEL_END_S
         variables = {**os.environ, **run.environment, **(env or {}), "REDIS_LAB_EFFORT": effort}
         return client, client.setup_kernel(env={**variables, claims.STRICT: "1"})
 

@@ -15,6 +15,7 @@ import pytest
 import trustme
 
 from redis_lab import LabError, server
+from redis_lab.measure.validity import TooBusy
 from redis_lab.servers.base import free_port
 from redis_lab.servers.choose import KINDS
 
@@ -36,6 +37,13 @@ def within(limit_s: float, condition) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def assert_prompt(took_s: float, promised_s: float = 5.0) -> None:
+    """That it took no longer than is promised. Raises: TooBusy where the machine may be why."""
+    if took_s > promised_s and psutil.getloadavg()[0] > (os.cpu_count() or 1):
+        raise TooBusy(f"{took_s:.1f} s instead of {promised_s:g} s")
+    assert took_s <= promised_s
 
 
 def gone(pid: int) -> bool:

@@ -273,6 +273,10 @@ def is_making(place: Place) -> bool:
     return any(map(unfinished, place.folder.glob("[dw]*/*")))
 
 
+def has_copies(place: Place) -> bool:
+    return any(place.folder.glob("work/**/*.ipynb"))
+
+
 COMMANDS = {
     "lab": Command(redis_lab("lab", "--no-browser", "--port", "0"), 6, use=open_a_kernel),
     "validate": Command(redis_lab("validate", "own"), 6),
@@ -283,7 +287,7 @@ COMMANDS = {
     "drill": Command(drilled, 4),
     "grade": Command(hand_in, 4),
     "new": Command(begin_a_lesson, 4, whole=damaged_notebook),
-    "work": Command(redis_lab("work"), 2, is_making, whole=damaged_notebook),
+    "work": Command(redis_lab("work"), 1, has_copies, whole=damaged_notebook),
     "reset": Command(change_then_reset, 1, lambda place: True, whole=lost_work),
     "site": Command(build_the_site, 6, is_making),
     "data": Command(redis_lab("data"), 3, is_making),

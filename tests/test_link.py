@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 import redis
-from processes import gone, tls_server, within
+from processes import assert_prompt, gone, tls_server, within
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -417,6 +417,24 @@ def test_a_target_that_is_no_redis():
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(LabError, match="as Redis does"):
             link(f"redis://127.0.0.1:{listener.getsockname()[1]}", 2)
+
+
+@pytest.mark.parametrize("bytes_sent", [b"", b"+", b"-"])
+def test_a_target_that_is_silent_or_dribbles_is_one_clear_line_in_time(bytes_sent):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def dribble():
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                while True:
+                    connection.sendall(bytes_sent)
+                    time.sleep(0.2)
+
+        threading.Thread(target=dribble, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(LabError, match="as Redis does"):
+            link(f"redis://127.0.0.1:{listener.getsockname()[1]}", 2)
+        assert_prompt(time.monotonic() - began)
 
 
 def test_a_cluster_is_refused(three):

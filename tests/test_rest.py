@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -22,7 +23,7 @@ import pytest
 import redis
 import upstash_redis
 import upstash_redis.asyncio
-from processes import gone, within
+from processes import assert_prompt, gone, within
 from upstash_redis.errors import UpstashError
 
 from redis_lab import link, rest
@@ -804,6 +805,47 @@ def test_the_service_when_it_is_named(web, monkeypatch):
     found = rest.service(web)
     assert found.url == web.url and found.prefix != web.prefix
     assert found.client().ping() == "PONG"
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "words"),
+    [
+        ("rediss://default:hunter2@name.upstash.io:6379", TOKEN, "should be the service's address"),
+        ("https://:hunter2@name.upstash.io", TOKEN, "should be the service's address"),
+        ("https://name.upstash.io/?_token=hunter2", TOKEN, "should be the service's address"),
+        ("HERE", "hunter2", "that takes this token"),
+        ("HERE", "hunter2 \N{PILE OF POO}", "that takes this token"),
+        ("http://127.0.0.1:1", "hunter2", "Nothing answers"),
+        ("SILENT", "hunter2", "Nothing answers"),
+        ("DRIBBLING", "hunter2", "Nothing answers"),
+        ("REDIS", "hunter2", "Nothing answers"),
+    ],
+)
+def test_a_service_that_is_none_is_one_clear_line_without_a_secret(
+    url, token, words, web, lab, monkeypatch
+):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def dribble():
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                while url == "DRIBBLING":
+                    connection.sendall(b"H")
+                    time.sleep(0.2)
+                time.sleep(10)
+
+        if url in ("SILENT", "DRIBBLING"):
+            threading.Thread(target=dribble, daemon=True).start()
+        there = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        places = {"HERE": web.url, "SILENT": there, "DRIBBLING": there}
+        places["REDIS"] = f"http://127.0.0.1:{lab.port}"
+        monkeypatch.setenv(rest.URL, places.get(url, url))
+        monkeypatch.setenv(rest.TOKEN, token)
+        began = time.monotonic()
+        with pytest.raises(LabError, match=words) as raised:
+            rest.service(web)
+        assert_prompt(time.monotonic() - began)
+        assert "hunter2" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_exchanges_count_what_crosses_the_wire(u):

@@ -17,11 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import redis
+
 from ..child import Child
 from ..distance import Link, Relay
 from ..errors import LabError
 from ..extras import require
-from ..servers.base import Server, check_url
+from ..servers.base import CONTACT_TIMEOUT_S, Allowance, Server, check_url, redact
 
 __all__ = ["TOKEN", "URL", "Endpoint", "Gateway", "gateway", "service"]
 
@@ -39,7 +41,7 @@ class Endpoint:
         self.url, self.token, self.prefix = url, token, prefix
 
     def __repr__(self) -> str:
-        return f"the REST API at {self.url}"
+        return f"the REST API at {redact(self.url)}"
 
     def client(self, **options: Any) -> Any:
         """A new `upstash_redis.Redis`, with telemetry switched off."""
@@ -196,11 +198,40 @@ def service(default: Gateway) -> Endpoint:
 
     On the service the prefix holds random letters, so that a lesson touches only its own keys.
 
-    Raises: LabError when only one of the two is set.
+    Raises: LabError when only one of the two is set, or no such service answers there.
     """
     url, token = os.environ.get(URL), os.environ.get(TOKEN)
     if not url and not token:
         return default
     if not url or not token:
         raise LabError(f"Set both {URL} and {TOKEN}, or neither, to use a gateway of the lab's.")
+    if not re.fullmatch(r"https?://[\w.-]+(:\d+)?/?", url):
+        raise LabError(
+            f"{URL} should be the service's address, https://name.upstash.io, without a password, "
+            f"not {redact(url)}."
+        )
+    _try(url, token)
     return Endpoint(url.rstrip("/"), token, f"{default.prefix}{secrets.token_hex(4)}:")
+
+
+def _try(url: str, token: str) -> None:
+    """Raises: LabError where no REST API answers, or not with this token."""
+    import httpx
+
+    def ask() -> httpx.Response:
+        sent = {"Authorization": f"Bearer {token}"}
+        return httpx.post(url, json=["PING"], headers=sent, timeout=CONTACT_TIMEOUT_S)
+
+    try:
+        answer = Allowance().call(ask)
+        said = answer.json()
+        pong = answer.status_code == 200 and said["result"] == "PONG"
+    except (httpx.HTTPError, redis.RedisError, OSError) as error:
+        raise LabError(f"Nothing answers at {url} ({error}). Correct {URL}, or unset it.") from None
+    except (ValueError, KeyError, TypeError):  # also a token that cannot stand in a header
+        pong = False
+    if not pong:
+        raise LabError(
+            f"What answers at {url} is no REST API of Redis that takes this token. Correct {URL} "
+            f"and {TOKEN}, or unset both to use a gateway of the lab's."
+        )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-from collections.abc import Iterator
-from typing import Any, ClassVar
+import threading
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+from typing import Any, ClassVar, TypeVar, cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -15,9 +17,12 @@ from redis.retry import Retry
 from ..errors import LabError
 from .guest import Guest
 
+Answer = TypeVar("Answer")
+
 OLDEST = (7, 0)
 START_TIMEOUT_S = 10.0
-CONTACT_TIMEOUT_S = 3.5  # for the first answers of a server that somebody else started
+CONTACT_TIMEOUT_S = 4.0  # for the first answers of a server that somebody else started
+STEP_S = 0.05
 
 # A lesson's server keeps nothing on disk unless the lesson is about that.
 DEFAULTS: dict[str, object] = {"save": "", "appendonly": "no", "bind": "127.0.0.1"}
@@ -114,6 +119,40 @@ def fail_fast() -> dict[str, Any]:
     """
     limits = {"socket_connect_timeout": CONTACT_TIMEOUT_S, "socket_timeout": CONTACT_TIMEOUT_S}
     return {"retry": Retry(NoBackoff(), 0), "protocol": 2, **limits}
+
+
+class Allowance:
+    """The time that a server's first answers may take together.
+
+    A timeout of the socket's would begin again with every byte that a server sends. It is counted
+    in steps, which take longer on a busy machine: that is no fault of the server's.
+    """
+
+    def __init__(self, limit_s: float | None = None) -> None:
+        self.limit_s = CONTACT_TIMEOUT_S if limit_s is None else limit_s
+        self.steps = round(self.limit_s / STEP_S)
+
+    def call(self, call: Callable[[], Answer]) -> Answer:
+        """The result of a call. Raises: what the call raises; redis.TimeoutError."""
+        answers: SimpleQueue[tuple[Answer | None, BaseException | None]] = SimpleQueue()
+
+        def run() -> None:
+            try:
+                answers.put((call(), None))
+            except BaseException as error:
+                answers.put((None, error))
+
+        threading.Thread(target=run, daemon=True).start()
+        while self.steps > 0:
+            try:
+                answer, error = answers.get(timeout=STEP_S)
+            except Empty:
+                self.steps -= 1
+                continue
+            if error:
+                raise error
+            return cast(Answer, answer)
+        raise redis.TimeoutError(f"it took longer than {self.limit_s:g} s") from None
 
 
 def free_port() -> int:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator
-from queue import Empty, SimpleQueue
-from typing import Any, TypeVar, cast
+from collections.abc import Iterator
+from typing import Any, cast
 
 import redis
 
 from ..errors import LabError
-from .base import CONTACT_TIMEOUT_S, Kind, Server, check_url, fail_fast, is_too_old, redact
+from .base import (
+    Allowance,
+    Kind,
+    Server,
+    check_url,
+    fail_fast,
+    is_too_old,
+    redact,
+)
 from .guest import Guest, claim_database, restrict, restrict_cluster
-
-Answer = TypeVar("Answer")
 
 
 class UserServer(Server):
@@ -34,16 +37,9 @@ class UserServer(Server):
         self.host = pool.connection_kwargs.get("host", "127.0.0.1")
         self.port = pool.connection_kwargs.get("port", 0)
         self.socket = pool.connection_kwargs.get("path")
-        self._left_s = CONTACT_TIMEOUT_S  # for all that comes before a lesson's first command
+        self._allowance = Allowance()  # for all that comes before a lesson's first command
         with self._explained():
-            self._contact(self._examine)
-
-    def _contact(self, call: Callable[[], Answer]) -> Answer:
-        began = time.monotonic()
-        try:
-            return _in_time(call, self._left_s)
-        finally:
-            self._left_s -= time.monotonic() - began
+            self._allowance.call(self._examine)
 
     def _examine(self) -> None:
         """Find out which server it is. Raises: LabError if the lab cannot work on it."""
@@ -135,7 +131,7 @@ class UserServer(Server):
         """
         if self.guest is None:
             with self._explained():
-                self.guest = self._contact(self._claim)
+                self.guest = self._allowance.call(self._claim)
             if self.guest.removed:
                 print(
                     f"Removed {self.guest.removed:,} keys that a run of the lab had left in "
@@ -169,7 +165,7 @@ class UserServer(Server):
         """
         client = self.guest.client if self.guest else super().client(**fail_fast())
         try:
-            run = _in_time(lambda: client.info("server").get("run_id"))
+            run = Allowance().call(lambda: client.info("server").get("run_id"))
             self.restarted = self.run is not None and run != self.run
             self.run = run
             if self.restarted and self.guest:
@@ -196,30 +192,6 @@ class UserServer(Server):
         ):
             return guest.remove_written(client)
         return 0
-
-
-def _in_time(call: Callable[[], Answer], limit_s: float = CONTACT_TIMEOUT_S) -> Answer:
-    """The result of a call that takes a few round trips. Raises: what the call raises;
-    redis.TimeoutError.
-
-    The socket's own timeout is not enough: it starts again with every byte that a server sends.
-    """
-    answers: SimpleQueue[tuple[Answer | None, BaseException | None]] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            answers.put((call(), None))
-        except BaseException as error:
-            answers.put((None, error))
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        answer, error = answers.get(timeout=max(0, limit_s))
-    except Empty:
-        raise redis.TimeoutError(f"it took longer than {CONTACT_TIMEOUT_S:g} s") from None
-    if error:
-        raise error
-    return cast(Answer, answer)
 
 
 class Url(Kind):

@@ -188,6 +188,13 @@ def test_bad_setting_is_told_in_the_servers_words(kind, monkeypatch):
         assert os.listdir(short) == []
 
 
+def test_one_that_does_not_answer_info_is_told_and_ends(kind):
+    with pytest.raises(LabError, match="does not answer INFO: unknown command"):
+        server(kind=kind, rename_command=("INFO", ""))
+    with server(kind=kind, rename_command=("PING", "")) as lab:
+        assert lab.client().set("a", 1)
+
+
 def test_port_taken(kind):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -677,6 +684,17 @@ def test_a_server_that_is_not_native_says_which_are(lab, asked):
         "redis://:secret",
         "redis://user:1secret/0",
         "redis://:secret?db=0",
+        "redis-cli -h host -a secret",
+        "redis-cli -a secret -u redis://user@host:1",
+        "secret",
+        "redis://host:1/secret",
+        "redis://host:1/0#secret",
+        "redis://host:1/0?Password=secret",
+        "redis://host:1/0?auth=secret&db=0",
+        "redis://host:1/0?password=a@secret",
+        "redis://host:1,secret:2/0",
+        "redis://user:a@host:1/0\nsecret",
+        "https://name.upstash.io/?_token=secret",
     ],
 )
 def test_redact(url):
@@ -688,7 +706,7 @@ def test_redact(url):
     "url",
     [
         *("redis://host:1/0?ssl_ca_certs=/a", "unix:///s?db=1", "host:1", "redis://:6379/0"),
-        *("redis://[::1]:6379/0", "redis://host:6379", "redis://host/0"),
+        *("redis://[::1]:6379/0", "redis://host:6379", "redis://host/0", "redis://h/0?db=1"),
     ],
 )
 def test_redact_leaves_what_is_no_secret(url):
