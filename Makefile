@@ -4,6 +4,9 @@ JOBS ?= 4
 BUDGET ?= 600
 KILLS ?= 3
 RUNS ?= 5
+# What Python has compiled is kept, whatever this says: without it every worker of `make test`, and
+# each of the hundreds of processes that it starts, compiles the package and the tests again.
+unexport PYTHONDONTWRITEBYTECODE
 # pytest's exit code for "no tests" is 5: none failed last time
 failed_last_time = --last-failed --last-failed-no-failures none || [ $$? = 5 ]
 
