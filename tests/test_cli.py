@@ -27,6 +27,7 @@ import psutil
 import pytest
 import redis
 from processes import environment, gone, within
+from rich.console import Console
 
 from redis_lab import bench, cli, figures, lessons, notebooks, publish, results, server, toc
 from redis_lab.claims import NOT_MEASURED
@@ -96,6 +97,7 @@ def lab(data, tmp_path, monkeypatch, capsys, request):
             patch.chdir(tmp_path)
             patch.setattr(sys, "argv", ["redis-lab", *map(str, words)])
             patch.setattr(sys, "path", [*sys.path])
+            patch.setattr(cli, "out", Console())  # as wide as the variable says
             if words[0] == "bench":
                 patch.setattr(cli, "connect", lambda: request.getfixturevalue("shared").client())
             try:
