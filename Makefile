@@ -4,9 +4,9 @@ JOBS ?= 4
 BUDGET ?= 600
 KILLS ?= 3
 RUNS ?= 5
-# Python keeps what it has compiled, also where the environment says not to (images of Docker do):
-# every kernel, and hundreds of short processes of the tests, would compile the package again
-export PYTHONDONTWRITEBYTECODE =
+# What Python has compiled is kept, whatever this says: without it every worker of `make test`, and
+# each of the hundreds of processes that it starts, compiles the package and the tests again.
+unexport PYTHONDONTWRITEBYTECODE
 # pytest's exit code for "no tests" is 5: none failed last time
 failed_last_time = --last-failed --last-failed-no-failures none || [ $$? = 5 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--drill-figures", type=Path, help="write what the drills counted to a file")
     parser.addoption("--kills", type=int, default=3, help="of each command, in its drill")
     parser.addoption("--kill-seed", type=int, help="the seed of their moments; random if not given")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Python's garbage collector leaves thousands of tests alone: now, and each time it runs.
+
+    Each comparison of arms runs it, and would otherwise take a quarter of a second for them.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

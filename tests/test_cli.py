@@ -27,6 +27,7 @@ import psutil
 import pytest
 import redis
 from processes import environment, gone, within
+from rich.console import Console
 
 from redis_lab import bench, cli, figures, lessons, notebooks, publish, results, server, toc
 from redis_lab.claims import NOT_MEASURED
@@ -96,6 +97,7 @@ def lab(data, tmp_path, monkeypatch, capsys, request):
             patch.chdir(tmp_path)
             patch.setattr(sys, "argv", ["redis-lab", *map(str, words)])
             patch.setattr(sys, "path", [*sys.path])
+            patch.setattr(cli, "out", Console())  # as wide as the variable says
             if words[0] == "bench":
                 patch.setattr(cli, "connect", lambda: request.getfixturevalue("shared").client())
             try:
@@ -609,8 +611,7 @@ def test_reset_keeps_the_copy_that_work_has_made(lab, script, tmp_path):
 def checkout(tmp_path, monkeypatch):
     """A checkout with notebooks of its own, which the command line is made to find."""
     root = tmp_path / "checkout"
-    package = Path(notebooks.__file__).parent
-    shutil.copytree(package, root / "redis_lab", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(notebooks.__file__).parent, root / "redis_lab")  # as compiled as it is
     (root / "notebooks").mkdir()
     listing = root / "notebooks" / "toc.yml"
     listing.write_text("- part: ours\n  lessons:\n")

@@ -484,8 +484,14 @@ def test_two_at_once_with_nothing_there(folder, wheels, figure):
     figure(setups_at_once=2, damaged=0)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_killed_one_takes_its_installer_along_and_is_taken_up(adopting, wheels, how):
+@pytest.mark.parametrize(
+    "how",
+    [
+        *(signal.SIGKILL, signal.SIGTERM, signal.SIGHUP),
+        pytest.param(signal.SIGINT, marks=pytest.mark.drill),  # see also test_ctrl_c
+    ],
+)
+def test_a_killed_one_takes_its_installer_along_and_is_taken_up(adopting, wheels, how, figure):
     furnish(adopting, LOCK)
     path, half = half_uv(adopting, "exec sleep 1000")
     killed = start(adopting, PATH=path)
@@ -501,6 +507,7 @@ def test_a_killed_one_takes_its_installer_along_and_is_taken_up(adopting, wheels
     done = bootstrap(adopting, PIP_FIND_LINKS=str(wheels))
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert is_set_up(adopting)
+    figure(kills=1, damaged=0)
 
 
 @pytest.mark.drill
