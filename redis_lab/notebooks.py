@@ -254,7 +254,9 @@ class Validation:
         self.path, self.report, self.claims = path, scratch / "report", scratch / "claims"
         self.mark = f"{os.getpid()}-{scratch.name}"
         self.began = time.monotonic()
-        command = [sys.executable, "-m", "pytest", "-p", "nbval.plugin", "-p", "no:cacheprovider"]
+        # This module first, so that nbval loads nbformat without the grammar of addresses
+        command = [sys.executable, "-m", "pytest", "-p", __name__, "-p", "nbval.plugin"]
+        command += ["-p", "no:cacheprovider"]
         command += ["-o", "addopts=", "-W", "ignore::pytest.PytestConfigWarning"]
         command += ["--nbval", "--nbval-current-env"]
         command += ["--nbval-cell-timeout", str(cell_timeout_s), "-q"]

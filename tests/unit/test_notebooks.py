@@ -173,6 +173,18 @@ def test_the_sanitizer_applies() -> None:
         assert re.sub(pattern, replacement, line) == "SERVER"
 
 
+def test_a_validation_does_not_load_what_no_notebook_needs(tmp_path) -> None:
+    """The grammar of internationalised addresses takes a second to build, in every process."""
+    path = tmp_path / "empty.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(), path)
+    told = {"PYTHONPROFILEIMPORTTIME": "1"}
+    validation = notebooks.Validation(path, tmp_path / "scratch", 60, told)
+    validation.process.wait(240)
+    said = validation.report.read_text()
+    assert "nbformat.validator" in said and "jsonschema" in said
+    assert "lark" not in said, "which parses the grammar"
+
+
 def test_handouts_have_no_solutions(lesson) -> None:
     copy = nbformat.reads(copies.without_solutions(lesson.path), as_version=4)
     kept = [cell.source for cell in copy.cells]
