@@ -8,7 +8,7 @@ from .errors import LabError
 
 EXTRAS = {
     "lab": ("jupyterlab", "ipykernel", "IPython", "nbformat", "nbclient", "trustme"),
-    "rivals": ("limits", "rq", "dogpile", "cashews"),
+    "rivals": ("limits", "rq", "dogpile", "cashews", "celery"),
     "http": ("upstash_redis", "httpx", "tornado"),
     "docker": ("testcontainers", "docker"),
     "locust": ("locust",),
