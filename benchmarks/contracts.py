@@ -1,215 +1,348 @@
-"""Hold popular libraries to the contracts of `redis-lab drill`, and compare them with ours.
+"""Hold libraries that people install to the contracts of `redis-lab drill`, and ours beside them.
 
-    pip install python-redis-lock pottery limits dogpile.cache
+    pip install -r benchmarks/contracts-requirements.txt
     python benchmarks/contracts.py docs/contracts.md
 
-Each is configured as its documentation advises for several processes, with times as short as it
-accepts. A promise that a library does not make is counted, but is not a failure. To run one of them
-alone, in this folder: redis-lab drill contracts:PotteryRedlock --as lock
+What was found is kept beside the page, in contracts.json. Names of classes after the page drill
+these again, and keep what was found of the others; `--redraw` only writes the page. How each
+library is used: `rivals/`.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import json
+import re
 import sys
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from subprocess import run
 from typing import Any
 
-import limits
-import pottery
-import redis
-import redis_lock
-from dogpile.cache import make_region
-
-from redis_lab.drill import drill
-
+HERE = Path(__file__).parent
 SEED, KILLS = 12, 100
-
-
-class RedisPyLock:
-    """redis-py's `Lock` with a timeout; without one, a killed holder's lock stays for ever."""
-
-    lease_s = 0.3
-    not_promised = ("lost updates",)  # it has no fence
-
-    def __init__(self, client: redis.Redis) -> None:
-        self.client = client
-
-    def acquire(self, name: str) -> Any:
-        lock = self.client.lock(name, timeout=self.lease_s)
-        return lock if lock.acquire(blocking=False) else None
-
-    def release(self, lease: Any) -> None:
-        lease.release()
-
-
-class PythonRedisLock:
-    """`redis_lock.Lock` with `expire`, in whole seconds."""
-
-    lease_s = 1
-    not_promised = ("lost updates",)
-    client_options = {"decode_responses": False}  # noqa: RUF012
-
-    def __init__(self, client: redis.Redis) -> None:
-        self.client = client
-
-    def acquire(self, name: str) -> Any:
-        lock = redis_lock.Lock(self.client, name, expire=self.lease_s)
-        return lock if lock.acquire(blocking=False) else None
-
-    def release(self, lease: Any) -> bool:
-        try:
-            lease.release()
-        except redis_lock.NotAcquired:  # the lease had ended
-            return False
-        return True
-
-
-class PotteryRedlock:
-    """`pottery.Redlock` on one master, with `auto_release_time`."""
-
-    lease_s = 0.3
-    not_promised = ("lost updates",)
-
-    def __init__(self, client: redis.Redis) -> None:
-        self.client = client
-
-    def acquire(self, name: str) -> Any:
-        lock = pottery.Redlock(key=name, masters={self.client}, auto_release_time=self.lease_s)
-        return lock if lock.acquire(blocking=False) else None
-
-    def release(self, lease: Any) -> bool:
-        try:
-            lease.release()
-        except pottery.ReleaseUnlockedLock:
-            return False
-        return True
-
-
-class LimitsMovingWindow:
-    """`limits`' moving window: never more than the limit in any window."""
-
-    limit, window_s = 20, 1
-    strategy = "MovingWindowRateLimiter"
-
-    def __init__(self, client: redis.Redis) -> None:
-        storage = limits.storage.RedisStorage("redis://", connection_pool=client.connection_pool)
-        self.limiter = getattr(limits.strategies, self.strategy)(storage)
-        self.item = limits.RateLimitItemPerSecond(self.limit, self.window_s)
-
-    def allow(self, name: str) -> bool:
-        return self.limiter.hit(self.item, name)
-
-
-class LimitsFixedWindow(LimitsMovingWindow):
-    """`limits`' fixed window: twice as many where two windows meet."""
-
-    most = 40
-    strategy = "FixedWindowRateLimiter"
-
-
-class LimitsSlidingWindowCounter(LimitsMovingWindow):
-    """`limits`' sliding window counter, an approximation."""
-
-    most = 40
-    strategy = "SlidingWindowCounterRateLimiter"
-
-
-class DogpileCache:
-    """dogpile.cache with its distributed lock, for several processes."""
-
-    lease_s = 1
-    # Its documentation promises nothing about readers overtaken by an invalidation, or if Redis is
-    # down
-    not_promised = ("stale after invalidate", "no order of reads", "errors not in the contract")
-    client_options = {"decode_responses": False}  # noqa: RUF012
-
-    def __init__(self, client: redis.Redis, load: Callable[[str], Any]) -> None:
-        self.load = load
-        arguments = {
-            "connection_pool": client.connection_pool,
-            "redis_expiration_time": 120,  # longer than the region's
-            "distributed_lock": True,
-            "thread_local_lock": False,
-            "lock_timeout": self.lease_s,
-        }
-        self.region = make_region().configure(
-            "dogpile.cache.redis", expiration_time=60, arguments=arguments
-        )
-
-    def get(self, key: str) -> Any:
-        return self.region.get_or_create(key, lambda: self.load(key))
-
-    def invalidate(self, key: str) -> None:
-        self.region.delete(key)
-
-
 OURS = "redis_lab.drill.ours"
 TRIED = [
-    ("lock", "redis", "contracts:RedisPyLock"),
-    ("lock", "python-redis-lock", "contracts:PythonRedisLock"),
-    ("lock", "pottery", "contracts:PotteryRedlock"),
-    ("lock", "redis-lab", f"{OURS}:Lock"),
-    ("limiter", "limits", "contracts:LimitsMovingWindow"),
-    ("limiter", "limits", "contracts:LimitsFixedWindow"),
-    ("limiter", "limits", "contracts:LimitsSlidingWindowCounter"),
-    ("limiter", "redis-lab", f"{OURS}:SlidingLog"),
-    ("limiter", "redis-lab", f"{OURS}:FixedWindow"),
-    ("limiter", "redis-lab", f"{OURS}:SlidingCounter"),
-    ("limiter", "redis-lab", f"{OURS}:Gcra"),
-    ("cache", "dogpile.cache", "contracts:DogpileCache"),
-    ("cache", "redis-lab", f"{OURS}:Cache"),
-    ("queue", "redis-lab", f"{OURS}:ListQueue"),
-    ("queue", "redis-lab", f"{OURS}:StreamQueue"),
-    ("session", "redis-lab", f"{OURS}:Sessions"),
-    ("once", "redis-lab", f"{OURS}:Once"),
+    ("lock", "rivals.locks:RedisPyLock"),
+    ("lock", "rivals.locks:PythonRedisLock"),
+    ("lock", "rivals.locks:PotteryRedlock"),
+    ("lock", f"{OURS}:Lock"),
+    ("limiter", "rivals.limiters:LimitsMovingWindow"),
+    ("limiter", "rivals.limiters:LimitsFixedWindow"),
+    ("limiter", "rivals.limiters:LimitsSlidingWindowCounter"),
+    ("limiter", "rivals.limiters:SlowApi"),
+    ("limiter", f"{OURS}:SlidingLog"),
+    ("limiter", f"{OURS}:FixedWindow"),
+    ("limiter", f"{OURS}:SlidingCounter"),
+    ("limiter", f"{OURS}:Gcra"),
+    ("cache", "rivals.caches:DogpileCache"),
+    ("cache", "rivals.caches:Cashews"),
+    ("cache", "rivals.caches:AioCache"),
+    ("cache", "rivals.caches:FastApiCache"),
+    ("cache", "rivals.caches:DjangoRedis"),
+    ("cache", f"{OURS}:Cache"),
+    ("queue", "rivals.queues:Rq"),
+    ("queue", "rivals.queues:Dramatiq"),
+    ("queue", "rivals.queues:Taskiq"),
+    ("queue", "rivals.queues:Celery"),
+    ("queue", f"{OURS}:ListQueue"),
+    ("queue", f"{OURS}:StreamQueue"),
+    ("session", f"{OURS}:Sessions"),
+    ("once", f"{OURS}:Once"),
 ]
 
-HEAD = (
-    "# What libraries keep of the contracts\n\n"
-    "Written by `python benchmarks/contracts.py docs/contracts.md` on {date}, on {server}, with "
-    "redis-py {client}. Each class was played step by step, and then raced by four processes with "
-    "{kills} kills, from seed {seed}; what the columns and verdicts mean: [drill.md](drill.md). "
-    "The adapters, and with them the configuration of each library, are in "
-    '[`benchmarks/contracts.py`](../benchmarks/contracts.py). "3 in 400" is: broken 3 times, in '
-    "400 orders, calls or keys. One run each, on a machine that others used too: the counts of the "
-    "race differ from run to run. A promise that a library does not make is counted, and *not "
-    "promised*.\n"
-)
+MEANS = {
+    "two holders": "Two clients held the same lock at the same time, both within their leases.",
+    "no order of holders": "No order of the calls explains who got the lock and who did not.",
+    "lost updates": (
+        "A holder stood still for longer than its lease, somebody else got the lock, and both "
+        "wrote what they had made of the same reading: one of the writes is gone. The lock did "
+        "what it can; only a store that checks a fence can refuse the late write."
+    ),
+    "over the limit": "More was let through in a span of one window than the limiter says.",
+    "locked out": "A name was refused although nobody had asked for two windows.",
+    "stale after invalidate": (
+        "A reader got a value that had been deleted before it asked: somebody who had loaded the "
+        "old row stored it after the deletion, or the deletion never reached Redis. It stays until "
+        "the TTL ends."
+    ),
+    "no order of reads": (
+        "A reader saw the new value and later the old one, or two readers disagree for good."
+    ),
+    "loads for one miss": (
+        "Two clients loaded the same missing row at the same time. With a thousand clients and a "
+        "slow query that is a stampede."
+    ),
+    "absences loaded": "A row that does not exist was loaded again at every read.",
+    "jobs lost": (
+        "A job was put, the call succeeded, and nobody ever worked on it: it was in the reply that "
+        "got lost, or in the hands of a worker that died, and nothing brought it back."
+    ),
+    "done twice": "A job was handed out again after its worker had said that it was done.",
+    "two at one job": "Two workers had the same job at the same time, both within their leases.",
+    "out of order": "Without any fault, jobs were not handed out in the order of the puts.",
+    "sessions revived": "A session was found after it had been ended.",
+    "sessions lost": "A session was not found although nobody had ended it.",
+    "effects repeated": "The work was done again after its result had been returned.",
+    "two at work": "Two were at the same work at the same time, both within their leases.",
+    "two answers": "The same key got two different results.",
+    "hung": "When all faults were over, something still did not get on by itself.",
+    "errors not in the contract": (
+        "A call raised an error that its documentation does not name; for a cache, any error, for "
+        "it has the source to turn to."
+    ),
+    "keys without TTL": "A key was left that stays in Redis for ever.",
+}
 
 
-def main(page: Path) -> None:
-    """Run all drills, and write the page again after each of them."""
-    sys.path.insert(0, str(Path(__file__).parent))
-    parts: dict[str, list[str]] = {}
-    for kind, package, address in TRIED:
-        print(f"{address} ...", flush=True)
-        started = time.monotonic()
-        report = drill(address, kind, seed=SEED, kills=KILLS)
-        print(report, f"\n{time.monotonic() - started:.0f} s\n", flush=True)
-        if report.interrupted:
-            raise KeyboardInterrupt
-        name = address.partition(":")[2]
-        found = parts.setdefault(kind, [])
-        heads = "| class | promise | step by step | in the race | verdict |\n| - | - | - | - | - |"
-        if not found:
-            found += [f"\n## {kind}\n", heads]
-        first = f"{name} ({package} {version(package)})"
-        for row in report.rows():
-            found.append(f"| {first} | {' | '.join(row)} |")
+def drill_one(kind: str, address: str) -> dict[str, Any]:
+    """In a process of its own: what a drill of one class found, and of which version."""
+    from redis_lab.drill import drill
+
+    module, _, name = address.partition(":")
+    made = getattr(importlib.import_module(module), name)
+    package = getattr(made, "package", "redis-lab")
+    report = drill(address, kind, seed=SEED, kills=KILLS)
+    if report.interrupted:
+        raise KeyboardInterrupt
+    return {
+        **report.to_json(),
+        "package": package,
+        "version": version(package),
+        "client": version("redis"),
+        "says": getattr(made, "says", {}),
+        "date": time.strftime("%d %B %Y"),
+    }
+
+
+def tell(kind: str, address: str) -> dict[str, Any] | None:
+    """Drill it; None if that failed, which is printed."""
+    started = time.monotonic()
+    command = [sys.executable, __file__, "--one", kind, address]
+    ended = run(command, capture_output=True, text=True, cwd=HERE)
+    took = f"{time.monotonic() - started:.0f} s"
+    if ended.returncode:
+        print(f"{address}: failed after {took}\n{ended.stderr[-2000:]}", flush=True)
+        return None
+    print(f"{address}: {took}", flush=True)
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+# ---------------------------------------------------------------- the page
+
+
+def name_of(found: dict[str, Any]) -> str:
+    return found["target"].partition(":")[2]
+
+
+def anchor(found: dict[str, Any], promise: str) -> str:
+    """The heading of a witness, and its address in the page."""
+    return f"{name_of(found)}: {promise}"
+
+
+def linked(found: dict[str, Any], promise: str) -> str:
+    if promise not in found["witnesses"]:
+        return promise
+    head = anchor(found, promise).lower()
+    return f"[{promise}](#{re.sub(r'[^a-z0-9 _-]', '', head).replace(' ', '-')})"
+
+
+def seen(line: dict[str, Any]) -> bool:
+    return bool(line["stepped"] or line["raced"])
+
+
+def short_table(results: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| kind | class | library | broken | not promised, and seen | held |",
+        "| - | - | - | - | - | - |",
+    ]
+    for found in results:
+        rows = found["lines"].values()
+        broken = [linked(found, row["promise"]) for row in rows if row["verdict"] == "BROKEN"]
+        other = [
+            linked(found, row["promise"])
+            for row in rows
+            if row["verdict"] == "not promised" and seen(row)
+        ]
+        held = sum(row["verdict"] == "holds" for row in rows)
+        library = f"{found['package']} {found['version']}"
+        cells = [
+            *(found["kind"], name_of(found), library),
+            f"**{', '.join(broken)}**" if broken else "–",
+            ", ".join(other) or "–",
+            f"{held} of {len(rows)}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def meanings(results: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for promise, meaning in MEANS.items():
+        who = [
+            f"[{name_of(found)}](#{linked(found, promise).partition('(#')[2]}"
+            if promise in found["witnesses"]
+            else name_of(found)
+            for found in results
+            if promise in found["lines"] and seen(found["lines"][promise])
+        ]
+        if who:
+            lines.append(f"- **{promise}**: {meaning} Seen: {', '.join(who)}.")
+    return lines
+
+
+def unpromised(results: list[dict[str, Any]]) -> list[str]:
+    lines = ["| class | promise | what its documentation says |", "| - | - | - |"]
+    for found in results:
+        for promise, (sentence, page) in found["says"].items():
+            words = f'"{sentence}" ([page]({page}))' if sentence else "nothing"
+            lines.append(f"| {name_of(found)} | {promise} | {words} |")
+    return lines
+
+
+def share(count: float, of: int, promise: str) -> str:
+    if not of:
+        return "–"
+    return f"{count:g} s" if promise == "hung" else f"{count:g} in {of}"
+
+
+def long_table(results: list[dict[str, Any]], kind: str) -> list[str]:
+    lines = ["| class | promise | step by step | in the race | verdict |", "| - | - | - | - | - |"]
+    for found in results:
+        if found["kind"] != kind:
+            continue
+        first = f"{name_of(found)} ({found['package']} {found['version']})"
+        for row in found["lines"].values():
+            promise = row["promise"]
+            stepped = share(row["stepped"], row["stepped_of"], promise)
+            raced = share(row["raced"], row["raced_of"], promise)
+            lines.append(f"| {first} | {promise} | {stepped} | {raced} | {row['verdict']} |")
             first = ""
-        head = HEAD.format(
-            date=time.strftime("%d %B %Y"),
-            server=report.server,
-            client=redis.__version__,
-            kills=KILLS,
-            seed=SEED,
-        )
-        lines = [line for part in parts.values() for line in part]
-        page.write_text(head + "\n".join(lines) + "\n")
+    return lines
+
+
+def witnesses(results: list[dict[str, Any]]) -> list[str]:
+    from redis_lab.drill.report import timeline
+    from redis_lab.drill.stepping import Step, Witness
+
+    parts = []
+    for found in results:
+        for promise, witness in found["witnesses"].items():
+            if promise not in found["lines"]:
+                continue
+            steps = [Step(**step) for step in witness["steps"]]
+            text = timeline(Witness(witness["title"], steps, witness["because"]))
+            parts += [
+                f"\n### {anchor(found, promise)}\n",
+                f"{witness['title'].capitalize()}. Again: `{found['command']}`\n",
+                f"```\n{text}\n```",
+            ]
+    return parts
+
+
+HEAD = """\
+# What libraries keep of the contracts
+
+[`redis-lab drill`](drill.md) plays each class step by step, and then races four processes with \
+{kills} kills and a server that stalls, restarts, is full and loses replies. This page holds to it \
+what people install, and the patterns of this workbook. Each library is configured as its own \
+documentation advises where processes share the work, with times as short as it takes; the \
+adapters in [`benchmarks/rivals/`](../benchmarks/rivals/__init__.py) say how, and their authors \
+can run them and get the same.
+
+- **Broken**: it was seen, and the class promises that it does not happen.
+- **Not promised, and seen**: the same, but [its documentation does not promise it](#not-promised).
+- **Held**: tried so often and not seen. That is no proof.
+
+{short}
+
+Written by `python benchmarks/contracts.py docs/contracts.md`, after \
+`pip install -r benchmarks/contracts-requirements.txt`, on {date}, on {server}, with redis-py \
+{client}, from seed {seed}. One run each, on a machine of two cores that others used too. \
+Step by step the same seed gives the same result; the counts of the race differ from run to run.
+
+## What that means
+
+{means}
+
+## Not promised
+
+{says}
+
+## What is not here
+
+- **The worker loops.** A queue's worker owns its loop, and cannot be played step by step. So the \
+drill calls what the worker calls, in its order: rq's worker methods, dramatiq's consumer, \
+taskiq's `listen`, and kombu's channel for Celery. The real workers of rq and Celery are in the \
+lesson on [queues](../notebooks/patterns/18_queue.ipynb).
+- **arq.** Its maintainers only maintain it (python-arq/arq#510), and its current release asks for \
+redis-py before 6; dramatiq and taskiq stand here instead.
+- **Times.** The counts are from a busy machine; nothing here says how fast a library is. \
+Round trips are in [round_trips.md](round_trips.md).
+"""
+
+TABLES = """
+## Every count
+
+"3 in 400" is: broken 3 times, in 400 orders, calls or keys.
+"""
+
+
+def write(page: Path, results: list[dict[str, Any]]) -> None:
+    """The page, from what was found so far."""
+    dates = sorted({found["date"] for found in results})
+    head = HEAD.format(
+        short="\n".join(short_table(results)),
+        means="\n".join(meanings(results)),
+        says="\n".join(unpromised(results)),
+        date=" and ".join(dates),
+        server=" and ".join(sorted({found["server"] for found in results})),
+        client=" and ".join(sorted({found["client"] for found in results})),
+        kills=KILLS,
+        seed=SEED,
+    )
+    lines = [head, TABLES]
+    for kind in dict(TRIED):
+        lines += [f"\n### {kind}\n", *long_table(results, kind)]
+    lines += ["\n## Witnesses\n\nThe shortest course of events that broke each promise."]
+    lines += witnesses(results)
+    page.write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Drill what is asked for; write the page after each."""
+    sys.path.insert(0, str(HERE))
+    asks = argparse.ArgumentParser(description=__doc__)
+    asks.add_argument("page", type=Path, nargs="?")
+    asks.add_argument("names", nargs="*")
+    asks.add_argument("--redraw", action="store_true")
+    asks.add_argument("--jobs", type=int, default=1)
+    asks.add_argument("--one", nargs=2, metavar=("KIND", "ADDRESS"))
+    given = asks.parse_args()
+    if given.one:
+        print("\n" + json.dumps(drill_one(*given.one), default=str, ensure_ascii=False))
+        return
+    kept_in = given.page.with_suffix(".json")
+    kept = json.loads(kept_in.read_text()) if kept_in.exists() else {}
+
+    def keep(kind: str, address: str) -> None:
+        if found := tell(kind, address):
+            kept[address] = found
+            ordered = {name: kept[name] for _, name in TRIED if name in kept}
+            kept_in.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
+
+    wanted = [
+        (kind, address)
+        for kind, address in TRIED
+        if not given.redraw and (not given.names or address.partition(":")[2] in given.names)
+    ]
+    with ThreadPoolExecutor(given.jobs) as pool:
+        list(pool.map(lambda one: keep(*one), wanted))
+    write(given.page, [kept[address] for _, address in TRIED if address in kept])
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

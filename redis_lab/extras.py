@@ -11,7 +11,7 @@ EXTRAS = {
         *("jupyterlab", "ipykernel", "IPython", "nbformat", "nbclient", "trustme"),
         *("altair", "vl_convert"),
     ),
-    "rivals": ("limits", "rq", "dogpile", "cashews"),
+    "rivals": ("limits", "rq", "dogpile", "cashews", "celery"),
     "http": ("upstash_redis", "httpx", "tornado"),
     "docker": ("testcontainers", "docker"),
     "locust": ("locust",),
