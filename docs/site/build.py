@@ -25,9 +25,11 @@ from typing import Any
 
 import links
 import pages
+import vl_convert
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
+from redis_lab.calculators.chart import MIME, VEGA_LITE
 from redis_lab.child import TemporaryFolder
 from redis_lab.toc import read_toc
 
@@ -53,7 +55,8 @@ def stage(source: Path) -> None:
     put(source, ROOT / "index.md", pages.home(renamed((ROOT / "README.md").read_text("utf-8"))))
     for page in documents():
         put(source, page, renamed(page.read_text("utf-8")))
-    for name, text in {"status.md": pages.status(), **pages.patterns()}.items():
+    generated = {"status.md": pages.status(), "calculators.md": pages.calculators()}
+    for name, text in {**generated, **pages.patterns()}.items():
         put(source, ROOT / name, text)
     shutil.copytree(ROOT / "redis_lab/patterns", source / "redis_lab/patterns")
     for page in [ROOT / "README.md", *documents()]:
@@ -107,6 +110,10 @@ def prepared(path: Path) -> str:
             tags.append("hide-cell")
         if cell["cell_type"] == "code" and is_prose(shown(cell)):
             tags.append("sentences")
+        for output in cell.get("outputs", ()):
+            if MIME in output.get("data", {}):
+                data = output["data"]
+                output["data"] = {"text/html": pages.chart_html(data[MIME], data["image/png"])}
         alternatives = [
             output["metadata"]["image/png"]["alt"]
             for output in cell.get("outputs", ())
@@ -135,10 +142,19 @@ def is_prose(lines: list[str]) -> bool:
     return not any(re.search(r"\S {2,}\S", line) for line in lines)
 
 
+def write_script(folder: Path) -> None:
+    """What draws the calculators, in one file with Vega; vl-convert brings it, so it is local."""
+    folder.mkdir(parents=True)
+    source = Path(__file__).with_name("calculators.js").read_text("utf-8")
+    bundle = vl_convert.javascript_bundle(source, vl_version=VEGA_LITE)
+    (folder / "calculators.js").write_text(bundle, encoding="utf-8")
+
+
 # ---------------------------------------------------------------- how Sphinx is set up
 
 
-def settings() -> dict[str, Any]:
+def settings(generated: Path) -> dict[str, Any]:
+    """Of Sphinx. `generated` holds static files that are no files of the repository."""
     return {
         "project": TITLE,
         "author": PROJECT["authors"][0]["name"],
@@ -150,7 +166,7 @@ def settings() -> dict[str, Any]:
         "highlight_language": "none",  # for blocks that name no language; most are for a shell
         "html_theme": "sphinx_book_theme",
         "html_title": TITLE,
-        "html_static_path": [str(Path(__file__).with_name("static"))],
+        "html_static_path": [str(Path(__file__).with_name("static")), str(generated)],
         "html_css_files": ["style.css"],
         "html_context": {"default_mode": "auto"},  # light or dark, as in the reader's system
         "html_math_renderer": "mathml",
@@ -205,6 +221,7 @@ def build(site: Path) -> int:
         work = Path(name)
         source, html = work / "source", work / "html"
         stage(source)
+        write_script(work / "static")
         with patch_docutils(), docutils_namespace():
             app = Sphinx(
                 srcdir=source,
@@ -212,7 +229,7 @@ def build(site: Path) -> int:
                 outdir=html,
                 doctreedir=work / "doctrees",
                 buildername="html",
-                confoverrides=settings(),
+                confoverrides=settings((work / "static").resolve()),
                 status=None,
                 warningiserror=True,
                 parallel=os.cpu_count() or 1,

@@ -43,8 +43,18 @@ def no_edit_button(
         context["page_source_suffix"] = ""
 
 
+def draw_calculators(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """A megabyte of script, only for pages that have something to draw."""
+    raw = doctree.findall(nodes.raw) if doctree else ()
+    if any('class="calculator"' in node.astext() for node in raw):
+        app.add_js_file("calculators.js", loading_method="defer")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
     app.connect("doctree-read", plain_commands)
     app.connect("html-page-context", no_edit_button, priority=400)  # before the theme's buttons
+    app.connect("html-page-context", draw_calculators)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import base64
+import html
 import json
 import re
 from collections import defaultdict
@@ -10,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from redis_lab.calculators import CALCULATORS, calculator
 from redis_lab.notebooks import FIGURE_CALL
 from redis_lab.toc import Lesson, read_toc
 
@@ -46,7 +49,9 @@ def home(readme: str) -> str:
         parts[each.part].append(f"notebooks/{link(each).removesuffix('.ipynb')}")
     trees = [toctree(part, entries) for part, entries in parts.items()]
     trees += [
-        toctree("Look it up", ["notebooks/glossary", "notebooks/from_node", "patterns/index"]),
+        toctree("Look it up", [
+            *("calculators", "notebooks/glossary", "notebooks/from_node", "patterns/index"),
+        ]),
         toctree("About", [
             *("status", "data/README", "data/drills"),
             *("docs/architecture", *more_docs(), "docs/environment"),
@@ -65,6 +70,48 @@ def more_docs() -> list[str]:
 def link(lesson: Lesson) -> str:
     """From `notebooks/` to the lesson's notebook."""
     return lesson.find().relative_to(lesson.root).as_posix()
+
+
+# ---------------------------------------------------------------- calculators
+
+
+def calculators() -> str:
+    """The page with all calculators, each with the lesson that its formula comes from."""
+    found = [
+        "# Calculators",
+        "The formulas that the lessons have measured, for your own numbers. Below each curve are "
+        "the points that were measured on [one machine](status.md). Where a curve is grey and "
+        "dashed, and where the text says so, nobody has checked it: measure it yourself, as the "
+        "lesson does. Everything is computed in your browser; nothing is sent anywhere.",
+    ]
+    lessons = {lesson.name: lesson for lesson in read_toc()}
+    for name in CALCULATORS:
+        each, lesson = calculator(name), lessons[name]
+        formula = f"Formula and measurement: [{lesson.title()}](notebooks/{link(lesson)})."
+        chart = chart_html(each.spec, base64.b64encode(each.png()).decode())
+        found += [f"## {each.title}", formula, f"```{{raw}} html\n{chart}\n```"]
+    return "\n\n".join(found) + "\n"
+
+
+def chart_html(spec: dict[str, Any], png: str) -> str:
+    """A calculator as calculators.js draws it; without JavaScript it is a picture.
+
+    `png` is in base64. Title and key are texts of the page; the fields and the answer come from
+    the chart.
+    """
+    title, described = spec["title"], html.escape(spec["description"])
+    key = "".join(f"<p>{html.escape(line)}</p>" for line in title["subtitle"])
+    chart = json.dumps(spec, ensure_ascii=False).replace("</", "<\\/")
+    return "\n".join([
+        f'<figure class="calculator" aria-label="{html.escape(title["text"])}">',
+        '<div class="calculator-fields"></div>',
+        '<div class="calculator-answer" role="status"></div>',
+        f'<div class="calculator-chart"><noscript><img alt="{described}" '
+        f'src="data:image/png;base64,{png}"></noscript></div>',
+        f"<figcaption>{key}</figcaption>",
+        f'<script type="application/json">{chart}</script>',
+        "</figure>",
+    ])  # fmt: skip
 
 
 # ---------------------------------------------------------------- patterns

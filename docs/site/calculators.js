@@ -1,0 +1,120 @@
+// Draws the calculators of a page. docs/site/build.py bundles this file with Vega into one script.
+//
+// Each <figure class="calculator"> holds a chart in Vega-Lite as JSON. The page shows its title,
+// its key and its answer as text, which wraps, can be read aloud and can be copied; the chart below
+// is as wide as the page. It is drawn again when the theme or the width changes.
+
+function colours() {
+  const style = getComputedStyle(document.documentElement);
+  const text = style.getPropertyValue("--pst-color-text-base").trim() || "black";
+  const line = style.getPropertyValue("--pst-color-text-muted").trim() || "grey";
+  const font = getComputedStyle(document.body).fontFamily;
+  return {
+    background: "transparent",
+    font,
+    axis: { labelColor: text, titleColor: text, domainColor: line, tickColor: line, gridColor: line },
+    style: { "guide-label": { fill: text }, "guide-title": { fill: text } },
+  };
+}
+
+function named(item, name, found = []) {
+  if (item.name === name) found.push(...item.items);
+  for (const each of item.items ?? []) named(each, name, found);
+  return found;
+}
+
+// The specification for the page: its texts are read, and shown as text of the page.
+function forPage(spec, width, values) {
+  const page = structuredClone(spec);
+  delete page.title;
+  page.width = width;
+  page.autosize = { type: "fit-x", contains: "padding" };
+  const { axis, view } = page.config ?? {};
+  page.config = { view, axis: { titleFontSize: 12, ...axis, gridOpacity: 0.25 } };
+  for (const layer of page.layer) {
+    if (layer.name === "answer" || layer.name === "checked") {
+      Object.assign(layer.mark, { opacity: 0, aria: false, fontSize: 1, lineHeight: 1 });
+      layer.encoding.y = { value: 0 };
+    }
+  }
+  for (const param of page.params) {
+    if (param.name in values) param.value = values[param.name];
+  }
+  return page;
+}
+
+class Calculator {
+  constructor(figure) {
+    this.figure = figure;
+    this.spec = JSON.parse(figure.querySelector("script").textContent);
+    this.part = (name) => figure.querySelector(`.calculator-${name}`);
+    this.drawing = Promise.resolve();
+    this.width = 0;
+  }
+
+  draw() {
+    this.drawing = this.drawing.then(() => this.drawNow());
+    return this.drawing;
+  }
+
+  async drawNow() {
+    const values = this.values();
+    this.result?.finalize();
+    this.part("fields").replaceChildren();
+    this.width = this.part("chart").clientWidth;
+    this.result = await vegaEmbed(this.part("chart"), forPage(this.spec, this.width, values), {
+      mode: "vega-lite",
+      actions: false,
+      renderer: "svg",
+      bind: this.part("fields"),
+      config: colours(),
+      tooltip: { theme: document.documentElement.dataset.theme === "dark" ? "dark" : "light" },
+    });
+    const view = this.result.view;
+    this.part("chart").removeAttribute("title");
+    for (const name of Object.keys(this.values())) {
+      view.addSignalListener(name, () => view.runAfter(() => this.say()));
+    }
+    this.figure.view = view; // for the tests
+    this.say();
+  }
+
+  values() {
+    if (!this.result) return {};
+    const fields = (name) => typeof name === "string" && name.endsWith("_field");
+    return this.result.view.getState({ signals: fields, data: () => false }).signals;
+  }
+
+  say() {
+    const root = this.result.view.scenegraph().root;
+    const lines = (name) => named(root, `${name}_marks`).flatMap((item) => item.text);
+    const answer = lines("answer").flatMap((text) => String(text).split("\n"));
+    const text = (line, kind) => {
+      const paragraph = document.createElement("p");
+      paragraph.textContent = line;
+      paragraph.className = kind;
+      return paragraph;
+    };
+    const checked = lines("checked").join(" ");
+    const beyond = checked.startsWith("Outside") ? "calculator-beyond" : "calculator-within";
+    this.part("answer").replaceChildren(
+      ...answer.map((line) => text(line, "calculator-line")),
+      text(checked, beyond),
+    );
+  }
+}
+
+const all = [...document.querySelectorAll("figure.calculator")].map((each) => new Calculator(each));
+for (const each of all) {
+  each.draw();
+  let pending;
+  new ResizeObserver(() => {
+    clearTimeout(pending);
+    pending = setTimeout(() => {
+      if (Math.abs(each.part("chart").clientWidth - each.width) > 8) each.draw();
+    }, 150);
+  }).observe(each.figure);
+}
+new MutationObserver(() => all.forEach((each) => each.draw())).observe(document.documentElement, {
+  attributeFilter: ["data-theme"],
+});
