@@ -36,7 +36,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-out = Console()
+out = Console(markup=False)  # what is printed may hold [brackets]
 INTERRUPTED = 130
 
 
@@ -58,9 +58,7 @@ def main() -> None:
                 raise LabError(advice) from error
             raise
     except LabError as error:
-        Console(stderr=True).print(
-            f"redis-lab: {error}", style="red", highlight=False, markup=False
-        )
+        Console(stderr=True).print(f"redis-lab: {error}", style="red", highlight=False)
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
@@ -149,7 +147,7 @@ def lab(
         kind, why = choose_kind()
         out.print(f"Each notebook starts its own server ({kind}{', ' + why if why else ''}).")
     except LabError as error:
-        out.print(f"[red]{error}[/red]")
+        out.print(str(error), style="red")
     page = f"/lab/tree/{first.relative_to(root).as_posix()}"
     command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url={page}"]
     command += [f"--port={port}"] + ([] if browser else ["--no-browser"])
@@ -198,7 +196,7 @@ def print_progress() -> None:
     """Show which exercises you have solved, how your predictions were, and what comes next."""
     from .logbook import progress as so_far
 
-    out.print(repr(so_far()), highlight=False, markup=False)
+    out.print(repr(so_far()), highlight=False)
 
 
 @app.command(name="plots")
@@ -486,7 +484,7 @@ def drill_class(
     options: Any = {"seed": seed, "kills": kills, "workers": workers, "forget": forget}
     with tqdm(bar_format="{desc} {elapsed}", leave=False) as bar:
         report = run_drill(target, kind, steps=steps, progress=bar.set_description_str, **options)
-    out.print(str(report), highlight=False, markup=False, soft_wrap=True)
+    out.print(str(report), highlight=False, soft_wrap=True)
     if save is not None:
         report.save(save)
     raise typer.Exit(INTERRUPTED if report.interrupted else int(not report.ok))
@@ -573,7 +571,7 @@ def serve_redis(
     config: dict[str, Any] = {"port": port} if port else {}
     with start_server(**config) as running:
         out.print(f"{running}", highlight=False)
-        out.print(f"[bold]{redact(running.url)}[/bold]   Ctrl-C stops it; its data are lost.")
+        out.print(f"{redact(running.url)}   Ctrl-C stops it; its data are lost.")
         while not stop.wait(0.5):
             if not running.alive():
                 raise LabError(
@@ -604,7 +602,7 @@ def grade_folder(
     require("IPython")
     grades = []
     for each in grading.grade_all(folder, timeout_s=timeout_s, memory_mb=memory_mb):
-        out.print(f"{each.who}  {each.exercise}  {each.outcome}", highlight=False, markup=False)
+        out.print(f"{each.who}  {each.exercise}  {each.outcome}", highlight=False)
         grades.append(each)
     for path in grading.write_grades(grades, to):
         out.print(str(path), highlight=False, soft_wrap=True)
