@@ -58,7 +58,9 @@ def main() -> None:
                 raise LabError(advice) from error
             raise
     except LabError as error:
-        Console(stderr=True).print(f"redis-lab: {error}", style="red", highlight=False)
+        Console(stderr=True).print(
+            f"redis-lab: {error}", style="red", highlight=False, markup=False
+        )
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
@@ -196,7 +198,7 @@ def print_progress() -> None:
     """Show which exercises you have solved, how your predictions were, and what comes next."""
     from .logbook import progress as so_far
 
-    out.print(repr(so_far()), highlight=False)
+    out.print(repr(so_far()), highlight=False, markup=False)
 
 
 @app.command(name="plots")
@@ -484,7 +486,7 @@ def drill_class(
     options: Any = {"seed": seed, "kills": kills, "workers": workers, "forget": forget}
     with tqdm(bar_format="{desc} {elapsed}", leave=False) as bar:
         report = run_drill(target, kind, steps=steps, progress=bar.set_description_str, **options)
-    out.print(str(report), highlight=False, soft_wrap=True)
+    out.print(str(report), highlight=False, markup=False, soft_wrap=True)
     if save is not None:
         report.save(save)
     raise typer.Exit(INTERRUPTED if report.interrupted else int(not report.ok))
@@ -602,7 +604,7 @@ def grade_folder(
     require("IPython")
     grades = []
     for each in grading.grade_all(folder, timeout_s=timeout_s, memory_mb=memory_mb):
-        out.print(f"{each.who}  {each.exercise}  {each.outcome}", highlight=False)
+        out.print(f"{each.who}  {each.exercise}  {each.outcome}", highlight=False, markup=False)
         grades.append(each)
     for path in grading.write_grades(grades, to):
         out.print(str(path), highlight=False, soft_wrap=True)

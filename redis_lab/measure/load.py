@@ -402,7 +402,9 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
     if isinstance(client, redis.RedisCluster):
         raise LabError("Load goes to one server; give a client of one node of the cluster.")
     if issubclass(first_primary(client).connection_pool.connection_class, redis.SSLConnection):
-        raise LabError("The load generator speaks no TLS.")
+        raise LabError(
+            "The load generator cannot use TLS. Give it a client of a server without TLS: redis://…"
+        )
     guard(client, tuple(command))
     where, greeting = get_endpoint(client), []
     if where.get("password"):
@@ -432,7 +434,9 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
                     sample += part
                 lengths.add(len(sample) - 15)
     except OSError as error:
-        raise LabError(f"The server does not answer: {error}.") from error
+        raise LabError(
+            f"The server does not answer: {error}. Start it, or connect again."
+        ) from error
     except SystemExit as refused:
         raise LabError(f"The server refuses the connection: {refused}") from None
     if sample.startswith(b"-"):

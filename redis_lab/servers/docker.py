@@ -76,7 +76,8 @@ class DockerServer(Server):
                 if time.monotonic() > deadline:
                     self.container.stop()
                     raise LabError(
-                        f"The server in the container did not answer: {error}"
+                        f"The server in the container did not answer: {error}. Try again, or "
+                        "choose another kind of server: redis-lab doctor lists them."
                     ) from error
                 time.sleep(0.05)
 
