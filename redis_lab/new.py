@@ -229,10 +229,7 @@ def write_lesson(lesson: str, minutes: int = 30, title: str = "") -> Iterator[Pa
     }
     for path in files:
         if path.exists():
-            raise LabError(
-                f"{path.relative_to(root.parent)} is there already. Choose another name, or "
-                "delete it."
-            )
+            raise LabError(f"{path.relative_to(root.parent)} is there already.")
     for path, text in files.items():
         write_whole(path, text.encode())
         yield path
