@@ -37,7 +37,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-out = Console()
+out = Console(markup=False)  # what is printed may hold [brackets]
 INTERRUPTED = 130
 
 
@@ -150,7 +150,7 @@ def lab(
         kind, why = choose_kind()
         out.print(f"Each notebook starts its own server ({kind}{', ' + why if why else ''}).")
     except LabError as error:
-        out.print(f"[red]{error}[/red]")
+        out.print(str(error), style="red")
     page = f"/lab/tree/{first.relative_to(root).as_posix()}"
     command = [sys.executable, "-m", "jupyterlab", f"--LabApp.default_url={page}"]
     command += [f"--port={port}"] + ([] if browser else ["--no-browser"])
@@ -642,7 +642,7 @@ def serve_redis(
     config: dict[str, Any] = {"port": port} if port else {}
     with start_server(**config) as running:
         out.print(f"{running}", highlight=False)
-        out.print(f"[bold]{redact(running.url)}[/bold]   Ctrl-C stops it; its data are lost.")
+        out.print(f"{redact(running.url)}   Ctrl-C stops it; its data are lost.")
         while not stop.wait(0.5):
             if not running.alive():
                 raise LabError(

@@ -61,7 +61,7 @@ def read_notebook(path: Path) -> dict[str, Any]:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(notebook["cells"], list)
     except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise LabError(f"{path.name} is not a notebook.") from error
+        raise LabError(f"{path.name} is not a notebook. Restore it from the repository.") from error
     return notebook
 
 
@@ -235,7 +235,10 @@ def _put_aside(copy: Path) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise LabError(f"{copy.name} could not be kept: {error.strerror}.") from error
+            raise LabError(
+                f"{copy.name} could not be kept: {error.strerror}. Free some disk space, or make "
+                "its folder writable."
+            ) from error
         return kept
     raise LabError(f"There are a thousand older versions of {copy.name}; delete some.")
 

@@ -64,7 +64,10 @@ def grade_all(
         if copies.name_of(path) in known and ".ipynb_checkpoints" not in path.parts
     ]
     if not found:
-        raise LabError(f"There is no notebook of a lesson in {folder}.")
+        raise LabError(
+            f"There is no notebook of a lesson in {folder}. Name the folder that holds the "
+            "learners' folders."
+        )
     for path in found:
         inside = path.relative_to(folder)
         who = inside.parts[0] if len(inside.parts) > 1 else folder.name

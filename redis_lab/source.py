@@ -253,7 +253,7 @@ def shop(scale: str = "default", *, seed: int = SEED, writable: bool = False) ->
             copy = Path(shutil.copy(made, folder.name))
         except OSError as error:
             raise LabError(
-                f"No room for a copy of the shop: {error.strerror}. Free disk space."
+                f"No room for a copy of the shop: {error.strerror}. Free some disk space."
             ) from error
         opened = Shop(copy, writable=True)
         opened._folder = folder

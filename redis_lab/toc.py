@@ -79,7 +79,10 @@ def read_toc(root: Path | None = None) -> list[Lesson]:
     try:
         parts = yaml.safe_load((root / TOC).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LabError(f"notebooks/{TOC} is missing: it lists the lessons.") from None
+        raise LabError(
+            f"notebooks/{TOC} is missing: it lists the lessons. "
+            f"Restore it: git checkout notebooks/{TOC}"
+        ) from None
     except yaml.YAMLError as error:
         raise LabError(f"notebooks/{TOC} cannot be read: {error}") from None
     found: list[Lesson] = []
@@ -91,7 +94,7 @@ def read_toc(root: Path | None = None) -> list[Lesson]:
     names = [each.name for each in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise LabError(f"notebooks/{TOC}: {', '.join(twice)} is there twice.")
+        raise LabError(f"notebooks/{TOC}: {', '.join(twice)} is there twice; remove one.")
     return found
 
 

@@ -217,7 +217,7 @@ def test_a_full_disk_leaves_the_old_file(elsewhere):
         [sys.executable, "-c", code, str(elsewhere)], capture_output=True, text=True
     )
     assert said.returncode == 0, said.stderr
-    assert "small.json could not be written" in said.stdout and "untouched" in said.stdout
+    assert "small.json could not be written" in said.stdout and "unchanged" in said.stdout
     assert (elsewhere / "small.json").read_bytes() == before
     assert [path.name for path in elsewhere.iterdir()] == ["small.json"]
 

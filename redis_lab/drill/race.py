@@ -137,7 +137,10 @@ class Race:
             if len(found) >= least:
                 return found
             if time.monotonic() > deadline:
-                raise LabError(f"The drill's workers called nothing within {BEGIN_S:g} s.")
+                raise LabError(
+                    f"The drill's workers called nothing within {BEGIN_S:g} s. Does the class wait "
+                    "for something? If the machine is busy, try again."
+                )
             time.sleep(0.005)
 
     def _log(self, name: str) -> int:

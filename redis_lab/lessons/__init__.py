@@ -20,7 +20,7 @@ from redis_lab.errors import LabError
 from redis_lab.figures import Chart, DotPlot
 from redis_lab.judging import EXERCISES, HINTS, Check
 
-# Measured by benchmarks/harness_cost.py, in no lesson.
+# Measured by benchmarks/harness_cost.py, not in a lesson.
 WITHOUT_A_LESSON: dict[str, Chart] = {
     "harness_cost": DotPlot(
         title="What it costs to time one call",
@@ -48,7 +48,7 @@ def _load_modules() -> Iterator[ModuleType]:
 def load_figures() -> dict[str, Chart]:
     """How every experiment of the workbook is drawn, by its name.
 
-    Raises: LabError where two lessons have an experiment of the same name.
+    Raises: LabError if two lessons have an experiment of the same name.
     """
     every = dict(WITHOUT_A_LESSON)
     for module in _load_modules():

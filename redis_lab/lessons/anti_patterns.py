@@ -48,7 +48,7 @@ redis.call('SET', 'my page:1', 'x')
 
 
 def _count_calls(client: redis.Redis) -> dict[str, int]:
-    """How often each command was carried out since CONFIG RESETSTAT, by its name."""
+    """How often each command was executed since CONFIG RESETSTAT, by its name."""
     stats = client.info("commandstats")
     return {name.removeprefix("cmdstat_"): each["calls"] for name, each in stats.items()}
 

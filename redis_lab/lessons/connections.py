@@ -36,7 +36,7 @@ FIGURES: dict[str, Chart] = {
 }
 
 LONG_S = 60
-LATEST_S = 60  # how much longer than the pop a worker may wait before it considers the server dead
+LATEST_S = 60  # how much longer than the pop a worker may wait before it considers the server down
 WAITS_S = 0.4
 
 

@@ -142,6 +142,7 @@ def report(
     if lives and min(lives.values()) < 30:
         raise NotYet(
             f"{min(lives, key=lives.__getitem__)} is gone {min(lives.values()):.0f} seconds after "
-            "a report, and everybody with it. Who reported less than a minute ago stays."
+            "a report, and every courier with it. A courier who reported less than a minute ago "
+            "must stay: give both keys a longer time to live."
         )
     return "right: the silent are gone, the others stay, in one round trip"

@@ -36,7 +36,7 @@ FIGURES: dict[str, Chart] = {
 
 BUYERS, CROWDED = 8, 100
 
-# What another buyer does: look and take in one step.
+# Another buyer's script: it looks and takes in one step.
 TAKE = """
 local left = tonumber(redis.call('HGET', KEYS[1], 'stock') or '0')
 if left < tonumber(ARGV[1]) then return 0 end
@@ -54,8 +54,8 @@ def _read_stock(r: redis.Redis, key: str) -> int:
 def _overtake(r: redis.Redis, answer: Reserve, key: str, wanted: int, other: int) -> tuple:
     """Let another buyer take `other` of 5 right after the answer's first command.
 
-    Returns whether the answer reserved, what the other one was given (None if there was no moment
-    to come in between, as with WATCH, which sends through a pipeline), and what is left.
+    Returns whether the answer reserved, the result of the other buyer (None if it could not act in
+    between, as with WATCH, which sends through a pipeline), and the remaining stock.
     """
     r.hset(key, "stock", 5)
     client: Any = r  # whose method is replaced meanwhile

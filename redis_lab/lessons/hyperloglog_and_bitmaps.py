@@ -48,7 +48,7 @@ FIGURES: dict[str, Chart] = {
 
 @contextmanager
 def _remove_new_keys(r: redis.Redis) -> Iterator[Callable[[], set[str]]]:
-    """Give a function that tells which keys are new, and remove those in the end."""
+    """Yield a function that returns the new keys, and remove these at the end."""
     before = set(r.scan_iter(count=1000))
 
     def new() -> set[str]:
@@ -62,7 +62,7 @@ def _remove_new_keys(r: redis.Redis) -> Iterator[Callable[[], set[str]]]:
 
 
 def _find_without_ttl(r: redis.Redis, keys: Iterable[str]) -> str:
-    """The names of those keys that have no time to live."""
+    """The names of the keys without a time to live."""
     return ", ".join(sorted(key for key in keys if r.ttl(key) == -1))
 
 
@@ -84,7 +84,7 @@ def _set_bits(r: redis.Redis, key: str, users: Iterable[int]) -> None:
 )
 def visitors(r: redis.Redis, answer: Callable[[redis.Redis, list[str]], int]) -> str:
     days = [f"2031-03-{day:02}" for day in range(1, 8)]
-    # 300 come each day, 200 of them the day before as well; on the last day nobody comes
+    # 300 visitors come each day, 200 of whom came the day before; on the last day there are none
     came = [range(100 * k, 100 * k + 300) for k in range(6)]
     keys = {f"check:visitors:{day}" for day in days[:6]}
     with _remove_new_keys(r) as new:
@@ -111,8 +111,8 @@ def visitors(r: redis.Redis, answer: Callable[[redis.Redis, list[str]], int]) ->
         )
     if changed:
         raise NotYet(
-            f"the number is right, and {changed[0]} has changed: whoever asks for that day "
-            "alone is told a wrong number. PFMERGE writes into its first key; PFCOUNT alone needs "
+            f"the number is right, and {changed[0]} has changed: its own count "
+            "is wrong now. PFMERGE writes into its first key; PFCOUNT alone needs "
             "none."
         )
     if counted.round_trips > 1:
@@ -177,8 +177,8 @@ def retained(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> 
     hints=(
         "BITOP NOT only inverts as many bytes as its key has. If the second day is shorter, "
         "all users beyond its end are missing. Can you find the number without NOT?",
-        "Who came on the first day only are those of the first day, minus those of both days. "
-        "Both of these are a BITCOUNT.",
+        "The users of the first day only are those of the first day, minus those of both days. "
+        "Each of these two numbers is a BITCOUNT.",
         'Queue `bitcount(first)`, the `bitop("AND", "came:lost", first, second)`, its '
         "`bitcount` and the `unlink`, and subtract the second count from the first.",
     )

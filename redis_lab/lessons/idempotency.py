@@ -53,7 +53,7 @@ class _Killed(BaseException):
 
 
 class _MortalConnection(sqlite3.Connection):
-    """A connection whose owner is killed when it would send one statement more than `lives`."""
+    """A connection whose owner is killed before it sends more than `lives` statements."""
 
     lives = 10**9
 
@@ -75,7 +75,7 @@ class _MortalConnection(sqlite3.Connection):
         return super().executescript(sql)
 
     def cursor(self, *args: Any) -> Any:
-        return self  # so that no statement goes past us
+        return self  # so that every statement is counted
 
     def commit(self) -> None:
         self.live()
@@ -103,7 +103,7 @@ def _run_in_file(answer: Callable[[sqlite3.Connection, str, int], object], file:
         return sqlite3.connect(file, isolation_level=None, timeout=30, factory=kind)
 
     def arrive(event: str, cents: int, lives: int = 10**9) -> bool:
-        """A worker of its own; whether it lived. What it had not committed dies with it."""
+        """Run a worker; returns whether it survived. If not, uncommitted statements are lost."""
         with contextlib.closing(connected(_MortalConnection)) as database:
             database.lives = lives
             try:
@@ -113,7 +113,7 @@ def _run_in_file(answer: Callable[[sqlite3.Connection, str, int], object], file:
         return True
 
     def total() -> int:
-        """What has been booked since last asked."""
+        """The bookings since the last call."""
         [(cents,)] = shop.execute("SELECT cents FROM income").fetchall()
         shop.execute("UPDATE income SET cents = 0")
         return cents

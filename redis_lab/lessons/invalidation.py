@@ -70,7 +70,7 @@ def update(
         try:
             cache.get(key)
             answer(commit, cache, key, 250)
-            for old in held:  # the reader that was overtaken stores at last
+            for old in held:  # the reader that was overtaken stores its value last
                 args = [old["version"], '{"version": 1, "cents": 100}', 60_000, "0"]
                 late._store(keys=["check:1"], args=args)
             if row["cents"] != 250:

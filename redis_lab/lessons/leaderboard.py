@@ -129,14 +129,14 @@ def _describe_leader(board: Pairs) -> str:
     )
 )
 def contest(r: redis.Redis, answer: Callable[[int, int], float]) -> str:
-    better = [  # (solved, minutes), the better first
+    better = [  # (solved, minutes), the better team first
         ((3, 50), (2, 10)),
         ((2, 10), (2, 11)),
         ((1, MOST_MINUTES), (0, 0)),
         ((MOST_SOLVED, 0), (MOST_SOLVED, 1)),
         ((MOST_SOLVED, MOST_MINUTES - 1), (MOST_SOLVED, MOST_MINUTES)),
     ]
-    # What two teams did in eight rounds, the better first
+    # The results of two teams in eight rounds, the better one first
     slow = [(1, MOST_MINUTES)] + [(0, MOST_MINUTES)] * (ROUNDS - 1)
     totals = [
         ("one solved in all the time there is", slow, "none solved", [(0, 0)] * ROUNDS),

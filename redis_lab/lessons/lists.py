@@ -185,7 +185,7 @@ def _check_alone(four: list, left: list, rest: list, nothing: list, jobs: list) 
 
 
 def _race_workers(r: redis.Redis, key: str, answer: Callable) -> tuple[int, int]:
-    """Eight workers share 400 jobs: how many were handed out again, and how many to nobody."""
+    """Eight workers share 400 jobs; returns how many were handed out twice, and how many never."""
     jobs = [f"job:{n}" for n in range(400)]
     r.delete(key)
     r.rpush(key, *jobs)
@@ -194,7 +194,7 @@ def _race_workers(r: redis.Redis, key: str, answer: Callable) -> tuple[int, int]
     def work(_: int) -> list:
         together.wait()
         handed = []
-        for _ in range(len(jobs)):  # an answer that never removes anything must end as well
+        for _ in range(len(jobs)):  # an answer that never removes a job must end, too
             batch = answer(r, key, 3)
             if not batch:
                 break

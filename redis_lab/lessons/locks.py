@@ -40,7 +40,7 @@ KEY = "check:lock"
 
 
 class _MeddledClient(redis.Redis):
-    """A client after whose GET the lease runs out and Bob takes the lock."""
+    """A client whose lease ends after its GET, when Bob takes the lock."""
 
     meddle = False
 
@@ -67,7 +67,7 @@ def release(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -
     client = _MeddledClient(connection_pool=r.connection_pool)
 
     def after(holder: str | None) -> tuple[bool, object, int]:
-        """What Ada's release returns, who holds the lock then, and how many round trips it took."""
+        """The result of Ada's release, the holder after it, and the number of round trips."""
         r.delete(KEY)
         if holder:
             r.set(KEY, holder, px=60_000)
@@ -77,7 +77,7 @@ def release(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -
         return released in (True, 1, b"1", "1"), left, counted.round_trips
 
     try:
-        after("ada")  # a script may be loaded by this
+        after("ada")  # this may load a script
         adas, bobs, nobodys = after("ada"), after("bob"), after(None)
         client.meddle = True
         _, left_to, _ = after("ada")

@@ -56,7 +56,7 @@ def _read_used_memory(client: redis.Redis) -> int:
 
 
 def _write_objects(client: redis.Redis, *numbers: int) -> None:
-    """For each number an object of three keys, some larger than others."""
+    """For each number, write an object of three keys; some are larger than others."""
     with client.pipeline(transaction=False) as pipe:
         for n in numbers:
             pipe.set(f"page:{n}", "x" * (100 + 13 * n % 400), ex=86_400)
@@ -67,7 +67,7 @@ def _write_objects(client: redis.Redis, *numbers: int) -> None:
 
 @cache
 def _measure_objects(kind: str) -> int:
-    """What `COUNT` of them take on a server of that kind; measured once, since it is the same."""
+    """The memory of `COUNT` objects on a server of that kind; measured only once."""
     with server(kind=kind) as private, private.client() as r:
         before = _read_used_memory(r)
         for first in range(0, COUNT, 500):
@@ -77,7 +77,7 @@ def _measure_objects(kind: str) -> int:
 
 @cache
 def _measure_key(kind: str) -> float:
-    """What each of many counters takes as a key of its own."""
+    """The memory of one counter, of many with a key each."""
     with server(kind=kind) as private, private.client() as r:
         before = _read_used_memory(r)
         with r.pipeline(transaction=False) as pipe:

@@ -48,7 +48,7 @@ WORDS, PATIENCE_S = ["lamp", "", "chair", "0", "table"], 0.5
 
 
 class _FollowedClient(redis.Redis):
-    """A client on somebody's pool that calls `after(command)` when a single command is done."""
+    """A client on another client's pool; it calls `after(command)` after each single command."""
 
     def __init__(self, client: redis.Redis, after: Callable[[str], None]) -> None:
         super().__init__(connection_pool=client.connection_pool)
@@ -69,7 +69,7 @@ def _subscribe(r: redis.Redis, *channels: str) -> PubSub:
 
 
 def _read_messages(p: PubSub, quiet_s: float = 0.1) -> list[dict]:
-    """What `p` still has to say, until it is quiet."""
+    """The remaining messages of `p`, until there are no more."""
     messages = []
     while message := p.get_message(timeout=quiet_s):
         messages.append(message)
@@ -90,7 +90,7 @@ def announce(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str], obje
     at_once: list[object] = []
 
     def after(command: str) -> None:
-        if command == "PUBLISH":  # a listener is quick, and looks
+        if command == "PUBLISH":  # the subscriber reads the price at once
             at_once.append(r.get(KEY))
 
     listener = _subscribe(r, CHANNEL)
@@ -120,7 +120,7 @@ def announce(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str], obje
     if counted.round_trips > 1:
         raise NotYet(
             "right order, two round trips, and a gap between them. If the process dies in it, the "
-            "price is new and nobody was told. What makes it both or neither?"
+            "price is new, but no message was sent. How do you get both or neither?"
         )
     if not {"MULTI", "EVAL", "EVALSHA", "FCALL"} & set(counted.by_command):
         raise NotYet(
@@ -144,7 +144,7 @@ def join(r: redis.Redis, answer: Callable[[redis.Redis, PubSub, str, str], str |
     changes: list[str] = []
 
     def change(command: str = "GET") -> None:
-        """The price changes right after the first look at it."""
+        """The price changes right after it was first read."""
         if command == "GET" and not changes:
             changes.append("new")
             r.set(KEY, "new", ex=100)
@@ -196,8 +196,8 @@ class _CallCounter:
 def _make_client(r: redis.Redis) -> redis.Redis:
     """A client of the same server with a pool of its own.
 
-    An answer that waits for ever is left behind in its thread, and must not share a connection
-    with what the learner does next.
+    An answer that waits for ever stays in its thread, and must not share a connection with the
+    learner's next commands.
     """
     pool = r.connection_pool
     kind = type(pool)
@@ -207,7 +207,7 @@ def _make_client(r: redis.Redis) -> redis.Redis:
 
 
 def _start_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
-    """Start `call`; its result, or what it raised, is put into the list."""
+    """Start `call`; its result, or its exception, is put into the list."""
     outcome: list[object] = []
 
     def run() -> None:
@@ -264,7 +264,7 @@ def collect(r: redis.Redis, answer: Callable[[PubSub, int, float], list[str] | N
 
 
 def _check_collect_all(r: redis.Redis, p: PubSub, answer: Callable) -> int:
-    """One message more comes than was asked for. Returns how often `p` was asked."""
+    """One more message comes than was requested. Returns how often `p` was read."""
     calls = _CallCounter(p)
     speaker = _publish_words(r, [*WORDS, "one more"])
     try:
@@ -298,12 +298,12 @@ def _check_collect_all(r: redis.Redis, p: PubSub, answer: Callable) -> int:
 
 
 def _check_collect_few(r: redis.Redis, p: PubSub, answer: Callable) -> None:
-    """Three messages are asked for, and two come."""
+    """Three messages are requested, and two come."""
     thread, outcome = _start_thread(lambda: answer(p, 3, PATIENCE_S))
     _publish_words(r, WORDS[:2]).join()
     thread.join(LONGEST_S)
     if thread.is_alive():
-        _publish_words(r, WORDS).join()  # let it come to an end
+        _publish_words(r, WORDS).join()  # let the call end
         thread.join(LONGEST_S)
         raise NotYet(
             "two messages came, three were asked for, and your code still waits for the third. "

@@ -47,9 +47,8 @@ class _Killed(BaseException):
 
 
 class _MortalClient:
-    """A client whose owner is killed when it would send one command more than `lives`.
-
-    What goes in one step (a script, MULTI/EXEC) counts as one.
+    """A client whose owner is killed before it sends more than `lives` commands. One step (a
+    script, MULTI/EXEC) counts as one command.
     """
 
     def __init__(self, client: redis.Redis, lives: int) -> None:
@@ -61,7 +60,7 @@ class _MortalClient:
         self.lives -= 1
 
     def register_script(self, script: str) -> Script:
-        stands_in: Any = self  # what it does not do itself, the client does
+        stands_in: Any = self  # everything else is passed to the client
         return Script(stands_in, script)
 
     def pipeline(self, *args: Any, **options: Any) -> Any:

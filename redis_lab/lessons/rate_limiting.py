@@ -98,7 +98,7 @@ def log(r: redis.Redis, answer: Callable[..., bool]) -> str:
         slow = sum(bool(answer(r, patient, NOON_MS + t)) for t in range(0, 10_000, 250))
         at_once = sum(bool(answer(r, same, NOON_MS)) for _ in range(2 * LIMIT))
         ttl = r.pttl(eager)
-        longest = 0  # of some fresh keys: a busy machine may look late, but not each time
+        longest = 0  # several new keys: on a busy machine one look may come late, but not all
         for _ in range(5):
             r.delete(cost)
             answer(r, cost, NOON_MS)
@@ -165,7 +165,7 @@ def log(r: redis.Redis, answer: Callable[..., bool]) -> str:
 
 
 def _count_time_calls(r: redis.Redis) -> int:
-    """How often TIME was called on this server, by whomever."""
+    """How often TIME was called on this server, by any client."""
     return r.info("commandstats").get("cmdstat_time", {"calls": 0})["calls"]
 
 

@@ -48,7 +48,7 @@ PATIENCE_S = 4
 
 
 def _make_alternating_client(made: Replicated) -> redis.Redis:
-    """A client whose two connections take turns, both of them open."""
+    """A client whose two open connections take turns."""
     pool = redis.BlockingConnectionPool.from_url(
         made.primary.url,
         max_connections=2,

@@ -38,7 +38,7 @@ FIGURES: dict[str, Chart] = {
     ),
 }
 
-ENDS = 200  # how many sessions end while somebody writes to them
+ENDS = 200  # how many sessions end while another client writes to them
 
 
 @exercise(
@@ -120,7 +120,7 @@ def _revive_in_race(r: redis.Redis, answer: Callable) -> int:
 
 
 def _revive_between_trips(r: redis.Redis, answer: Callable) -> int:
-    """Let the session end before each of the answer's round trips but the first, one at a time."""
+    """Let the session end before the second, third, … round trip of the answer, one at a time."""
     pool, key, revived = r.connection_pool, "check:between", 0
     for at in range(1, 4):
         r.hset(key, mapping={"user": '"ada"'})
@@ -150,8 +150,8 @@ def _make_meddler(r: redis.Redis, key: str, at: int, ended: list, execute: Calla
 
 @exercise(
     hints=(
-        "The id stays the same, so whoever knew it before the login is logged in now. And "
-        "whose cart may be in that session?",
+        "The id stays the same, so anyone who knew it before the login is logged in now. "
+        "And whose cart may be in that session?",
         "Make a new id with `secrets.token_urlsafe(16)`, store the session under it, delete "
         "the old one, and return the new id. If the old session belongs to another user, begin "
         "with an empty one.",

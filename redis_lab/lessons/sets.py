@@ -37,7 +37,7 @@ TILLS, CUSTOMERS, HOUR = 8, 25, 3600
 
 @contextmanager
 def _record_commands(r: redis.Redis) -> Iterator[list[tuple]]:
-    """The commands that are sent through this client's own methods; not those of pipelines."""
+    """The commands that this client's own methods send, without those of pipelines."""
     sent: list[tuple] = []
     client: Any = r  # whose method is replaced meanwhile
     send = client.execute_command
@@ -54,7 +54,7 @@ def _record_commands(r: redis.Redis) -> Iterator[list[tuple]]:
 
 
 def _has_limit(args: tuple) -> bool:
-    """Whether a command has a LIMIT; redis-py says LIMIT 0, none, when it is given no limit."""
+    """Whether a command has a LIMIT; without a limit redis-py sends LIMIT 0, which means none."""
     words = [str(word) for word in args]
     return "LIMIT" in words and words[words.index("LIMIT") + 1] != "0"
 
@@ -63,7 +63,7 @@ def _has_limit(args: tuple) -> bool:
     hints=(
         "Your code fetches all common members only to count them. The server can count them "
         "itself.",
-        "SINTERCARD (since 7.0) returns the number of common members. It can be told to stop "
+        "SINTERCARD (since 7.0) returns the number of common members. It can stop "
         "counting at a limit.",
         "`r.sintercard` takes the number of keys, the list of keys, and `limit`. The limit is "
         "`enough`.",
@@ -97,7 +97,7 @@ def bought_both(r: redis.Redis, answer: Callable[[redis.Redis, str, str, int], i
     if sent and not any(_has_limit(args) for args in sent):
         raise NotYet(
             f"right, in {counted.bytes_in} bytes. But the server counted all 2000 where 100 would "
-            "have been enough. It can be told when to stop."
+            "have been enough. SINTERCARD takes a LIMIT at which it stops."
         )
     if counted.round_trips > 1:
         raise NotYet(f"right, in {counted.round_trips} round trips. One question is enough.")
@@ -139,7 +139,7 @@ def once(r: redis.Redis, answer: Callable[[redis.Redis, str, object], bool]) -> 
         clock = r.ttl(key)
         again = answer(r, "spring", "ada")
         if clock > 0:
-            r.expire(key, HOUR // 2)  # as if half of the hour were over
+            r.expire(key, HOUR // 2)  # as if half of the hour had passed
         with wire(r) as counted:
             second = answer(r, "spring", "bob")
         later = r.ttl(key)
@@ -201,7 +201,7 @@ def also_bought(
     try:
         r.sadd("check:buyers:1", *range(1000))
         for product, count in shared.items():
-            # many buyers of their own, so that a popular product is not a related one
+            # with many other buyers, so that this product is popular but not related
             r.sadd(f"check:buyers:{product}", *range(count), *range(5000, 7000 - count))
         with wire(r) as counted:
             found = answer(r, 1, list(shared), 3)

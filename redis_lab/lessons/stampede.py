@@ -64,7 +64,7 @@ Rule = Callable[[float, float, float, float], bool]
 )
 def rule(_: redis.Redis, answer: Rule) -> str:
     def says(left_s: float, took_s: float, beta: float, reach: float) -> bool:
-        """For the random number whose -ln is `reach`."""
+        """The answer for the random number whose -ln is `reach`."""
         return bool(answer(left_s, took_s, beta, math.exp(-reach)))
 
     if not says(0.1, 0.2, 1.0, 2.0):

@@ -41,7 +41,7 @@ START, END = 1_764_360_000, 1_764_363_600  # an hour, in seconds
 
 
 class _Mishap(Exception):
-    """What a handler raises in the middle of a batch."""
+    """Raised by a handler in the middle of a batch."""
 
 
 def _fill_stream(r: redis.Redis, ids: list[str]) -> None:
@@ -139,7 +139,7 @@ def work(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, Callable]
 )
 def recover(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, int], list[str]]) -> str:
     ids = [f"{k}-0" for k in range(1, 2501)]
-    # XAUTOCLAIM looks at ten times COUNT entries a page: among the fresh ones a page is empty
+    # XAUTOCLAIM scans ten times COUNT entries for each page: among new entries a page is empty
     idle = ids[:150] + ids[-150:]
     fresh = set(ids) - set(idle)
     try:

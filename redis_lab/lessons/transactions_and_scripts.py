@@ -40,8 +40,8 @@ THREADS, EACH, IN_STOCK = 8, 40, 200
 
 
 def _interrupt_after(r: redis.Redis, at: int, act: Callable[[], object]) -> redis.Redis:
-    """A client to whom something happens: once its reply number `at` is read, `act` is called."""
-    replies = -1_000_000  # those that belong to connecting do not count
+    """A client that is interrupted: after its reply number `at`, `act` is called."""
+    replies = -1_000_000  # replies to the connection's handshake do not count
 
     pool = r.connection_pool
     kind: Any = pool.connection_class
@@ -65,7 +65,7 @@ def _interrupt_after(r: redis.Redis, at: int, act: Callable[[], object]) -> redi
     return client
 
 
-# A rival who does it right
+# A rival whose purchase is correct
 TAKE = """
 if tonumber(redis.call('GET', KEYS[1]) or '0') < 3 then return 0 end
 redis.call('DECRBY', KEYS[1], 3)
@@ -112,7 +112,7 @@ def buy(r: redis.Redis, answer: Buy) -> str:
 
 
 def _read_numbers(r: redis.Redis, *keys: str) -> tuple[int, ...]:
-    """The numbers under keys; a key that is gone counts as 0."""
+    """The numbers at keys; a missing key counts as 0."""
     return tuple(int(found or 0) for found in r.mget(*keys))
 
 
@@ -135,7 +135,7 @@ def _check_alone(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
 
 
 def _check_rival(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) -> None:
-    """Five in stock, two want three each; the rival buys after the answer's reply number `at`."""
+    """Five are in stock, two buyers want three each; the rival buys after reply `at`."""
     r.mset({stock: 5, cart: 0})
     rival = []
     client = _interrupt_after(r, at, lambda: rival.append(r.eval(TAKE, 1, stock)))
@@ -160,7 +160,7 @@ def _check_rival(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) ->
 
 
 def _check_observer(r: redis.Redis, answer: Buy, stock: str, cart: str, at: int) -> None:
-    """Two in stock, three wanted; somebody looks at the stock after reply number `at`."""
+    """Two are in stock, three wanted; another client reads the stock after reply `at`."""
     r.mset({stock: 2, cart: 0})
     seen: list[int] = []
     client = _interrupt_after(r, at, lambda: seen.extend(_read_numbers(r, stock)))
@@ -203,13 +203,13 @@ def _check_crowd(r: redis.Redis, answer: Buy, stock: str, cart: str) -> None:
     )
 )
 def set_if_higher(shared: redis.Redis, answer: Callable[[redis.Redis, str, int], object]) -> str:
-    """On a server of its own: SCRIPT FLUSH is not for one that others use."""
+    """It runs on a private server, because SCRIPT FLUSH would affect other users."""
     key = "check:best"
     try:
         with server() as private, private.client() as r:
             return _judge_higher(r, answer, key)
     finally:
-        shared.delete(key)  # where an answer went that took no notice of `r`
+        shared.delete(key)  # the server of an answer that did not use `r`
 
 
 def _judge_higher(r: redis.Redis, answer: Callable, key: str) -> str:
@@ -264,7 +264,7 @@ def _judge_higher(r: redis.Redis, answer: Callable, key: str) -> str:
 
 
 def _check_higher(r: redis.Redis, answer: Callable, key: str, at: int) -> None:
-    """Somebody stores 100 after the answer's reply number `at`; an answer of 50 must not win."""
+    """Another client stores 100 after the answer's reply `at`; an answer of 50 must not win."""
     r.set(key, 10)
     came = []
     client = _interrupt_after(r, at, lambda: came.append(r.set(key, 100)))

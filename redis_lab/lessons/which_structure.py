@@ -37,7 +37,7 @@ STRUCTURES = (
     *("string", "hash", "list", "set", "sorted set", "stream", "HyperLogLog", "bitmap", "geo"),
     "pub/sub",
 )
-# question: what answers it, and why
+# question: the structure that answers it, and why
 CHOICES = {
     "the ten products a user looked at last": (
         {"list"},

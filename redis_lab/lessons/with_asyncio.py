@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 def _run_in_new_loop(work: Awaitable[T]) -> T:
-    """Wait for it in a loop of its own; a notebook's is running already."""
+    """Wait for it in a new event loop, because the notebook's own is running already."""
 
     async def wait() -> T:
         return await work

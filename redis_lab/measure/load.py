@@ -487,7 +487,9 @@ def settings_for(client: redis.Redis, command: Sequence[object]) -> dict[str, ob
     if isinstance(client, redis.RedisCluster):
         raise LabError("Load goes to one server; give a client of one node of the cluster.")
     if issubclass(first_primary(client).connection_pool.connection_class, redis.SSLConnection):
-        raise LabError("The load generator speaks no TLS.")
+        raise LabError(
+            "The load generator cannot use TLS. Give it a client of a server without TLS: redis://…"
+        )
     for _, each in mix.commands:
         guard(client, each)
     where, greeting = get_endpoint(client), []
@@ -528,7 +530,9 @@ def _probe(settings: dict, mix: Mix, kind: int) -> int:
                     sample += part
                 lengths.add(len(sample) - 15)
     except OSError as error:
-        raise LabError(f"The server does not answer: {error}.") from error
+        raise LabError(
+            f"The server does not answer: {error}. Start it, or connect again."
+        ) from error
     except SystemExit as refused:
         raise LabError(f"The server refuses the connection: {refused}") from None
     if sample.startswith(b"-"):

@@ -75,7 +75,9 @@ def distributed(
     if rate_per_s <= 0 or seconds < 1 or users < workers or workers < 1:
         raise LabError("Locust needs a positive rate, a second at least, and a user a worker.")
     if issubclass(client.connection_pool.connection_class, redis.SSLConnection):
-        raise LabError("The Locust user speaks no TLS.")
+        raise LabError(
+            "The Locust user cannot use TLS. Give it a client of a server without TLS: redis://…"
+        )
     guard(client, command)
     told = workload(client, *command, pace_s=users / rate_per_s)
     port = free_port()
@@ -115,7 +117,7 @@ def distributed(
                 process.kill()
                 process.wait()
     if not seen or int(seen[0]["Request Count"]) == 0:
-        raise LabError("Locust made no request.")
+        raise LabError("Locust made no request. Give it more seconds or a higher rate.")
     if int(seen[0]["Failure Count"]):
         raise LabError(f"{seen[0]['Failure Count']} of Locust's requests failed.")
     return [row_of(row, rate_per_s) for row in seen]

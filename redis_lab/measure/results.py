@@ -245,9 +245,13 @@ def load(path: Path | str) -> Result:
     except FileNotFoundError as error:
         raise LabError(f"There is no result {path}. Make it with: make plots.") from error
     except OSError as error:
-        raise LabError(f"{path} could not be read: {error.strerror}.") from error
+        raise LabError(
+            f"{path} could not be read: {error.strerror}. Name a result's file that you may read."
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LabError(f"{path.name} is not a result of the lab ({error}).") from error
+        raise LabError(
+            f"{path.name} is not a result of the lab ({error}). Measure it again: make plots."
+        ) from error
 
 
 def _check_types(thing: object, kinds: Mapping[str, type]) -> None:

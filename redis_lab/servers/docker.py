@@ -85,7 +85,8 @@ class DockerServer(Server):
             except (redis.RedisError, KeyError, TypeError, IndexError) as error:
                 if time.monotonic() > deadline:
                     raise LabError(
-                        f"The server in the container did not answer: {error}"
+                        f"The server in the container did not answer: {error}. Try again, or "
+                        "choose another kind of server: redis-lab doctor lists them."
                     ) from error
                 time.sleep(0.05)
 

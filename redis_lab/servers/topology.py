@@ -39,7 +39,10 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str) -> No
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            raise LabError(f"{what} did not happen within {timeout_s:.0f} seconds.")
+            raise LabError(
+                f"{what} did not happen within {timeout_s:.0f} seconds. Close what else is "
+                "running, and try again."
+            )
         time.sleep(0.02)
 
 
@@ -76,7 +79,10 @@ class Cluster:
                 for first, last, (_, port, *_), *_ in client.execute_command("CLUSTER SLOTS"):
                     if first <= slot <= last:
                         return self.at(int(port))
-        raise LabError(f"No living node knows who holds the slot of {key!r}.")
+        raise LabError(
+            f"No living node knows the owner of the slot of {key!r}. Start a node that was killed: "
+            "cluster.nodes[0].restart()."
+        )
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def test_report_is_accepted(learner):
         (forgets_at_once, "both couriers belong"),
         (stands_still, "not where it reported last"),
         (scripted(SCRIPT), "stays for ever"),
-        (scripted(SCRIPT + CLOCKS.replace("60", "25")), "Who reported less than a minute ago"),
+        (scripted(SCRIPT + CLOCKS.replace("60", "25")), "must stay: give both keys a longer"),
         (
             scripted(SCRIPT.replace("KEYS[2], ARGV[4]", "KEYS[2], 'NX', ARGV[4]", 1) + CLOCKS),
             "41 seconds",

@@ -126,7 +126,7 @@ HALF_RIGHT = {
     "a list for seconds": ("lists.remember", remember, "gone after"),
     "a campaign of a minute": ("sets.once", once, "lasts an hour"),
     "not all or nothing": ("which_structure.viewed", viewed, "All or nothing is a transaction"),
-    "a merged day": ("hyperloglog_and_bitmaps.visitors", merged, "told a wrong number"),
+    "a merged day": ("hyperloglog_and_bitmaps.visitors", merged, "its own count is wrong"),
     "an overwritten day": ("hyperloglog_and_bitmaps.lost", overwritten, "a day has changed"),
     "always five": ("leaderboard.weekly", week, "asked for the 2 best, you return 5"),
     "a session of a minute": ("sessions.login", login(life=60), "lives 1800 seconds"),

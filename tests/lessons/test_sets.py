@@ -36,7 +36,7 @@ def test_bought_both_is_accepted(learner, answer):
         (lambda r, a, b, enough: max(limited(r, a, b, enough), 1), "shares nothing, and you say 1"),
         (lambda r, a, b, enough: r.sintercard(2, [a, b]), "is 100, not 2000"),
         (lambda r, a, b, enough: min(len(r.sinter(a, b)), enough), "bytes came back for one"),
-        (lambda r, a, b, enough: min(r.sintercard(2, [a, b]), enough), "told when to stop"),
+        (lambda r, a, b, enough: min(r.sintercard(2, [a, b]), enough), "LIMIT at which it stops"),
         (looks_first, "2 round trips"),
     ],
 )

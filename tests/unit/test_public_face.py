@@ -55,16 +55,17 @@ def test_what_is_not_there_is_an_attribute_error():
 @pytest.mark.parametrize(
     ("module", "old", "new"),
     [
-        (redis_lab.results, "of", "make_result"),
-        (redis_lab.results, "compare", "compare_results"),
-        (redis_lab.theory, "kept", "share_present"),
-        (redis_lab.theory, "recently", "asked_within"),
+        ("results", "of", "make_result"),
+        ("results", "compare", "compare_results"),
+        ("theory", "kept", "share_present"),
+        ("theory", "recently", "asked_within"),
     ],
 )
 def test_an_old_name_leads_to_the_new_one(module, old, new):
-    with pytest.raises(AttributeError, match=rf"\.{old} is called \w+\.{new} now"):
-        getattr(module, old)
-    assert new in module.__all__ and callable(getattr(module, new))
+    found = getattr(redis_lab, module)
+    with pytest.raises(AttributeError, match=rf"{module}\.{old} is called {module}\.{new} now"):
+        getattr(found, old)
+    assert new in found.__all__ and callable(getattr(found, new))
 
 
 @pytest.mark.parametrize("jedi", [True, False])
@@ -181,6 +182,13 @@ def test_the_core_measures_without_any_extra():
         "a",
         "This needs tornado, which is not installed: pip install 'redis-lab[http]'",
     ]
+
+
+def test_doctor_names_the_extra_of_a_kind_that_is_missing():
+    """A name in brackets would be markup for rich, and would be missing."""
+    done = run_without_extras("from redis_lab.cli import main; main()", "doctor")
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'redis-lab[docker]'" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(
