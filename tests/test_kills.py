@@ -234,7 +234,7 @@ def build_the_site(place: Place) -> list:
 
 def change_then_reset(place: Place) -> list:
     lesson = notebooks.find("strings")[0]
-    copy = place.folder / "work" / lesson.relative_to(notebooks.folder())
+    copy = place.folder / "work" / lesson.relative_to(notebooks.notebooks_folder())
     copy.parent.mkdir()
     copy.write_text("a reader's own work")
     return [SCRIPT, "reset", "strings"]

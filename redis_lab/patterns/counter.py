@@ -20,8 +20,9 @@ class ExpiringCounter:
     Contract: every key has a TTL from the moment it exists, whatever crashes when; counting never
     prolongs the window; concurrent callers each see a different count.
     NOT kept: an event whose reply was lost and that the client sends again (`redis.Redis(...)` does
-    so by itself) is counted TWICE. A server that loses its memory begins at 1 again; one whose
-    clock goes back keeps its windows for so much longer.
+    so by itself) is counted TWICE. A server that loses its memory begins at 1 again; after a
+    FAILOVER to a replica that is behind, some numbers come twice; a server whose clock goes back
+    keeps its windows for so much longer.
     Keys: `<prefix>:<name>`, a string with a TTL of `ttl_s` (from one second on, to a millisecond).
     Cost: one round trip, two commands in a MULTI/EXEC. Needs Redis 7.0 (EXPIRE NX). A user of the
     server needs `~<prefix>:* +incrby +pexpire +multi +exec`.

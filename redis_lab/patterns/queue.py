@@ -576,7 +576,7 @@ class ListQueue(SyncQueue):
     worker killed before it began has used one, so `max_tries=1` means at most once.
     NOT KEPT: what the server forgets is lost. A restart without persistence, a failover to a
     replica that is behind, an eviction (use `noeviction`) can lose jobs that were put, and bring
-    back jobs that were done.
+    back jobs that were done or taken: then TWO workers may have one, and it may have more tries.
     Keys: `{prefix}:jobs`, `:tries`, `:holders` (hashes), `:later`, `:leases`, `:over` (sorted
     sets), `:dead`, `:ready`, `:moved` (lists), all declared, in one slot of a cluster. Jobs must
     not expire one by one, so the keys live and die together, `keep_s` after the last call or the

@@ -55,10 +55,12 @@ class EarlyRefresh:
     recomputed by about e^(1/beta) of them before it expires, and none finds it missing, as long as
     they are so many that the first does it at least one load ahead. With few readers it expires as
     any other. Loads may overlap; the last to end is kept, so after an update an OLD value may be
-    stored and stay for `ttl_s`: there is no invalidation here (see cache.Cache). `get` returns what
-    JSON makes of the value, on a miss as on a hit. If Redis is away or full, `get` loads the value
-    and returns it, and asks Redis again after `pause_s`; the first callers hang as long as their
-    client's timeouts say. If an early load raises, the value that is still there is returned.
+    stored and stay for `ttl_s`: there is no invalidation here (see cache.Cache). After a FAILOVER
+    to a replica that is behind, the value before the last one may come back for its `ttl_s`.
+    `get` returns what JSON makes of the value, on a miss as on a hit. If Redis is away or full,
+    `get` loads the value and returns it, and asks Redis again after `pause_s`; the first callers
+    hang as long as their client's timeouts say. If an early load raises, the value that is still
+    there is returned.
     Keys: `<prefix>:<key>`, a string (value, and how long it took to load), TTL `ttl_s`.
     Cost: a hit is one round trip (GET and PTTL), a load one more. One key: works on Redis Cluster.
     Prevents: the stampede at the expiry of a popular value, without coordination.

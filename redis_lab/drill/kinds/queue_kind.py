@@ -158,15 +158,19 @@ class QueuePlay(Play):
 
     def survived(self, hands: Hands, meanwhile: Any) -> None:
         """Wait until no poison comes any more, or one has come too often."""
-        before, moved = -1, time.monotonic()
-        while time.monotonic() - moved < 1.5 * hands.target.lease_s + 0.2:
+        before, moved = -1, 0.0
+        tried = time.monotonic()
+        while True:
             rounds = poison_rounds(hands.so_far())
             if any(len(ops) > hands.target.most_tries for ops in rounds.values()):
                 return
             if (total := sum(map(len, rounds.values()))) != before:
                 before, moved = total, time.monotonic()
-            meanwhile()
+            elif tried - moved > 1.5 * hands.target.lease_s + 0.2:
+                return  # also the last try, which began so late, was in vain
             time.sleep(0.005)
+            tried = time.monotonic()
+            meanwhile()
 
     def drained(self, hands: Hands, meanwhile: Any) -> None:
         """Wait until no job is missing, for as long as there is progress; record for how long it
