@@ -585,10 +585,19 @@ def serve_redis(
 @app.command()
 def handout(
     to: Annotated[Path, typer.Argument(help="A new folder for the copies.")] = Path("handout"),
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="A new folder for the answers; by default beside the copies."),
+    ] = None,
 ) -> None:
-    """Write copies of the notebooks without solutions and outputs."""
-    for copy in copies.hand_out(to):
-        out.print(str(copy), highlight=False)
+    """Write copies of the notebooks without solutions and outputs, and the answers apart."""
+    from . import answer_key
+
+    key = answers or to.absolute().with_name(f"{to.absolute().name}-answers")
+    if key.exists():
+        raise LabError(f"{key} is there already; name a new folder: --answers FOLDER.")
+    for path in [*copies.hand_out(to), *answer_key.write_answers(key)]:
+        out.print(str(path), highlight=False, soft_wrap=True)
 
 
 @app.command("grade")

@@ -27,7 +27,7 @@ ROOMS = [
     ("lessons",),
     ("teach",),
     (ROOT,),
-    ("_grader", "grade", "index", "notebooks"),
+    ("_grader", "answer_key", "grade", "index", "notebooks"),
     ("new", "publish"),
     ("cli",),
 ]
