@@ -1,8 +1,8 @@
 """Run one learner's exercise cells and report what their checks say; a program for `grade`.
 
 The job is a line of JSON on standard input: the cells to run, the import statements of the lesson,
-and the limit of memory. Each outcome is a line of JSON on standard output; what the cells print is
-discarded.
+the seed of the checks' data, and the limit of memory. Each outcome is a line of JSON on standard
+output; what the cells print is discarded.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ def main() -> None:
     from IPython.core.interactiveshell import InteractiveShell
 
     import redis_lab as lab
-    from redis_lab import lessons, teach
+    from redis_lab import judging, lessons, teach
     from redis_lab.judging import NotYet
     from redis_lab.servers.choose import announced_client
+
+    judging.reseed(job["seed"])
 
     def say(exercise: str, outcome: str, reason: str) -> None:
         line = {"exercise": exercise, "outcome": outcome, "reason": reason}

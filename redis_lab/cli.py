@@ -295,7 +295,7 @@ def draw_again(only: str, effort: str, in_place: bool) -> None:
 
     Raises: LabError if there is no result, or, after drawing the others, for results of no lesson.
     """
-    from . import figures, lessons, teach
+    from . import figures, lessons
     from .measure import results
 
     folder = results.results_folder(effort)
@@ -308,9 +308,7 @@ def draw_again(only: str, effort: str, in_place: bool) -> None:
     for path in tqdm(known, desc="drawing"):
         result, chart = results.load(path), lessons.find_figure(path.stem)
         drawn[path.stem] = figures.write_plot(result, chart, figures.plots_folder(effort))
-        alternatives[path.stem] = teach.describe_figure(
-            chart, result.environment.get("effort", effort)
-        )
+        alternatives[path.stem] = figures.describe(result, chart)
     if in_place:
         for path in notebooks.find():
             changed = notebooks.embed_figures(path, drawn, alternatives)
@@ -654,16 +652,29 @@ def serve_redis(
 @app.command()
 def handout(
     to: Annotated[Path, typer.Argument(help="A new folder for the copies.")] = Path("handout"),
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="A new folder for the answers; by default beside the copies."),
+    ] = None,
 ) -> None:
-    """Write copies of the notebooks without solutions and outputs."""
-    for copy in copies.hand_out(to):
-        out.print(str(copy), highlight=False)
+    """Write copies of the notebooks without solutions and outputs, and the answers apart."""
+    from . import answer_key
+
+    key = answers or to.absolute().with_name(f"{to.absolute().name}-answers")
+    if key.exists():
+        raise LabError(f"{key} is there already; name a new folder: --answers FOLDER.")
+    for path in [*copies.hand_out(to), *answer_key.write_answers(key)]:
+        out.print(str(path), highlight=False, soft_wrap=True)
 
 
 @app.command("grade")
 def grade_folder(
     folder: Annotated[Path, typer.Argument(help="A folder with a folder for each learner.")],
     to: Annotated[Path, typer.Option(help="Where grades.csv and grades.html go.")] = Path("."),
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the checks' data; a new one each time if not given.", min=0),
+    ] = None,
     timeout_s: Annotated[float, typer.Option(help="Seconds for each notebook.")] = 300.0,
     memory_mb: Annotated[int, typer.Option(help="Memory for each process.")] = 4096,
 ) -> None:
@@ -672,8 +683,10 @@ def grade_folder(
 
     require("IPython")
     grades = []
-    for each in grading.grade_all(folder, timeout_s=timeout_s, memory_mb=memory_mb):
+    for each in grading.grade_all(folder, seed=seed, timeout_s=timeout_s, memory_mb=memory_mb):
         out.print(f"{each.who}  {each.exercise}  {each.outcome}", highlight=False, markup=False)
         grades.append(each)
+    if grades and seed is None:
+        out.print(f"To repeat it with the same data: --seed {grades[0].seed}", highlight=False)
     for path in grading.write_grades(grades, to):
         out.print(str(path), highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -112,13 +112,18 @@ def hand_out(to: Path) -> list[Path]:
 
     Raises: LabError if the folder exists already.
     """
+    return make_folder(to, tree(to))
+
+
+def make_folder(to: Path, files: Iterable[tuple[Path, bytes]]) -> list[Path]:
+    """Write files into a new folder, all or none; return their paths. Raises: as `hand_out`."""
     if to.exists():
         raise LabError(f"{to} is there already; name a new folder.")
     with contextlib.suppress(OSError):  # the next line reports this
         to.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryFolder(f".{to.name}-making-", to.parent) as folder:
         names = []
-        for path, content in tree(to):
+        for path, content in files:
             write_whole(Path(folder, to.name, path), content, instead="name a folder")
             names.append(to / path)
         Path(folder, to.name).rename(to)

@@ -4,23 +4,25 @@ A figure is a frozen dataclass: `Lines`, `DotPlot`, `DotPanels` or `Timeline`, w
 columns it shows and its labels. It holds no data. Each lesson's module says how its experiments are
 drawn; the data come from a result: `draw(load("data/results/pipelines.json"), Lines(...))`.
 
-For a new kind of figure, add one class: a `Chart` with a method `draw`.
+For a new kind of figure, add one class: a `Chart` with the methods `draw` and `describe`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import math
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from . import findings
 from .errors import LabError
 from .files import data_folder, write_whole
 from .measure.baseline import BASELINE
@@ -97,6 +99,10 @@ class Chart(ABC):
     @abstractmethod
     def draw(self, figure: Figure, table: pd.DataFrame) -> None:
         """Draw the table into an empty figure, and set the figure's size."""
+
+    @abstractmethod
+    def describe(self, table: pd.DataFrame) -> str:
+        """What the figure shows, in sentences, from the same numbers."""
 
     def colours(self, labels: Iterable[str]) -> dict[str, str]:
         """A colour for each series: by its meaning; the others get the remaining ones in turn."""
@@ -285,8 +291,7 @@ class Lines(Chart):
                 if len(line := part[part[self.by] == name])
             ]
             if value is not None:
-                shown = value if isinstance(value, str) else f"{value:g}"
-                axes.set_title(self.panel_title.format(shown))
+                axes.set_title(self.name_panel(value))
             axes.set_ylabel(self.ylabel if index % across == 0 else "")
             axes.set_xlabel(self.xlabel if index >= len(values) - across else "")
         if self.yscale == "linear" and table[self.y].min() >= 0:
@@ -299,6 +304,34 @@ class Lines(Chart):
         legend = [f"thin line: {self.theory_label}"] if self.theory else []
         bars = self.bars_label or label_interval(table, self.y)
         _explain(figure, *legend, bars, self.bands_label)
+
+    def describe(self, table: pd.DataFrame) -> str:
+        table = table.dropna(subset=[self.y])
+        label, unit = findings.split_label(self.ylabel)
+        against, at = findings.split_label(self.xlabel)
+        ends = [findings.name_value(x, at) for x in (table[self.x].min(), table[self.x].max())]
+        said = [f"{_capitalize(label)} against {against}, {ends[0]} to {ends[1]}."]
+        span = table[self.y].max() - table[self.y].min() if self.yscale == "linear" else 0.0
+        panels = [(None, table)] if self.panels is None else list(table.groupby(self.panels))
+        for value, part in panels:
+            lines, found = {}, []
+            for name, line in part.groupby(self.by, sort=False):
+                if line[self.x].duplicated().mean() > 0.5:  # a cloud
+                    low, high = (
+                        findings.name_value(y, unit) for y in line[self.y].agg(["min", "max"])
+                    )
+                    found.append(f"{name} lies between {low} and {high}")
+                    continue
+                lines[str(name)] = points = dict(line.groupby(self.x)[self.y].median())
+                found.append(f"{name} {findings.course(points, unit, at, span)}")
+            head = "" if value is None else f"{self.name_panel(value)}: "
+            said.append(f"{head}{'; '.join([*found, *findings.crossings(lines, at)])}.")
+        if self.theory and (far := findings.distance(table[self.y], table[self.theory])):
+            said.append(f"Compared with the theory, {self.theory_label}: {far}.")
+        return " ".join(said)
+
+    def name_panel(self, value: object) -> str:
+        return self.panel_title.format(value if isinstance(value, str) else f"{value:g}")
 
     def one_line(
         self, axes: Axes, position: int, name: str, colour: str, line: pd.DataFrame
@@ -372,6 +405,11 @@ class DotPlot(Chart):
         _set_tick_labels(axes.xaxis)
         _explain(figure, label_interval(table, self.x))
 
+    def describe(self, table: pd.DataFrame) -> str:
+        label, unit = findings.split_label(self.xlabel)
+        values = dict(zip(table[self.by].astype(str), table[self.x], strict=True))
+        return f"{_capitalize(label)}. {findings.rank(values, unit)}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
@@ -422,6 +460,17 @@ class DotPanels(Chart):
             figure,
             label_interval(table, *(c for panel in self.panels for c in panel.points.values())),
         )
+
+    def describe(self, table: pd.DataFrame) -> str:
+        said = []
+        for panel in self.panels:
+            unit = findings.split_label(panel.xlabel)[1]
+            for name, column in panel.points.items():
+                there = table.dropna(subset=[column])
+                values = dict(zip(there[self.by].astype(str), there[column], strict=True))
+                head = panel.title if len(panel.points) == 1 else f"{panel.title}, {name}"
+                said.append(f"{_capitalize(head)}: {findings.extremes(values, unit)}.")
+        return " ".join(said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -476,6 +525,15 @@ class Timeline(Chart):
         _set_tick_labels(axes.xaxis)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
 
+    def describe(self, table: pd.DataFrame) -> str:
+        label, unit = findings.split_label(self.xlabel)
+        marks = table.dropna(subset=[self.x])
+        said = []
+        for lane, part in marks.groupby(self.lane, sort=False):
+            events = list(zip(part[self.x], part[self.event], strict=True))
+            said.append(f"{lane}: {findings.happened(events, unit)}.")
+        return f"Events by {label}. {' '.join(said)}"
+
 
 def _format_us(value: float) -> str:
     """Microseconds in a readable unit: 0.09 µs, 120 µs, 3.4 ms, 1.2 s."""
@@ -483,6 +541,33 @@ def _format_us(value: float) -> str:
         if value >= limit or unit == "µs":
             return f"{value / limit:.3g} {unit}"
     raise AssertionError
+
+
+def _capitalize(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def describe(result: Result, chart: Chart) -> str:
+    """What the figure of a result shows: its title, and the findings in sentences.
+
+    It stands in the place of the picture, for those who do not see it.
+    Raises: LabError, as `draw`.
+    """
+    with _explained(result, chart):
+        said = chart.describe(result.table)
+    title = chart.title if chart.title.endswith("?") else f"{chart.title}."
+    effort = result.environment.get("effort")
+    return f"{title} {said}" + (f" ({effort} effort)" if effort else "")
+
+
+@contextlib.contextmanager
+def _explained(result: Result, chart: Chart) -> Iterator[None]:
+    """Raises: LabError, where the result lacks what the chart shows."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        kind = type(chart).__name__
+        raise LabError(f"{result.experiment} cannot be drawn as {kind}: {error}.") from error
 
 
 def draw(result: Result, chart: Chart) -> Figure:
@@ -497,11 +582,8 @@ def draw(result: Result, chart: Chart) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure()
         FigureCanvasAgg(figure)
-        try:
+        with _explained(result, chart):
             chart.draw(figure, result.table)
-        except (KeyError, TypeError, ValueError) as error:
-            kind = type(chart).__name__
-            raise LabError(f"{result.experiment} cannot be drawn as {kind}: {error}.") from error
         width, height = figure.get_size_inches()
         figure.suptitle(
             chart.title, x=0.01, y=1 - 0.08 / height, ha="left", fontsize=11, fontweight="bold"

@@ -2,7 +2,8 @@
 
 A folder holds a folder for each learner, with notebooks anywhere in it. From each notebook the
 cells that the learner wrote or changed are run in a process of its own, with limits of time and
-memory, against the same checks as in the lessons. This protects you from mistakes: from cells that
+memory, against the same checks as in the lessons, with data drawn from a seed: an answer that
+holds only the lesson's own numbers fails. This protects you from mistakes: from cells that
 raise, do not end, take all memory or end their process. It is no sandbox: they run as you, with
 your rights, so take work from people you know, or grade in a container.
 """
@@ -16,6 +17,7 @@ import html
 import io
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -47,16 +49,23 @@ class Grade:
     outcome: str
     reason: str = ""
     attempts: int | None = None
+    seed: int | None = None
 
 
 def grade_all(
-    folder: Path, *, timeout_s: float = TIMEOUT_S, memory_mb: int = MEMORY_MB
+    folder: Path,
+    *,
+    seed: int | None = None,
+    timeout_s: float = TIMEOUT_S,
+    memory_mb: int = MEMORY_MB,
 ) -> Iterator[Grade]:
     """Grade what is in a folder, learner by learner.
 
+    The checks' data are drawn from `seed`, by default a new one; 0 stands for those of the lessons.
     `timeout_s` and `memory_mb` limit each notebook. Raises: LabError if it contains no notebook of
     a lesson.
     """
+    seed = 1 + secrets.randbelow(2**31 - 1) if seed is None else seed
     known = {lesson.name: lesson for lesson in read_toc()}
     found = [
         path
@@ -72,8 +81,9 @@ def grade_all(
         inside = path.relative_to(folder)
         who = inside.parts[0] if len(inside.parts) > 1 else folder.name
         tries = count_attempts(folder / who if len(inside.parts) > 1 else folder)
-        for each in grade_notebook(path, known[copies.name_of(path)], timeout_s, memory_mb):
-            each.who = who
+        lesson = known[copies.name_of(path)]
+        for each in grade_notebook(path, lesson, seed, timeout_s, memory_mb):
+            each.who, each.seed = who, seed
             each.attempts = tries[each.exercise] if tries else None
             yield each
 
@@ -90,7 +100,9 @@ def count_attempts(folder: Path) -> Counter[str]:
     return counted
 
 
-def grade_notebook(path: Path, lesson: Lesson, timeout_s: float, memory_mb: int) -> Iterator[Grade]:
+def grade_notebook(
+    path: Path, lesson: Lesson, seed: int, timeout_s: float, memory_mb: int
+) -> Iterator[Grade]:
     """The exercises of one notebook, in the lesson's order."""
     names = exercises_of(lesson)
     try:
@@ -115,6 +127,7 @@ def grade_notebook(path: Path, lesson: Lesson, timeout_s: float, memory_mb: int)
         job = {
             "imports": imports,
             "memory_mb": memory_mb,
+            "seed": seed,
             "cells": [{"source": cell, "exercises": CHECKED.findall(cell)} for cell in own],
         }
         outcomes, end = run_notebook(job, timeout_s)
@@ -229,7 +242,8 @@ def page(grades: list[Grade]) -> str:
         + "</tr>\n"
         for each in grades
     )
-    return PAGE.format(people=people, heads=heads, rows=rows)
+    seeds = ", ".join(sorted({str(each.seed) for each in grades if each.seed is not None}))
+    return PAGE.format(people=people, heads=heads, rows=rows, seeds=seeds)
 
 
 def _shorten(value: object) -> object:
@@ -247,6 +261,7 @@ td, th {{ text-align: left; vertical-align: top; padding: .2em .8em .2em 0; }}
 </style>
 <h1>Grades</h1>
 <ul>{people}</ul>
+<p>Seed of the checks' data: {seeds}. With <code>--seed</code> they are the same again.</p>
 <table><tr>{heads}</tr>
 {rows}</table>
 </html>

@@ -15,7 +15,9 @@ import ctypes
 import functools
 import inspect
 import numbers
+import random
 import signal
+import string
 import threading
 import time
 import traceback
@@ -36,6 +38,7 @@ from redis.retry import Retry
 from .errors import LabError
 
 A = TypeVar("A")
+Number = TypeVar("Number", int, float)
 Check = Callable[[redis.Redis, A], str]
 
 EXERCISES: dict[str, Check[Any]] = {}
@@ -49,6 +52,39 @@ REMEMBERED = 1000  # returned values of an answer, to explain why a check could 
 
 LIMIT_S = 30.0
 """How long one call of an answer may take before it is stopped."""
+
+
+_seed = 0
+_chance: random.Random | None = None  # of the check that is running
+
+
+def reseed(seed: int) -> None:
+    """From now on let checks draw other data, the same for the same seed; 0: the lessons' own.
+
+    The lessons' own data are the same each time, so that the committed outputs are, too.
+    """
+    global _seed
+    _seed = seed
+
+
+def vary(own: Number, low: Number, high: Number) -> Number:
+    """A number of a check's data: the lesson's own; after `reseed` another, from low to high."""
+    if _chance is None:
+        return own
+    drawn = own
+    while drawn == own:
+        if isinstance(own, int):
+            drawn = _chance.randint(low, high)  # type: ignore[arg-type]
+        else:
+            drawn = round(_chance.uniform(low, high), 3)
+    return drawn
+
+
+def vary_word(own: str) -> str:
+    """A word of a check's data: the lesson's own, or, after `reseed`, one that begins with it."""
+    if _chance is None:
+        return own
+    return f"{own}-{''.join(_chance.choices(string.ascii_lowercase, k=6))}"
 
 
 class NotYet(Exception):
@@ -100,6 +136,8 @@ def _register(check: Check[A], hints: tuple[str, ...]) -> Check[A]:
 
     @functools.wraps(check)
     def checked(client: redis.Redis, answer: A) -> str:
+        global _chance
+        _chance = random.Random(f"{_seed} {name}") if _seed else None
         wanted = typing.get_type_hints(check)["answer"]
         if typing.get_origin(wanted) is abc.Callable and not callable(answer):
             raise NotYet(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from . import figures, lessons, notebooks, teach
+from . import figures, lessons, notebooks
 from .child import TemporaryFolder
 from .errors import LabError
 from .files import data_folder
@@ -129,7 +129,7 @@ def publish_runs(
                 continue
             chart = lessons.find_figure(name)
             drawn[name] = figures.write_plot(result, chart, figures.plots_folder(effort))
-            alternatives[name] = teach.describe_figure(chart, effort)
+            alternatives[name] = figures.describe(result, chart)
         if in_place:
             notebooks.write_notebook(path, notebook)
             notebooks.embed_figures(path, drawn, alternatives)

@@ -20,10 +20,9 @@ from . import claims, copies, lessons, logbook, toc
 from .child import TemporaryFolder as TemporaryFolder
 from .claims import NOT_MEASURED
 from .errors import LabError, wrap_lines
-from .figures import Chart, write_plot
+from .figures import Chart, describe, write_plot
 from .judging import NotYet, ServerStuck
 from .measure.comparison import Comparison
-from .measure.effort import effort_name
 from .measure.results import Result, make_result, save
 from .servers.choose import announced_client, server_behind
 
@@ -378,11 +377,4 @@ def _save_and_show(result: Result, chart: Chart) -> object:
     from IPython.display import Image
 
     save(result)
-    return Image(
-        data=write_plot(result, chart), format="png", alt=describe_figure(chart, effort_name())
-    )
-
-
-def describe_figure(chart: Chart, effort: str) -> str:
-    """The alternative text of a figure in a notebook."""
-    return f"{chart.title} ({effort} effort)"
+    return Image(data=write_plot(result, chart), format="png", alt=describe(result, chart))

@@ -592,7 +592,14 @@ def test_handout_leaves_out_solutions_and_outputs(lab, script, tmp_path):
         assert not any(c.get("outputs") for c in copy.cells)
     assert solutions > 0
     assert all(path.read_bytes() == content for path, content in before.items())
+    key = (tmp_path / "copies-answers" / "answers.html").read_text()
+    assert key.count("<pre>") == solutions and "keepttl=True" in key
+    assert key.count("<tr><td>") > 90 and "<td>stale least often</td><td>commit_then_delete" in key
+    assert "**" not in re.sub("<pre>.*?</pre>", "", key, flags=re.S)
     assert "is there already" in one_line_of_trouble(lab("handout", tmp_path / "copies"))
+    elsewhere = lab("handout", tmp_path / "copies", "--answers", tmp_path / "key")
+    assert "is there already" in one_line_of_trouble(elsewhere)
+    assert not (tmp_path / "key").exists()
 
 
 @needs_notebooks

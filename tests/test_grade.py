@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -65,11 +66,22 @@ def test_each_learner_gets_what_the_checks_say(tmp_path):
 def test_what_does_not_end_is_stopped(tmp_path):
     never = f'import time; time.sleep(1000)\nlab.check("{SECOND}", None)'
     path = hand_in(tmp_path, "ada", second=never)
-    found = list(grade.grade_notebook(path, LESSON, timeout_s=2, memory_mb=4096))
+    found = list(grade.grade_notebook(path, LESSON, 0, timeout_s=2, memory_mb=4096))
     assert [(each.exercise, each.outcome) for each in found] == [
         (FIRST, "untouched"),
         (SECOND, "endless"),
     ]
+
+
+def test_the_lessons_own_numbers_are_no_answer(tmp_path):
+    """They are right with seed 0, which stands for the lesson's, and wrong with a new one."""
+    known = "{(1000, 100): 200, (10, 100): 101, (200_000, 2100): 22_100}.get((query_us, get_us), 0)"
+    hand_in(
+        tmp_path, "eve", second=re.sub("return .*", f"return {known}", teach.solution_of(SECOND))
+    )
+    (_, own), (_, other) = (list(grade.grade_all(tmp_path, seed=seed)) for seed in (0, None))
+    assert (own.outcome, own.seed) == ("right", 0)
+    assert other.outcome == "wrong" and other.seed > 0
 
 
 def test_a_folder_without_a_lesson_is_said(tmp_path):
@@ -79,9 +91,10 @@ def test_a_folder_without_a_lesson_is_said(tmp_path):
 
 
 def test_the_files_are_harmless_to_open(tmp_path):
-    nasty = Grade("=cmd()", "start_here", FIRST, "wrong", "<script>alert(1)</script>", 3)
+    nasty = Grade("=cmd()", "start_here", FIRST, "wrong", "<script>alert(1)</script>", 3, 77)
     table, page = grade.write_grades([nasty], tmp_path)
     heads, row = csv.reader(table.read_text().splitlines())
-    assert heads == ["who", "lesson", "exercise", "outcome", "reason", "attempts"]
-    assert row[0] == "'=cmd()" and row[5] == "3"
+    assert heads == ["who", "lesson", "exercise", "outcome", "reason", "attempts", "seed"]
+    assert row[0] == "'=cmd()" and row[5:] == ["3", "77"]
+    assert "data: 77." in page.read_text()
     assert "<script>" not in page.read_text() and "&lt;script&gt;" in page.read_text()

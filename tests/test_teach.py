@@ -255,7 +255,11 @@ def local(tmp_path, monkeypatch):
 def test_a_figure_is_saved_and_shown(local, monkeypatch):
     monkeypatch.setitem(lessons.load_figures(), "shown", CHART)
     image = teach.figure("shown", [{"arm": "a", "p50_us": 2.0}, {"arm": "b", "p50_us": 9}], seed=3)
-    assert isinstance(image, Image) and image.alt == "Shown (quick effort)"
+    assert isinstance(image, Image)
+    assert image.alt == (
+        "Shown. Latency. From fast to slow: a 2 µs; b 9 µs. The last takes 4.5 times the first. "
+        "(quick effort)"
+    )
     assert (local / "shown.png").read_bytes() == image.data
     result = results.load(local / "shown.json")
     assert result.title == "Shown" and result.environment["seed"] == 3

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import redis
 
 from redis_lab.figures import Chart, DotPanels, Lines, Panel
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary, vary_word
 from redis_lab.servers.choose import server
 from redis_lab.wiretap import wire
 
@@ -67,6 +67,8 @@ def _count_calls(client: redis.Redis) -> dict[str, int]:
 def biggest_key(_: redis.Redis, answer: Callable[[redis.Redis], str]) -> str:
     with server() as private, private.client() as r:
         r.eval(FILL, 0, 2000)
+        biggest = vary_word("page:index")
+        r.rename("page:index", biggest)
         r.config_resetstat()
         with wire(r) as w:
             result = answer(r)
@@ -76,7 +78,7 @@ def biggest_key(_: redis.Redis, answer: Callable[[redis.Redis], str]) -> str:
                 "KEYS goes through all keys in one go, and all other clients wait. SCAN does it in "
                 "pages, with time for other clients in between."
             )
-        if result != "page:index":
+        if result != biggest:
             raise NotYet(
                 f"your answer is {result!r}; that key does not take the most memory. MEMORY USAGE "
                 "works for every type; lengths in bytes and in members cannot be compared."
@@ -102,7 +104,8 @@ def biggest_key(_: redis.Redis, answer: Callable[[redis.Redis], str]) -> str:
 )
 def delete_prefix(_: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> str:
     with server() as private, private.client() as r:
-        r.eval(FILL, 0, 5000)
+        many = vary(5000, 4000, 6000)
+        r.eval(FILL, 0, many)
         r.config_resetstat()
         with wire(r) as w:
             result = answer(r, "page:")
@@ -111,8 +114,8 @@ def delete_prefix(_: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> 
             raise NotYet("KEYS again: other clients wait. SCAN takes the same pattern, as `match`.")
         if calls.get("flushdb") or calls.get("flushall") or not r.exists("my page:1"):
             raise NotYet("keys that do not begin with the prefix are gone.")
-        if left != 5002:
-            raise NotYet(f"{left - 5002} keys with the prefix are still there.")
+        if left != many + 2:
+            raise NotYet(f"{left - many - 2} keys with the prefix are still there.")
         if "del" in calls:
             raise NotYet(
                 "DEL of a big key takes long, and other clients wait. UNLINK only takes it out, "
@@ -120,11 +123,11 @@ def delete_prefix(_: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> 
             )
         if calls.get("unlink", 0) < 5:
             raise NotYet(
-                f"{calls.get('unlink', 0)} UNLINK for 5001 keys: with so many names even that "
-                "takes long. Delete the keys of each page of SCAN."
+                f"{calls.get('unlink', 0)} UNLINK for {many + 1} keys: with so many names even "
+                "that takes long. Delete the keys of each page of SCAN."
             )
         if w.round_trips > 500:
             raise NotYet(f"{w.round_trips:,} round trips: UNLINK takes many names at once.")
-        if result != 5001:
-            raise NotYet(f"all are gone, but your answer is {result}; there were 5001.")
-    return "right: 5001 keys in a few dozen round trips, and no other client waited long"
+        if result != many + 1:
+            raise NotYet(f"all are gone, but your answer is {result}; there were {many + 1}.")
+    return f"right: {many + 1} keys in a few dozen round trips, and no other client waited long"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import redis
 
 from redis_lab.figures import Chart, Lines
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary, vary_word
 
 FIGURES: dict[str, Chart] = {
     "cache_aside": Lines(
@@ -50,7 +50,7 @@ FIGURES: dict[str, Chart] = {
     )
 )
 def get_user(r: redis.Redis, answer: Callable[[redis.Redis, int, Callable], dict | None]) -> str:
-    users = {1: {"name": "Ada"}, 2: {"name": "Grace"}}
+    users = {1: {"name": vary_word("Ada")}, 2: {"name": vary_word("Grace")}}
     keys = [f"user:{k}" for k in (1, 2, 99)]
     asked = []
 
@@ -100,7 +100,11 @@ def needed(_: redis.Redis, answer: Callable[[float, float, float], float | None]
             "a query of 10 µs with a hit of 150 µs: even with hits only the cache is slower. "
             "No hit ratio is enough, so the answer is None."
         )
-    for query, hit, miss in ((1000, 150, 1400), (50_000, 150, 50_400), (400, 150, 800)):
+    for query, hit, miss in (
+        (1000, 150, 1400),
+        (50_000, 150, 50_400),
+        (vary(400, 300, 700), vary(150, 100, 250), 800),
+    ):
         right = (miss - query) / (miss - hit)
         got = answer(query, hit, miss)
         if got is None or abs(got - right) > 1e-6:

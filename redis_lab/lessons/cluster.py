@@ -8,7 +8,7 @@ import redis
 from redis.crc import key_slot
 
 from redis_lab.figures import Chart, Lines, Timeline
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary
 from redis_lab.servers.topology import SLOTS, cluster
 from redis_lab.wiretap import wire
 
@@ -52,7 +52,8 @@ FIGURES: dict[str, Chart] = {
     )
 )
 def names(_: redis.Redis, answer: Callable[[int], Sequence[str]]) -> str:
-    every = {user: list(answer(user)) for user in range(300)}
+    first = vary(0, 1000, 1_000_000)
+    every = {user: list(answer(user)) for user in range(first, first + 300)}
     for user, keys in every.items():
         if len(set(keys)) != 3:
             raise NotYet(f"three different names are needed; user {user} has {keys}.")
@@ -85,7 +86,7 @@ def names(_: redis.Redis, answer: Callable[[int], Sequence[str]]) -> str:
     )
 )
 def values(_: redis.Redis, answer: Callable[[redis.RedisCluster, list[str]], Sequence]) -> str:
-    wanted = {f"page:{n}": str(n) for n in range(200)}
+    wanted = {f"page:{n}": str(vary(n, 1000, 1_000_000)) for n in range(200)}
     with cluster(3) as three, three.client() as rc:
         with rc.pipeline() as pipe:
             for key, value in wanted.items():

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from redis_lab.figures import Chart, DotPlot, Timeline
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary
 from redis_lab.wiretap import wire
 
 FIGURES: dict[str, Chart] = {
@@ -50,7 +50,8 @@ Rules = list[tuple[int, int]]
 )
 def lost_at_most(_: redis.Redis, answer: Callable[[Rules, float], float]) -> str:
     default = [(3600, 1), (300, 100), (60, 10_000)]
-    for rules, rate in (([(60, 1)], 100), (default, 1000), (default, 1), (default, 0.01)):
+    busy, calm = vary(100, 110, 900), vary(1000, 1100, 5000)
+    for rules, rate in (([(60, 1)], busy), (default, calm), (default, 1), (default, 0.01)):
         result = answer(rules, rate)
         right = rate * min(max(seconds, changes / rate) for seconds, changes in rules)
         asked = f"with {rules} and {rate:g} writes a second your answer is {result:g}"
@@ -79,7 +80,7 @@ def lost_at_most(_: redis.Redis, answer: Callable[[Rules, float], float]) -> str
 )
 def refill(r: redis.Redis, answer: Callable[[redis.Redis, str, Iterator], object]) -> str:
     key, old = "check:bestsellers", {"1": 5.0, "2": 4.0, "no longer sold": 9.0}
-    wanted = {str(product): float(product % 50 + 1) for product in range(1, 401)}
+    wanted = {str(product): float(vary(product % 50 + 1, 60, 999)) for product in range(1, 401)}
     broken: list[int] = []
 
     def rows() -> Iterator[tuple[str, int]]:

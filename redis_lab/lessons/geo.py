@@ -7,7 +7,7 @@ from collections.abc import Callable
 import redis
 
 from redis_lab.figures import Chart, Lines
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary_word
 from redis_lab.wiretap import wire
 
 FIGURES: dict[str, Chart] = {
@@ -47,7 +47,7 @@ def nearest(
 ) -> str:
     key, lone = "check:town", "check:lone"
     lon, lat = TOWN
-    near = [f"near {k}" for k in range(5)]
+    near = [vary_word(f"near {k}") for k in range(5)]
     crowd = [(lon - 0.02 - k / 1e5, lat - 0.01, f"crowd {k}") for k in range(2000)]
     try:
         r.geoadd(key, [value for place in crowd for value in place])

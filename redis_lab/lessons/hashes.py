@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 from redis_lab.figures import Chart, Lines
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary
 from redis_lab.wiretap import wire
 
 FIGURES: dict[str, Chart] = {
@@ -164,7 +164,7 @@ def reserve(r: redis.Redis, answer: Reserve) -> str:
 def price_list(
     r: redis.Redis, answer: Callable[[redis.Redis, Sequence[int]], dict[int, int]]
 ) -> str:
-    prices = {k: 1000 + 7 * k for k in range(1, 101)}
+    prices = {k: vary(1000 + 7 * k, 1000, 9999) for k in range(1, 101)}
     keys = [f"check:product:{k}" for k in prices]
     try:
         with r.pipeline(transaction=False) as pipe:

@@ -8,7 +8,7 @@ import numpy as np
 import redis
 
 from redis_lab.figures import Chart, Lines
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary
 from redis_lab.measure import theory
 from redis_lab.measure.workload import Zipf
 
@@ -67,7 +67,7 @@ FIGURES: dict[str, Chart] = {
 )
 def one_key(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
     got = {}
-    for rate, ttl in ((0.1, 1), (1, 1), (10, 60), (3, 0)):
+    for rate, ttl in ((vary(0.1, 0.2, 0.9), 1), (1, 1), (10, vary(60, 20, 90)), (3, 0)):
         ratio = got[rate, ttl] = answer(rate, ttl)
         if not 0 <= ratio <= 1:
             raise NotYet(
@@ -103,9 +103,9 @@ def one_key(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
     )
 )
 def room_needed(_: redis.Redis, answer: Callable[[np.ndarray, float], int]) -> str:
-    for exponent in (0.7, 1.0):
+    for exponent in (vary(0.7, 0.6, 0.9), 1.0):
         chance = Zipf(2000, exponent).probabilities
-        for wanted in (0.5, 0.8):
+        for wanted in (vary(0.5, 0.4, 0.6), 0.8):
             size = answer(chance, wanted)
             if not isinstance(size, int | np.integer) or not 0 <= size <= 2000:
                 raise NotYet(

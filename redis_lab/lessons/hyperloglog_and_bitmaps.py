@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import redis
 
 from redis_lab.figures import Chart, DotPlot, Lines
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary
 from redis_lab.wiretap import wire
 
 FIGURES: dict[str, Chart] = {
@@ -84,8 +84,10 @@ def _set_bits(r: redis.Redis, key: str, users: Iterable[int]) -> None:
 )
 def visitors(r: redis.Redis, answer: Callable[[redis.Redis, list[str]], int]) -> str:
     days = [f"2031-03-{day:02}" for day in range(1, 8)]
-    # 300 visitors come each day, 200 of whom came the day before; on the last day there are none
-    came = [range(100 * k, 100 * k + 300) for k in range(6)]
+    # 300 visitors come each day, most of whom came the day before; on the last day there are none
+    new_ones = vary(100, 120, 200)
+    came = [range(new_ones * k, new_ones * k + 300) for k in range(6)]
+    people = 5 * new_ones + 300
     keys = {f"check:visitors:{day}" for day in days[:6]}
     with _remove_new_keys(r) as new:
         for day, users in zip(days, came, strict=False):
@@ -99,11 +101,11 @@ def visitors(r: redis.Redis, answer: Callable[[redis.Redis, list[str]], int]) ->
         raise NotYet("nothing came back. How many different visitors were there?")
     if count > 1500:
         raise NotYet(
-            f"800 different people came, and you say {count:,}: a visitor of two days is counted "
-            "twice. One command counts several keys together."
+            f"{people} different people came, and you say {count:,}: a visitor of two days is "
+            "counted twice. One command counts several keys together."
         )
-    if abs(count - 800) > 0.04 * 800:
-        raise NotYet(f"800 different people came, and you say {count:,}. Are all days in it?")
+    if abs(count - people) > 0.04 * people:
+        raise NotYet(f"{people} different people came, and you say {count:,}. Are all days in it?")
     if more:
         raise NotYet(
             f"the number is right, and a key is left: {', '.join(sorted(more))}. "
@@ -138,7 +140,8 @@ def retained(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> 
     monday, tuesday, friday = (f"check:active:{day}" for day in ("mon", "tue", "fri"))
     days = {monday, tuesday, friday}
     with _remove_new_keys(r) as new:
-        _set_bits(r, monday, range(1, 1000, 2))  # odd
+        up_to = vary(1000, 1200, 2900)
+        _set_bits(r, monday, range(1, up_to, 2))  # odd
         _set_bits(r, tuesday, range(0, 3000, 3))  # multiples of three, and further up
         _set_bits(r, friday, [1, 3, 2999])
         before = {day: r.bitcount(day) for day in days}
@@ -151,9 +154,10 @@ def retained(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> 
         raise NotYet("a day has changed. BITOP's first key is where the answer goes.")
     if count == other == 375:
         raise NotYet("375 bytes is what BITOP replies: the answer's length. Count its bits.")
-    if (count, other) != (167, 1):
+    both = len(range(3, up_to, 6))
+    if (count, other) != (both, 1):
         raise NotYet(
-            f"167 came on both days, and you say {count}; of the other two 1, not {other}."
+            f"{both} came on both days, and you say {count}; of the other two 1, not {other}."
         )
     if stays:
         raise NotYet(
@@ -184,11 +188,12 @@ def retained(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> 
     )
 )
 def lost(r: redis.Redis, answer: Callable[[redis.Redis, str, str], int]) -> str:
+    a, b, c = vary(200, 210, 400), vary(20, 21, 40), vary(100, 110, 190)
     cases = {
-        "lengths alike": (range(0, 800, 2), range(0, 800, 4), 200),
-        "second longer": (range(0, 80, 2), range(0, 4000, 4), 20),
-        "second shorter": (range(0, 4000, 2), range(0, 80, 4), 1980),
-        "nobody on the second day": (range(0, 100), (), 100),
+        "lengths alike": (range(0, 4 * a, 2), range(0, 4 * a, 4), a),
+        "second longer": (range(0, 4 * b, 2), range(0, 4000, 4), b),
+        "second shorter": (range(0, 4000, 2), range(0, 4 * b, 4), 2000 - b),
+        "nobody on the second day": (range(0, c), (), c),
     }
     monday, tuesday = "check:active:mon", "check:active:tue"
     counts, stays = {}, ""

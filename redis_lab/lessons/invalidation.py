@@ -8,7 +8,7 @@ from collections.abc import Callable
 import redis
 
 from redis_lab.figures import Chart, DotPlot, Timeline
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary
 from redis_lab.patterns.cache_aside import CacheAside
 
 FIGURES: dict[str, Chart] = {
@@ -48,6 +48,7 @@ def update(
     r: redis.Redis, answer: Callable[[Callable[[int], int], CacheAside, str, int], object]
 ) -> str:
     key, meetings, stale = "1", ("before the commit", "after the commit", "all through"), []
+    price = vary(250, 300, 900)
     for meeting in meetings:
         row = {"version": 1, "cents": 100}
 
@@ -69,12 +70,12 @@ def update(
 
         try:
             cache.get(key)
-            answer(commit, cache, key, 250)
+            answer(commit, cache, key, price)
             for old in held:  # the reader that was overtaken stores its value last
                 args = [old["version"], '{"version": 1, "cents": 100}', 60_000, "0"]
                 late._store(keys=["check:1"], args=args)
-            if row["cents"] != 250:
-                raise NotYet("the price in the database should be 250 afterwards.")
+            if row["cents"] != price:
+                raise NotYet(f"the price in the database should be {price} afterwards.")
             if cache.get(key) != row:
                 stale.append(meeting)
         finally:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import redis
 
 from redis_lab.figures import Chart, Lines
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary
 
 # The two formulas, as the figure calls them
 ONE_BY_ONE, IN_BATCHES = "answered one by one", "answered in batches"
@@ -66,10 +66,11 @@ FIGURES: dict[str, Chart] = {
     )
 )
 def corrected(_: redis.Redis, answer: Callable[[Sequence[float], float], Sequence[float]]) -> str:
+    many = vary(5, 6, 12)
     for latencies, interval, right in (
         ([1, 1, 1], 2, [1, 1, 1]),
         ([1, 10, 1], 2, [1, 1, 2, 4, 6, 8, 10]),
-        ([1, 500, 1], 100, [1, 1, 100, 200, 300, 400, 500]),
+        ([1, 100 * many, 1], 100, [1, 1, *range(100, 100 * many + 1, 100)]),
     ):
         got = sorted(answer(latencies, interval))
         case = f"of {latencies} with one every {interval} ms your function makes {got}"
@@ -99,7 +100,7 @@ def corrected(_: redis.Redis, answer: Callable[[Sequence[float], float], Sequenc
     )
 )
 def rate_for(_: redis.Redis, answer: Callable[[float, float], float]) -> str:
-    for service_ms, wait_ms in ((1, 0.5), (1, 9.5), (0.02, 0.1), (5, 1)):
+    for service_ms, wait_ms in ((1, 0.5), (1, 9.5), (0.02, 0.1), (vary(5, 6, 20), 1)):
         got = answer(service_ms, wait_ms)
         right = 1000 / service_ms * 2 * wait_ms / (service_ms + 2 * wait_ms)
         case = f"for {service_ms:g} ms of work and a wait of {wait_ms:g} ms you say {got:,.0f}"

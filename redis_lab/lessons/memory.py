@@ -8,7 +8,7 @@ from functools import cache
 import redis
 
 from redis_lab.figures import Chart, Lines
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary
 from redis_lab.servers.choose import server
 from redis_lab.wiretap import wire
 
@@ -47,7 +47,8 @@ FIGURES: dict[str, Chart] = {
 }
 
 Write = Callable[[redis.Redis, int], None]
-COUNT = 20_000
+PAGE = 500  # objects written at once
+PAGES = 40  # which are 20,000 objects
 COUNTERS = range(0, 60_000, 3)
 
 
@@ -66,12 +67,12 @@ def _write_objects(client: redis.Redis, *numbers: int) -> None:
 
 
 @cache
-def _measure_objects(kind: str) -> int:
-    """The memory of `COUNT` objects on a server of that kind; measured only once."""
+def _measure_objects(kind: str, count: int) -> int:
+    """The memory of so many objects on a server of that kind; measured only once."""
     with server(kind=kind) as private, private.client() as r:
         before = _read_used_memory(r)
-        for first in range(0, COUNT, 500):
-            _write_objects(r, *range(first, first + 500))
+        for first in range(0, count, PAGE):
+            _write_objects(r, *range(first, first + PAGE))
         return _read_used_memory(r) - before
 
 
@@ -100,21 +101,22 @@ def _measure_key(kind: str) -> float:
 )
 def estimate(_: redis.Redis, answer: Callable[[redis.Redis, Write, int], float]) -> str:
     written: list[int] = []
+    count = PAGE * vary(PAGES, 16, 30)
 
     def counted(client: redis.Redis, n: int) -> None:
         written.append(n)
         _write_objects(client, n)
 
     with server() as private, private.client() as r:
-        result = answer(r, counted, COUNT)
+        result = answer(r, counted, count)
     if not isinstance(result, int | float):
-        raise NotYet(f"your answer is {result!r}; it should be the bytes of {COUNT:,} objects.")
+        raise NotYet(f"your answer is {result!r}; it should be the bytes of {count:,} objects.")
     if len(written) > 2000:
         raise NotYet(f"your code wrote {len(written)} objects; 2000 are allowed.")
-    off = result / _measure_objects(private.kind) - 1
+    off = result / _measure_objects(private.kind, count) - 1
     if abs(off) > 0.2:
         raise NotYet(
-            f"your answer for {COUNT:,} objects is too {'high' if off > 0 else 'low'} by more "
+            f"your answer for {count:,} objects is too {'high' if off > 0 else 'low'} by more "
             "than a fifth. Objects differ, and what MEMORY USAGE says leaves out the table of "
             "keys. Write many, and look at used_memory before and after; the first object also "
             "pays for things that are made once, so do not count it."

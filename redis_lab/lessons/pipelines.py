@@ -7,7 +7,7 @@ from collections.abc import Callable
 import redis
 
 from redis_lab.figures import Chart, Lines
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary
 from redis_lab.wiretap import wire
 
 FIGURES: dict[str, Chart] = {
@@ -37,7 +37,7 @@ FIGURES: dict[str, Chart] = {
     )
 )
 def cart_total(r: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> str:
-    lines = {f"check:line:{k}": (1 + k % 3, 199 + 50 * k) for k in range(20)}
+    lines = {f"check:line:{k}": (1 + k % 3, vary(199 + 50 * k, 100, 9999)) for k in range(20)}
     right = sum(quantity * price for quantity, price in lines.values())
     try:
         r.sadd("cart:check", *lines)
@@ -68,7 +68,7 @@ def cart_total(r: redis.Redis, answer: Callable[[redis.Redis, str], int]) -> str
     )
 )
 def load(r: redis.Redis, answer: Callable[[redis.Redis, dict], object]) -> str:
-    prices = {f"check-{k}": 100 + k for k in range(2500)}
+    prices = {f"check-{k}": vary(100 + k, 100, 9999) for k in range(2500)}
     keys = [f"price:{product}" for product in prices]
     try:
         with wire(r) as counted:

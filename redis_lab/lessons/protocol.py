@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from redis_lab.figures import Chart, DotPlot, Lines
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary, vary_word
 from redis_lab.servers.choose import server
 
 FIGURES: dict[str, Chart] = {
@@ -68,10 +68,10 @@ def _read_reply(stream: io.BufferedReader) -> object:
 )
 def encode(_: redis.Redis, answer: Callable[..., bytes]) -> str:
     words: list[tuple[object, bytes]] = [
-        ("lamp", b"lamp"),
+        (lamp := vary_word("lamp"), lamp.encode()),
         ("", b""),
         ("a\r\nb c", b"a\r\nb c"),
-        (42, b"42"),
+        (number := vary(42, 100, 99_999), b"%d" % number),
         ("Löwe 獅子", "Löwe 獅子".encode()),
         (b"\xff\x00", b"\xff\x00"),
     ]

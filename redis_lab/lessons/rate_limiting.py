@@ -10,7 +10,7 @@ from unittest import mock
 import redis
 
 from redis_lab.figures import Chart, DotPlot, Lines
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary
 from redis_lab.wiretap import wire
 
 FIGURES: dict[str, Chart] = {
@@ -182,6 +182,8 @@ def _count_time_calls(r: redis.Redis) -> int:
 def retry_after(r: redis.Redis, answer: Callable[[redis.Redis, str, int], int]) -> str:
     key = "check:wait"
     now = NOON_MS + 5000
+    wait = vary(100, 110, 190)
+    first = 1000 - wait
 
     def ask(*ages: int) -> int:
         r.delete(key)
@@ -190,8 +192,8 @@ def retry_after(r: redis.Redis, answer: Callable[[redis.Redis, str, int], int]) 
         return answer(r, key, now)
 
     try:
-        full = ask(900, 800, 700, 200, 100)
-        stale = ask(4000, 3000, 900, 800, 700, 200, 100)
+        full = ask(first, 800, 700, 200, 100)
+        stale = ask(4000, 3000, first, 800, 700, 200, 100)
         room = ask(900, 800, 100)
         opened = ask(5000, 4000, 3000, 2000, 1000, 100)
         nobody = ask()
@@ -205,22 +207,23 @@ def retry_after(r: redis.Redis, answer: Callable[[redis.Redis, str, int], int]) 
     if nobody is None or nobody != 0:
         raise NotYet(f"nobody has asked yet, so the wait is 0, not {nobody}.")
     if room != 0 or opened != 0:
-        wait = room or opened
-        raise NotYet(f"there is room, so the wait is 0, not {wait}. Never negative, either.")
+        raise NotYet(
+            f"there is room, so the wait is 0, not {room or opened}. Never negative, either."
+        )
     if full == WINDOW_MS:
         raise NotYet(
-            f"{WINDOW_MS} ms is safe and too long. Requests came 900, 800, 700, 200 and 100 ms "
-            "ago: in 100 ms the first of them is a second old, and there is room for one."
+            f"{WINDOW_MS} ms is safe and too long. Requests came {first}, 800, 700, 200 and 100 ms "
+            f"ago: in {wait} ms the first of them is a second old, and there is room for one."
         )
-    if full != 100:
+    if full != wait:
         raise NotYet(
-            "requests came 900, 800, 700, 200 and 100 ms ago: there is room for one in 100 ms, "
-            f"not in {full}."
+            f"requests came {first}, 800, 700, 200 and 100 ms ago: there is room for one in "
+            f"{wait} ms, not in {full}."
         )
-    if stale != 100:
+    if stale != wait:
         raise NotYet(
             "right where the log is tidy. But entries older than a second may still be in it, and "
-            f"count for nothing: with two of them you say {stale} instead of 100. "
+            f"count for nothing: with two of them you say {stale} instead of {wait}. "
             "Count from the newest."
         )
     if over != 500:
@@ -233,4 +236,4 @@ def retry_after(r: redis.Redis, answer: Callable[[redis.Redis, str, int], int]) 
             f"right, with {counted.bytes_in} bytes in {counted.round_trips} round trips. "
             "One entry of the log is all you need."
         )
-    return "right: 100 ms, from one entry of the log, whatever else is in it"
+    return f"right: {wait} ms, from one entry of the log, whatever else is in it"

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 
 from redis_lab.figures import Chart, Lines
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary
 from redis_lab.wiretap import wire
 
 FIGURES: dict[str, Chart] = {
@@ -54,7 +54,7 @@ def around(
     board = "check:board"
     names = [f"player:{place}" for place in range(1, MEMBERS + 1)]  # the best first
     cases = {
-        "in the middle": (200, 2),
+        "in the middle": (vary(200, 100, 300), 2),
         "at the very bottom": (MEMBERS, 3),
         "at the very top": (1, 2),
         "second, with three neighbours a side": (2, 3),

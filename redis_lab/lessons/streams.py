@@ -8,7 +8,7 @@ from collections.abc import Callable
 import redis
 
 from redis_lab.figures import Chart, Lines, Timeline
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary
 from redis_lab.wiretap import wire
 
 FIGURES: dict[str, Chart] = {
@@ -187,6 +187,7 @@ def recover(r: redis.Redis, answer: Callable[[redis.Redis, str, str, str, int], 
 def views_between(r: redis.Redis, answer: Callable[[redis.Redis, str, int, int], int]) -> str:
     inside = [f"{START * 1000}-0", f"{START * 1000}-1", f"{START * 1000 + 500}-0"]
     inside += [f"{END * 1000 - 1}-{k}" for k in (0, 7, 9)]
+    inside += [f"{START * 1000 + 600}-{k}" for k in range(vary(0, 3, 40))]
     outside = [f"{START * 1000 - 1}-9", f"{END * 1000}-0", f"{END * 1000}-3", f"{END * 1000 + 1}-0"]
     try:
         _fill_stream(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import redis
 
 from redis_lab.figures import Chart, Lines
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary, vary_word
 from redis_lab.wiretap import wire
 
 FIGURES: dict[str, Chart] = {
@@ -35,18 +35,18 @@ FIGURES: dict[str, Chart] = {
     )
 )
 def replace(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -> str:
-    key, absent = "check:here", "check:absent"
+    key, absent, new = "check:here", "check:absent", vary_word("new")
     try:
         r.set(key, "old", ex=1000)
         with wire(r) as counted:
-            answer(r, key, "new")
+            answer(r, key, new)
         value, left = r.get(key), r.ttl(key)
-        answer(r, absent, "new")
+        answer(r, absent, new)
         appeared = r.exists(absent)
     finally:
         r.delete(key, absent)
-    if value != "new":
-        raise NotYet(f"the value should be 'new' and is {value!r}.")
+    if value != new:
+        raise NotYet(f"the value should be {new!r} and is {value!r}.")
     if left == -1:
         raise NotYet(
             "the value is new, but the key will never expire: a plain SET drops the time to live. "
@@ -82,8 +82,9 @@ def replace(r: redis.Redis, answer: Callable[[redis.Redis, str, str], object]) -
     )
 )
 def immortals(r: redis.Redis, answer: Callable[[redis.Redis, str], list[str]]) -> str:
+    many = vary(17, 18, 60)
     with_ttl = [f"check:{k}" for k in range(500)]
-    without_ttl = {f"check:{k}" for k in range(500, 517)}
+    without_ttl = {f"check:{k}" for k in range(500, 500 + many)}
     stranger = "checkers:1"
     try:
         pipe = r.pipeline(transaction=False)
@@ -99,15 +100,17 @@ def immortals(r: redis.Redis, answer: Callable[[redis.Redis, str], list[str]]) -
     found = set(result or ())
     if found != without_ttl:
         others = len(found - without_ttl)
-        raise NotYet(f"{len(found & without_ttl)} of the 17 keys were found, and {others} others.")
+        raise NotYet(
+            f"{len(found & without_ttl)} of the {many} keys were found, and {others} others."
+        )
     if counted.by_command["KEYS"]:
         raise NotYet(
-            "all 17 found, with KEYS: it looks at every key in one go, and nobody else is served "
-            "meanwhile. scan_iter asks for a few at a time."
+            f"all {many} found, with KEYS: it looks at every key in one go, and nobody "
+            "else is served meanwhile. scan_iter asks for a few at a time."
         )
     if counted.round_trips > 60:
         raise NotYet(
-            f"all 17 found, in {counted.round_trips} round trips. "
+            f"all {many} found, in {counted.round_trips} round trips. "
             "The TTLs can share a pipeline, and scan_iter takes a count."
         )
-    return "right: all 17 found, without KEYS and with the TTLs in one pipeline"
+    return f"right: all {many} found, without KEYS and with the TTLs in one pipeline"

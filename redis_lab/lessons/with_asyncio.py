@@ -13,7 +13,7 @@ import redis.asyncio
 
 from redis_lab.distance import link
 from redis_lab.figures import Chart, DotPlot, Lines
-from redis_lab.judging import NotYet, exercise
+from redis_lab.judging import NotYet, exercise, vary
 from redis_lab.servers.choose import server
 
 FIGURES: dict[str, Chart] = {
@@ -62,7 +62,7 @@ def _run_in_new_loop(work: Awaitable[T]) -> T:
     )
 )
 def fetch(_: redis.Redis, answer: Callable[[str, list[str]], Awaitable[list]]) -> str:
-    wanted = {f"cart:{n}": str(n) for n in range(VALUES)}
+    wanted = {f"cart:{n}": str(vary(n, 1000, 99_999)) for n in range(VALUES)}
     with server() as private, private.client() as r, link(private, rtt_ms=RTT_MS) as far:
         r.mset(wanted)
         before = r.info("stats")["total_connections_received"]

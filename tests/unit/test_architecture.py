@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[2] / "redis_lab"
 ROOT = "the package itself"  # redis_lab/__init__.py
 
 ROOMS = [
-    ("errors", "claims", "internals", "patterns", "_relay", "_remover", "_sql_server"),
+    ("errors", "claims", "findings", "internals", "patterns", "_relay", "_remover", "_sql_server"),
     ("files", "child", "extras", "judging", "reading_time", "toc", "wiretap"),
     ("copies", "source", "servers"),
     ("distance", "logbook", "magic"),
@@ -27,7 +27,7 @@ ROOMS = [
     ("lessons",),
     ("teach",),
     (ROOT,),
-    ("_grader", "grade", "index", "notebooks"),
+    ("_grader", "answer_key", "grade", "index", "notebooks"),
     ("new", "publish"),
     ("cli",),
 ]

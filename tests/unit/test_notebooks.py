@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from redis_lab import copies, notebooks
+from redis_lab import copies, lessons, notebooks
 
 ROOT = notebooks.notebooks_folder()
 LESSONS = notebooks.find()
@@ -134,6 +134,18 @@ def test_exercises_fail_as_they_stand_and_solutions_pass(lesson) -> None:
             re.search(r'lab\.check\("([\w.]+)"', cell.source).group(1) for cell in cells[k : k + 2]
         ]
         assert judges[0] == judges[1], "exercise and solution are not held by the same check"
+
+
+def test_figures_say_what_they_show(lesson) -> None:
+    """In their alternative texts: the title is not enough."""
+    for cell in code(lesson):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                [experiment] = notebooks.FIGURE_CALL.findall(cell.source)
+                title = lessons.find_figure(experiment).title
+                text = output.metadata["image/png"]["alt"]
+                assert text.startswith(title)
+                assert len(re.findall(r"\d", text.removeprefix(title))) > 5, text
 
 
 def test_cells_are_short(lesson) -> None:
