@@ -141,6 +141,9 @@ def test_figures_say_what_they_show(lesson) -> None:
     for cell in code(lesson):
         for output in cell.outputs:
             if "image/png" in output.get("data", {}):
+                if "lab.calculator(" in cell.source:  # it has no finding of its own
+                    assert len(output.metadata["image/png"]["alt"]) > 100
+                    continue
                 [experiment] = notebooks.FIGURE_CALL.findall(cell.source)
                 title = lessons.find_figure(experiment).title
                 text = output.metadata["image/png"]["alt"]
