@@ -99,7 +99,9 @@ def lab(data, tmp_path, monkeypatch, capsys, request):
             patch.setattr(sys, "path", [*sys.path])
             patch.setattr(cli, "out", Console())  # as wide as the variable says
             if words[0] == "bench":
-                patch.setattr(cli, "connect", lambda: request.getfixturevalue("shared").client())
+                client = request.getfixturevalue("shared").client()
+                client.flushall()
+                patch.setattr(cli, "connect", lambda: client)
             try:
                 with pytest.raises(SystemExit) as ended:
                     cli.main()

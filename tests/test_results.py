@@ -173,13 +173,9 @@ while True:
 """
 
 
-@pytest.mark.parametrize(
-    ("how", "delays_s"),
-    [(signal.SIGKILL, (0.003, 0.011)), (signal.SIGINT, (0.0,))],
-    ids=["SIGKILL", "Ctrl-C"],
-)
-def test_a_save_cut_short_leaves_a_whole_file(elsewhere, how, delays_s):
-    for delay in delays_s:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "Ctrl-C"])
+def test_a_save_cut_short_leaves_a_whole_file(elsewhere, how):
+    for delay in (0.0, 0.003, 0.011):
         child = subprocess.Popen(
             [sys.executable, "-c", SAVER, str(elsewhere)],
             stdout=subprocess.PIPE,
