@@ -84,6 +84,9 @@ MEANS = {
     "done twice": "A job was handed out again after its worker had said that it was done.",
     "two at one job": "Two workers had the same job at the same time, both within their leases.",
     "out of order": "Without any fault, jobs were not handed out in the order of the puts.",
+    "poison rounds": (
+        "A job that kills its worker, or makes it fail, was handed out again without end."
+    ),
     "sessions revived": "A session was found after it had been ended.",
     "sessions lost": "A session was not found although nobody had ended it.",
     "effects repeated": "The work was done again after its result had been returned.",
@@ -151,7 +154,8 @@ def linked(found: dict[str, Any], promise: str) -> str:
 
 
 def seen(line: dict[str, Any]) -> bool:
-    return bool(line["stepped"] or line["raced"])
+    """Whether the promise was broken, promised or not."""
+    return bool(line.get("broken", line["stepped"] or line["raced"]))
 
 
 def short_table(results: list[dict[str, Any]]) -> list[str]:
@@ -203,10 +207,11 @@ def unpromised(results: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def share(count: float, of: int, promise: str) -> str:
+def share(count: float, of: int, line: dict[str, Any]) -> str:
     if not of:
         return "–"
-    return f"{count:g} s" if promise == "hung" else f"{count:g} in {of}"
+    unit = line.get("unit") or ("s" if line["promise"] == "hung" else "")
+    return f"{count:g} {unit}" if unit else f"{count:g} in {of}"
 
 
 def long_table(results: list[dict[str, Any]], kind: str) -> list[str]:
@@ -217,8 +222,8 @@ def long_table(results: list[dict[str, Any]], kind: str) -> list[str]:
         first = f"{name_of(found)} ({found['package']} {found['version']})"
         for row in found["lines"].values():
             promise = row["promise"]
-            stepped = share(row["stepped"], row["stepped_of"], promise)
-            raced = share(row["raced"], row["raced_of"], promise)
+            stepped = share(row["stepped"], row["stepped_of"], row)
+            raced = share(row["raced"], row["raced_of"], row)
             lines.append(f"| {first} | {promise} | {stepped} | {raced} | {row['verdict']} |")
             first = ""
     return lines

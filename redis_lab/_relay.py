@@ -3,9 +3,10 @@
 Run as `python -I -S _relay.py OWNER_PID LIMIT tcp HOST PORT` (or `unix PATH`), standard library
 only. It prints `port N` and then obeys what comes on its standard input, each answered by `ok`:
 `delay NANOSECONDS` (one way); `lose N`: the next N replies are lost with their connections, after
-the server has executed what they answer; `cut`: every connection is reset. It ends at `quit`, when
-its input closes, or when its owner is no longer its parent (a process that the owner forked may
-hold the pipe open).
+the server has executed what they answer; `cut`: every connection is reset; `silence`: every
+connection is closed at the server's side, and stays open at the client's, which is not told. It
+ends at `quit`, when its input closes, or when its owner is no longer its parent (a process that the
+owner forked may hold the pipe open).
 
 It is a pure delay of unlimited bandwidth: each chunk leaves `delay` after it came, in order,
 whatever else is under way. A new connection's first bytes wait one round trip more, which is what
@@ -73,6 +74,7 @@ class Relay:
         self.delay = 0
         self.losing = 0  # so many replies
         self.nears = set()  # the clients' ends
+        self.silent = []  # sockets of clients that are not told
         self.timers = []
         self.order = itertools.count()
         self.selector = selectors.DefaultSelector()
@@ -128,12 +130,20 @@ class Relay:
                 self.delay = int(number)
             elif word == b"lose":
                 self.losing = int(number)
+            elif word == b"silence":
+                self.silence()
             else:
                 for near in list(self.nears):
                     near.queue.clear()
                     near.earliest = 0
                     self.post(near, RESET, at_once=True)
             print("ok", flush=True)
+
+    def silence(self):
+        """A duplicate keeps each client's connection open when the relay's ends are closed."""
+        for near in list(self.nears):
+            self.silent.append(near.sock.dup())
+            self.close(near)
 
     def dial(self):
         """A socket on its way to the server, and whether it is still connecting."""

@@ -83,6 +83,13 @@ class Relay(Child):
         """Reset every connection."""
         self.ask("cut")
 
+    def silence(self) -> None:
+        """Close every connection at the server's side only; the clients are not told.
+
+        So it looks to a client when its server loses power, or a firewall forgets the connection.
+        """
+        self.ask("silence")
+
 
 @dataclass(frozen=True)
 class Round:
