@@ -101,6 +101,37 @@ MEANS = {
 }
 
 
+# What is behind it, for whoever wants to mend it: shown where the promise was seen broken
+NOTES = {
+    ("Taskiq", "jobs lost"): (
+        "taskiq-redis looks for abandoned messages only after it has received a new one "
+        "(`RedisStreamBroker.listen`). If nothing new comes, an abandoned message stays pending. "
+        "On a busy queue it is brought back."
+    ),
+    ("Celery", "jobs lost"): (
+        "kombu takes a message from the list (a worker with BRPOP, the drill with RPOP), and "
+        "writes it to its unacknowledged messages in the next round trip. If the reply is lost, or "
+        "the worker dies in between, the message is in neither."
+    ),
+    ("Celery", "errors not in the contract"): (
+        "after a lost reply, kombu connects again, and publishes on a channel that it has closed: "
+        "AttributeError."
+    ),
+    ("Celery", "done twice"): (
+        "a put that is sent again after a lost reply makes a second job, also with the same "
+        "`task_id`."
+    ),
+    ("Dramatiq", "done twice"): (
+        "a put that redis-py sends again after a lost reply makes a second entry of the same "
+        "message."
+    ),
+    ("AioCache", "absences loaded"): "`@cached_stampede` takes a stored None for a miss.",
+    ("AioCache", "loads for one miss"): (
+        "its lock waits for the holder only in the holder's own process."
+    ),
+}
+
+
 def drill_one(kind: str, address: str) -> dict[str, Any]:
     """In a process of its own: what a drill of one class found, and of which version."""
     from redis_lab.drill import drill
@@ -195,6 +226,11 @@ def meanings(results: list[dict[str, Any]]) -> list[str]:
         ]
         if who:
             lines.append(f"- **{promise}**: {meaning} Seen: {', '.join(who)}.")
+            lines += [
+                f"  - {name}: {note}"
+                for (name, promised), note in NOTES.items()
+                if promised == promise and any(f"[{name}]" in one or name == one for one in who)
+            ]
     return lines
 
 
@@ -202,7 +238,7 @@ def unpromised(results: list[dict[str, Any]]) -> list[str]:
     lines = ["| class | promise | what its documentation says |", "| - | - | - |"]
     for found in results:
         for promise, (sentence, page) in found["says"].items():
-            words = f'"{sentence}" ([page]({page}))' if sentence else "nothing"
+            words = f'"{sentence}" ([page]({page}))' if sentence else "does not mention it"
             lines.append(f"| {name_of(found)} | {promise} | {words} |")
     return lines
 
@@ -285,8 +321,16 @@ taskiq's `listen`, and kombu's channel for Celery. The real workers of rq and Ce
 lesson on [queues](../notebooks/patterns/18_queue.ipynb).
 - **arq.** Its maintainers only maintain it (python-arq/arq#510), and its current release asks for \
 redis-py before 6; dramatiq and taskiq stand here instead.
-- **Times.** The counts are from a busy machine; nothing here says how fast a library is. \
-Round trips are in [round_trips.md](round_trips.md).
+- **Times.** The machine was busy; nothing here says how fast a library is, but for its \
+[round trips](#round-trips).
+
+## Round trips
+
+Of each call, when scripts are loaded and connections made (`python benchmarks/round_trips.py`). A \
+queue's take includes the look for abandoned jobs, as the drill calls it; workers of rq and Celery \
+look more rarely.
+
+{trips}
 """
 
 TABLES = """
@@ -298,11 +342,14 @@ TABLES = """
 
 def write(page: Path, results: list[dict[str, Any]]) -> None:
     """The page, from what was found so far."""
+    import round_trips
+
     dates = sorted({found["date"] for found in results})
     head = HEAD.format(
         short="\n".join(short_table(results)),
         means="\n".join(meanings(results)),
         says="\n".join(unpromised(results)),
+        trips="\n".join(round_trips.table(TRIED)),
         date=" and ".join(dates),
         server=" and ".join(sorted({found["server"] for found in results})),
         client=" and ".join(sorted({found["client"] for found in results})),
