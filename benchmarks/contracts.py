@@ -84,6 +84,9 @@ MEANS = {
     "done twice": "A job was handed out again after its worker had said that it was done.",
     "two at one job": "Two workers had the same job at the same time, both within their leases.",
     "out of order": "Without any fault, jobs were not handed out in the order of the puts.",
+    "poison rounds": (
+        "A job that kills its worker, or makes it fail, was handed out again without end."
+    ),
     "sessions revived": "A session was found after it had been ended.",
     "sessions lost": "A session was not found although nobody had ended it.",
     "effects repeated": "The work was done again after its result had been returned.",
@@ -95,6 +98,37 @@ MEANS = {
         "it has the source to turn to."
     ),
     "keys without TTL": "A key was left that stays in Redis for ever.",
+}
+
+
+# What is behind it, for whoever wants to mend it: shown where the promise was seen broken
+NOTES = {
+    ("Taskiq", "jobs lost"): (
+        "taskiq-redis looks for abandoned messages only after it has received a new one "
+        "(`RedisStreamBroker.listen`). If nothing new comes, an abandoned message stays pending. "
+        "On a busy queue it is brought back."
+    ),
+    ("Celery", "jobs lost"): (
+        "kombu takes a message from the list (a worker with BRPOP, the drill with RPOP), and "
+        "writes it to its unacknowledged messages in the next round trip. If the reply is lost, or "
+        "the worker dies in between, the message is in neither."
+    ),
+    ("Celery", "errors not in the contract"): (
+        "after a lost reply, kombu connects again, and publishes on a channel that it has closed: "
+        "AttributeError."
+    ),
+    ("Celery", "done twice"): (
+        "a put that is sent again after a lost reply makes a second job, also with the same "
+        "`task_id`."
+    ),
+    ("Dramatiq", "done twice"): (
+        "a put that redis-py sends again after a lost reply makes a second entry of the same "
+        "message."
+    ),
+    ("AioCache", "absences loaded"): "`@cached_stampede` takes a stored None for a miss.",
+    ("AioCache", "loads for one miss"): (
+        "its lock waits for the holder only in the holder's own process."
+    ),
 }
 
 
@@ -151,7 +185,8 @@ def linked(found: dict[str, Any], promise: str) -> str:
 
 
 def seen(line: dict[str, Any]) -> bool:
-    return bool(line["stepped"] or line["raced"])
+    """Whether the promise was broken, promised or not."""
+    return bool(line.get("broken", line["stepped"] or line["raced"]))
 
 
 def short_table(results: list[dict[str, Any]]) -> list[str]:
@@ -191,6 +226,11 @@ def meanings(results: list[dict[str, Any]]) -> list[str]:
         ]
         if who:
             lines.append(f"- **{promise}**: {meaning} Seen: {', '.join(who)}.")
+            lines += [
+                f"  - {name}: {note}"
+                for (name, promised), note in NOTES.items()
+                if promised == promise and any(f"[{name}]" in one or name == one for one in who)
+            ]
     return lines
 
 
@@ -198,15 +238,16 @@ def unpromised(results: list[dict[str, Any]]) -> list[str]:
     lines = ["| class | promise | what its documentation says |", "| - | - | - |"]
     for found in results:
         for promise, (sentence, page) in found["says"].items():
-            words = f'"{sentence}" ([page]({page}))' if sentence else "nothing"
+            words = f'"{sentence}" ([page]({page}))' if sentence else "does not mention it"
             lines.append(f"| {name_of(found)} | {promise} | {words} |")
     return lines
 
 
-def share(count: float, of: int, promise: str) -> str:
+def share(count: float, of: int, line: dict[str, Any]) -> str:
     if not of:
         return "–"
-    return f"{count:g} s" if promise == "hung" else f"{count:g} in {of}"
+    unit = line.get("unit") or ("s" if line["promise"] == "hung" else "")
+    return f"{count:g} {unit}" if unit else f"{count:g} in {of}"
 
 
 def long_table(results: list[dict[str, Any]], kind: str) -> list[str]:
@@ -217,8 +258,8 @@ def long_table(results: list[dict[str, Any]], kind: str) -> list[str]:
         first = f"{name_of(found)} ({found['package']} {found['version']})"
         for row in found["lines"].values():
             promise = row["promise"]
-            stepped = share(row["stepped"], row["stepped_of"], promise)
-            raced = share(row["raced"], row["raced_of"], promise)
+            stepped = share(row["stepped"], row["stepped_of"], row)
+            raced = share(row["raced"], row["raced_of"], row)
             lines.append(f"| {first} | {promise} | {stepped} | {raced} | {row['verdict']} |")
             first = ""
     return lines
@@ -280,8 +321,16 @@ taskiq's `listen`, and kombu's channel for Celery. The real workers of rq and Ce
 lesson on [queues](../notebooks/patterns/18_queue.ipynb).
 - **arq.** Its maintainers only maintain it (python-arq/arq#510), and its current release asks for \
 redis-py before 6; dramatiq and taskiq stand here instead.
-- **Times.** The counts are from a busy machine; nothing here says how fast a library is. \
-Round trips are in [round_trips.md](round_trips.md).
+- **Times.** The machine was busy; nothing here says how fast a library is, but for its \
+[round trips](#round-trips).
+
+## Round trips
+
+Of each call, when scripts are loaded and connections made (`python benchmarks/round_trips.py`). A \
+queue's take includes the look for abandoned jobs, as the drill calls it; workers of rq and Celery \
+look more rarely.
+
+{trips}
 """
 
 TABLES = """
@@ -293,11 +342,14 @@ TABLES = """
 
 def write(page: Path, results: list[dict[str, Any]]) -> None:
     """The page, from what was found so far."""
+    import round_trips
+
     dates = sorted({found["date"] for found in results})
     head = HEAD.format(
         short="\n".join(short_table(results)),
         means="\n".join(meanings(results)),
         says="\n".join(unpromised(results)),
+        trips="\n".join(round_trips.table(TRIED)),
         date=" and ".join(dates),
         server=" and ".join(sorted({found["server"] for found in results})),
         client=" and ".join(sorted({found["client"] for found in results})),

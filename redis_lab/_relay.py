@@ -3,9 +3,10 @@
 Run as `python -I -S _relay.py OWNER_PID LIMIT tcp HOST PORT` (or `unix PATH`), standard library
 only. It prints `port N`. Then it reads commands from standard input and answers each with `ok`:
 `delay NANOSECONDS` (one way); `lose N`: the next N replies are lost with their connections, after
-the server has executed the commands; `cut`: every connection is reset; `to HOST PORT`: new
-connections go there. It ends at `quit`, when its input closes, or when its owner is no longer its
-parent (a process that the owner forked may hold the pipe open).
+the server has executed the commands; `cut`: every connection is reset; `silence`: every connection
+is closed at the server's side, and stays open at the client's, which is not told; `to HOST PORT`:
+new connections go there. It ends at `quit`, when its input closes, or when its owner is no longer
+its parent (a process that the owner forked may hold the pipe open).
 
 It is a pure delay of unlimited bandwidth: each chunk leaves `delay` after its arrival, in order,
 independently of all others. A new connection's first bytes wait one round trip longer, because
@@ -73,6 +74,7 @@ class Relay:
         self.delay = 0
         self.losing = 0  # how many of the next replies to lose
         self.nears = set()  # the clients' ends
+        self.silent = []  # sockets of clients that are not told
         self.timers = []
         self.order = itertools.count()
         self.selector = selectors.DefaultSelector()
@@ -130,12 +132,20 @@ class Relay:
                 self.losing = int(number)
             elif word == b"to":
                 self.target = ("tcp", *number.decode().split())
+            elif word == b"silence":
+                self.silence()
             else:
                 for near in list(self.nears):
                     near.queue.clear()
                     near.earliest = 0
                     self.post(near, RESET, at_once=True)
             print("ok", flush=True)
+
+    def silence(self):
+        """A duplicate keeps each client's connection open when the relay's ends are closed."""
+        for near in list(self.nears):
+            self.silent.append(near.sock.dup())
+            self.close(near)
 
     def dial(self):
         """A new socket to the server, and whether it is still connecting."""

@@ -87,6 +87,13 @@ class Relay(Child):
         """Connect to this server from now on; connections that there are stay as they are."""
         self.ask(f"to {host} {port}")
 
+    def silence(self) -> None:
+        """Close every connection at the server's side only; the clients are not told.
+
+        So it looks to a client when its server loses power, or a firewall forgets the connection.
+        """
+        self.ask("silence")
+
 
 @dataclass(frozen=True)
 class Round:

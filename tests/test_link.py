@@ -385,6 +385,21 @@ def test_a_cut_resets_every_connection(lab, r):
             assert other.incr("n") == 2
 
 
+def test_a_silenced_connection_stays_open_and_says_nothing(lab, r):
+    with relay_to(lab) as (relay, sock):
+        before = len(r.client_list())
+        relay.silence()
+        assert within(60, lambda: len(r.client_list()) == before - 1)  # the server's side is closed
+        sock.sendall(b"INCR n\r\n")
+        sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            sock.recv(100)
+        with redis.Redis(port=relay.port) as other:  # a new one speaks
+            assert other.incr("n") == 2
+        with pytest.raises(TimeoutError):
+            sock.recv(100)
+
+
 @pytest.mark.parametrize("rtt_ms", [-1, 10_001, float("nan"), float("inf"), "2"])
 def test_a_distance_that_is_none(r, rtt_ms):
     with pytest.raises(LabError, match="milliseconds from 0"):

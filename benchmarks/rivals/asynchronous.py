@@ -61,6 +61,10 @@ def connection_class(client: redis.Redis) -> type[redis.asyncio.Connection]:
         actor = kind.actor
         armed = lost = False
 
+        async def _connect(self) -> None:
+            self.port = kind.actor.stage.server.port  # another one after a failover
+            await super()._connect()
+
         async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
             if not self.is_connected:
                 await self.connect_check_health(check_health=False)

@@ -74,6 +74,7 @@ class Cashews:
     says = {  # noqa: RUF012
         "stale after invalidate": NOTHING,
         "no order of reads": NOTHING,
+        "absences loaded": NOTHING,
     }
     not_promised = tuple(says)
 
@@ -178,6 +179,7 @@ class FastApiCache:
         "stale after invalidate": NOTHING,
         "no order of reads": NOTHING,
         "loads for one miss": NOTHING,
+        "absences loaded": NOTHING,
     }
     not_promised = tuple(says)
 
@@ -224,6 +226,7 @@ class DjangoRedis:
         "stale after invalidate": NOTHING,
         "no order of reads": NOTHING,
         "loads for one miss": NOTHING,
+        "absences loaded": NOTHING,
     }
     not_promised = tuple(says)
 

@@ -77,6 +77,7 @@ class Rq(Putting):
     client_options = {"decode_responses": False}  # noqa: RUF012
 
     def __init__(self, client: redis.Redis) -> None:
+        self.client = client
         self.queue = rq.Queue("q", connection=client)
         self.worker = _Worker([self.queue], connection=client)
         self.worker.last_cleaned_at = now()  # the adapter cleans up
@@ -90,8 +91,11 @@ class Rq(Putting):
 
     def take(self) -> Taken | None:
         """As a worker in burst mode does."""
-        self.queue.started_job_registry.cleanup()
-        self.left.cleanup(self.worker, self.queue)
+        # One worker at a time cleans up; rq's own mark lives for fifteen minutes
+        if self.client.set(self.queue.registry_cleaning_key, 1, nx=True, ex=3):
+            self.queue.started_job_registry.cleanup()
+            self.left.cleanup(self.worker, self.queue)
+            self.queue.release_maintenance_lock()
         found = self.worker.dequeue_job_and_maintain_ttl(timeout=None)
         if found is None:
             return None
