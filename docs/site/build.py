@@ -29,7 +29,7 @@ import vl_convert
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-from redis_lab.calculators.chart import MIME, VEGA_LITE
+from redis_lab.calculators.chart import MIME
 from redis_lab.child import TemporaryFolder
 from redis_lab.toc import read_toc
 
@@ -146,8 +146,9 @@ def write_script(folder: Path) -> None:
     """What draws the calculators, in one file with Vega; vl-convert brings it, so it is local."""
     folder.mkdir(parents=True)
     source = Path(__file__).with_name("calculators.js").read_text("utf-8")
-    bundle = vl_convert.javascript_bundle(source, vl_version=VEGA_LITE)
-    (folder / "calculators.js").write_text(bundle, encoding="utf-8")
+    bundle = vl_convert.javascript_bundle(source)
+    script = f"(() => {{\n{bundle}\n}})();\n"  # its short names are no names of the page
+    (folder / "calculators.js").write_text(script, encoding="utf-8")
 
 
 # ---------------------------------------------------------------- how Sphinx is set up

@@ -6,17 +6,20 @@
 
 function colours() {
   const style = getComputedStyle(document.documentElement);
-  const text = style.getPropertyValue("--pst-color-text-base").trim() || "black";
-  const line = style.getPropertyValue("--pst-color-text-muted").trim() || "grey";
+  const colour = (name) => style.getPropertyValue(`--pst-color-${name}`).trim() || "grey";
+  const [text, line] = [colour("text-base"), colour("text-muted")];
   const font = getComputedStyle(document.body).fontFamily;
   return {
     background: "transparent",
     font,
-    axis: { labelColor: text, titleColor: text, domainColor: line, tickColor: line, gridColor: line },
+    axis: { labelColor: text, titleColor: text, domainColor: line, tickColor: line },
     style: { "guide-label": { fill: text }, "guide-title": { fill: text } },
   };
 }
 
+const isDark = () => document.documentElement.dataset.theme === "dark";
+
+// The items of all marks of a name, wherever they are in Vega's scenegraph.
 function named(item, name, found = []) {
   if (item.name === name) found.push(...item.items);
   for (const each of item.items ?? []) named(each, name, found);
@@ -25,12 +28,13 @@ function named(item, name, found = []) {
 
 // The specification for the page: its texts are read, and shown as text of the page.
 function forPage(spec, width, values) {
-  const page = structuredClone(spec);
+  // A darker blue can hardly be seen on a dark page. Both are of the palette of the figures.
+  const text = JSON.stringify(spec);
+  const page = JSON.parse(isDark() ? text.replaceAll("#0072B2", "#56B4E9") : text);
   delete page.title;
+  delete page.$schema; // the version that JupyterLab draws; this page brings a newer one
   page.width = width;
   page.autosize = { type: "fit-x", contains: "padding" };
-  const { axis, view } = page.config ?? {};
-  page.config = { view, axis: { titleFontSize: 12, ...axis, gridOpacity: 0.25 } };
   for (const layer of page.layer) {
     if (layer.name === "answer" || layer.name === "checked") {
       Object.assign(layer.mark, { opacity: 0, aria: false, fontSize: 1, lineHeight: 1 });
@@ -68,7 +72,7 @@ class Calculator {
       renderer: "svg",
       bind: this.part("fields"),
       config: colours(),
-      tooltip: { theme: document.documentElement.dataset.theme === "dark" ? "dark" : "light" },
+      tooltip: { theme: isDark() ? "dark" : "light" },
     });
     const view = this.result.view;
     this.part("chart").removeAttribute("title");
@@ -91,7 +95,8 @@ class Calculator {
     const answer = lines("answer").flatMap((text) => String(text).split("\n"));
     const text = (line, kind) => {
       const paragraph = document.createElement("p");
-      paragraph.textContent = line;
+      // a number and its unit stay on one line
+      paragraph.textContent = line.replace(/(\d) (?=(%|µs|ms|s|MB|×)([ ,.;)]|$))/g, "$1\u00a0");
       paragraph.className = kind;
       return paragraph;
     };

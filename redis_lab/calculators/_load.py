@@ -32,7 +32,7 @@ def build() -> Calculator:
     x = alt.X(
         "busy_percent:Q",
         scale=alt.Scale(domain=[0, 100]),
-        axis=alt.Axis(title="how busy the server is (%)"),
+        axis=alt.Axis(title="how busy the server is (%)", values=[0, 20, 40, 60, 80, 100]),
     )
     title = "response time ÷ service time"
     scale = alt.Scale(domain=[0, 16])

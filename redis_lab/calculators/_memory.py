@@ -176,7 +176,7 @@ def build() -> Calculator:
             *parts.curve(chance, x, y, inside, parts.OURS, "random"),
             parts.points(points, "share", "percent", "datum.exponent == nearest"),
             reached.transform_calculate(percent="wanted_percent")
-            .mark_point(size=190, color=parts.OURS, strokeWidth=2.5, clip=True)
+            .mark_point(size=190, color=parts.OURS, strokeWidth=2.5, opacity=1, clip=True)
             .encode(x="random:Q", y="percent:Q")
             .properties(name="own"),
         ],

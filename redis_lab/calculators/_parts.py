@@ -99,7 +99,7 @@ def own(x: str, y: str, **fields: str) -> alt.Chart:
     return (
         alt.Chart(alt.InlineData(values=[{}]), name="own")
         .transform_calculate(**fields)
-        .mark_point(size=190, color=OURS, strokeWidth=2.5, clip=True)
+        .mark_point(size=190, color=OURS, strokeWidth=2.5, opacity=1, clip=True)
         .encode(x=f"{x}:Q", y=f"{y}:Q")
     )
 

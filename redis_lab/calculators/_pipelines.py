@@ -13,7 +13,7 @@ def build() -> Calculator:
     rows = parts.measured("pipelines").rows
     per_us = {(row["arm"], row["depth"], row["rtt_ms"]): row["per_unit_us"] for row in rows}
     deepest = max(depth for arm, depth, _ in per_us if arm == "pipeline")
-    service_us = parts.rounded(per_us["pipeline", deepest, 0])
+    service_us = float(f"{per_us['pipeline', deepest, 0]:.2g}")
     trip_ms = {
         rtt_ms: parts.rounded((us - service_us) / 1000)
         for (arm, depth, rtt_ms), us in per_us.items()
