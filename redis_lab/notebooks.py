@@ -34,7 +34,7 @@ sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None
 
 CELL_TIMEOUT_S = 300
 LEFT_S = 10  # what a notebook has started may take so long to end after it
-KERNEL_END_S = 2.0  # a cell that Ctrl-C has not ended by then is killed with its kernel
+KERNEL_END_S = 1.0  # a cell that Ctrl-C has not ended by then is killed with its kernel
 TOOK = "validation_seconds.json"  # in data/local: how long each notebook took the last time
 # Run by child.Child
 HELPERS = ("/_keeper.py", "/_relay.py", "/_generator.py", "/rest/app.py", "/_remover.py")
@@ -110,7 +110,6 @@ def execute(
         )
         manager = client.create_kernel_manager()
         manager.connection_file = os.path.join(run.name, name)
-        manager.shutdown_wait_time = KERNEL_END_S
         variables = {**os.environ, **run.environment, **(env or {}), "REDIS_LAB_EFFORT": effort}
         return client, client.setup_kernel(env={**variables, claims.STRICT: "1"})
 
@@ -126,6 +125,10 @@ def execute(
             where = f"{path.stem}, cell {index}"
             try:
                 client.execute_cell(cell, index)
+            except (KeyboardInterrupt, SystemExit):
+                assert client.km  # it has been started
+                client.km.shutdown_wait_time = KERNEL_END_S
+                raise
             except CellExecutionError as error:
                 last = COLOURS.sub("", f"{error.ename}: {error.evalue}")
                 head = "\n    ".join(cell.source.splitlines()[:4])

@@ -279,7 +279,8 @@ def test_a_forked_child_leaves_a_temporary_folder_alone(tmp_path):
 # At each of these moments there is something that was just made
 DIES = """
 import os, shutil, signal, subprocess, sys
-from redis_lab import child, source
+from pathlib import Path
+from redis_lab import child, files, grade, notebooks, publish, source
 from redis_lab.servers import choose, native
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -292,6 +293,25 @@ def shop():
 def copy():
     shutil.copy = die
     source.shop("small", writable=True)
+def file():
+    os.replace = die
+    os.link = die
+    files.write_whole(Path(os.environ["REDIS_LAB_DATA"]) / "file", b"whole")
+def race():
+    from redis_lab import drill
+    drill.race.Ledger = die
+    drill.drill("redis_lab.drill.naive:Cache", "cache", kills=1, steps=False)
+def published():
+    publish.link_data = die
+    publish.publish_runs(notebooks.find()[0], 1)
+def grader():
+    stays = "import os, subprocess, sys; made = subprocess.Popen([sys.executable, '-c', "
+    stays += "'import time; time.sleep(100)'], start_new_session=True); "
+    stays += "open(HERE, 'w').write(f'{made.pid} {os.getpid()}')"
+    stays = stays.replace("HERE", repr(os.environ["HOME"] + "/pid"))
+    job = {"imports": "", "memory_mb": 4096, "cells": [{"source": stays, "exercises": []}]}
+    grade.json.loads = lambda line: die()  # the grader has said that it is done
+    grade.run_notebook(job, 100)
 def run():
     run = child.TemporaryRun()
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
@@ -304,7 +324,11 @@ def run():
 """
 
 
-@pytest.mark.parametrize("moment", ["server", "shop", "copy", "run"])
+MOMENTS = ["server", "shop", "copy", "race", "published", "grader", "run"]
+MOMENTS += ["file"] * hasattr(os, "O_TMPFILE")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_an_owner_killed_at_once_leaves_nothing(moment, tmp_path):
     places = [tmp_path / "tmp", tmp_path / "data"]
     for place in places:
@@ -314,14 +338,15 @@ def test_an_owner_killed_at_once_leaves_nothing(moment, tmp_path):
             places[1] / source._name_file("small", source.SEED).name, "small", source.SEED
         )
     kept = list(places[1].iterdir())
-    env = {"TMPDIR": str(places[0]), "REDIS_LAB_DATA": str(places[1])}
+    env = {"TMPDIR": str(places[0]), "REDIS_LAB_DATA": str(places[1]), "HOME": str(tmp_path)}
     done = subprocess.run(
         script(f"{DIES}\n{moment}()"), env=environment(**env), capture_output=True, timeout=100
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = lambda: [path for place in places for path in place.iterdir() if path not in kept]  # noqa: E731
-    pids = [int(pid) for pid in done.stdout.split()]
-    assert len(pids) == (moment == "run")
+    written = (tmp_path / "pid").read_text() if moment == "grader" else done.stdout
+    pids = [int(pid) for pid in written.split()]
+    assert len(pids) == {"run": 1, "grader": 2}.get(moment, 0)
     try:
         assert within(60, lambda: not left() and all(map(gone, pids))), (left(), pids)
     finally:

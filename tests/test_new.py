@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from processes import environment
 
@@ -86,3 +87,28 @@ def test_what_is_there_is_not_overwritten(checkout, monkeypatch):
         list(new.write_lesson("patterns/outbox"))
     assert not (checkout / "redis_lab" / "lessons" / "outbox.py").exists()
     assert "outbox" not in {lesson.name for lesson in toc.read_toc(checkout / "notebooks")}
+
+
+def test_one_that_was_interrupted_is_taken_up(checkout, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    def executed(path, effort):
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.execution_count = 1
+        yield len(notebook.cells), notebook
+
+    monkeypatch.setattr(new, "folder", lambda: checkout / "notebooks")
+    for step in ("write_whole", "write_notebook", "write_index", "execute"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(new, step, interrupted)
+            list(new.write_lesson("patterns/outbox"))
+    monkeypatch.setattr(new, "execute", executed)
+    written = list(new.write_lesson("patterns/outbox"))
+    assert len(written) == 4 and all(path.exists() for path in written)
+    listed = [lesson.name for lesson in toc.read_toc(checkout / "notebooks")]
+    assert listed.count("outbox") == 1
+    with pytest.raises(LabError, match="There is a lesson 'outbox' already"):
+        list(new.write_lesson("patterns/outbox"))
