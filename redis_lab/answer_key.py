@@ -47,8 +47,9 @@ def predictions(cells: list[dict[str, Any]]) -> Iterator[str]:
             table = "".join(output.get("data", {}).get("text/html", ""))
             for row in ROW.findall(table):
                 if named := CELL.findall(row):
-                    name, _, measured, theory, _ = named
-                    yield f"<tr><td>{name}</td><td>{measured}</td><td>{theory}</td></tr>\n"
+                    name, _, measured, *theory = named[:-1]
+                    told = "".join(f"<td>{each}</td>" for each in (name, measured, *theory))
+                    yield f"<tr>{told}</tr>\n"
 
 
 def solutions(lesson: Lesson, cells: list[dict[str, Any]]) -> Iterator[str]:

@@ -41,6 +41,24 @@ out = Console(markup=False)  # what is printed may hold [brackets]
 INTERRUPTED = 130
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        out.print(f"redis-lab {version('redis-lab')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+    ] = False,
+) -> None:
+    """A workbook that teaches Redis by measuring it."""
+
+
 def main() -> None:
     """Run a command; a LabError becomes one line and exit code 1, Ctrl-C exit code 130.
 
@@ -314,7 +332,7 @@ def draw_again(only: str, effort: str, in_place: bool) -> None:
             changed = notebooks.embed_figures(path, drawn, alternatives)
             if changed:
                 out.print(f"{path.name}: {', '.join(sorted(changed))}", highlight=False)
-    report(known, effort)
+    report(known, effort, "Drawn again")
     unknown = [path.stem for path in paths if path not in known]
     if unknown:
         raise LabError(
@@ -350,7 +368,7 @@ def is_selected(experiment: str, only: str) -> bool:
     return any(experiment in notebooks.list_experiments(path) for path in named)
 
 
-def report(paths: list[Path], effort: str) -> None:
+def report(paths: list[Path], effort: str, title: str = "Measured") -> None:
     from . import figures
     from .measure import results
 
@@ -361,7 +379,7 @@ def report(paths: list[Path], effort: str) -> None:
         plot = figures.plots_folder(effort) / f"{result.experiment}.png"
         where = plot.relative_to(root) if plot.is_relative_to(root) else plot
         rows.append([result.experiment, result.title, str(len(result.rows)), str(where)])
-    table("\nMeasured", ["experiment", "what", "points", "plot"], rows)
+    table(f"\n{title}", ["experiment", "what", "points", "plot"], rows)
 
 
 @app.command()

@@ -72,27 +72,27 @@ class Prediction:
 class Revealed:
     """A small table: guess, measurement, theory, and how far off the guess was."""
 
-    HEADS = ("", "your guess", "measured", "theory", "your guess was")
-
     def __init__(self, guesses: Mapping, measured: Mapping, theory: Mapping) -> None:
+        between = ("theory",) if theory else ()
+        self.heads = ("", "your guess", "measured", *between, "your guess was")
         self.rows = [
             (
                 name.replace("_", " "),
                 _format_number(guess),
                 _format_number(measured.get(name)),
-                _format_number(theory.get(name)),
+                *(_format_number(theory.get(name)) for _ in between),
                 _describe_error(guess, measured.get(name)),
             )
             for name, guess in guesses.items()
         ]
 
     def __repr__(self) -> str:
-        table = [self.HEADS, *self.rows]
-        widths = [max(len(row[k]) for row in table) for k in range(len(self.HEADS))]
+        table = [self.heads, *self.rows]
+        widths = [max(len(row[k]) for row in table) for k in range(len(self.heads))]
         return "\n".join("  ".join(map(str.rjust, row, widths)).rstrip() for row in table)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{text}</th>" for text in self.HEADS)
+        head = "".join(f"<th>{text}</th>" for text in self.heads)
         rows = "".join(
             "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>"
             for row in self.rows

@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import threading
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
@@ -220,7 +221,13 @@ def test_serve_says_so_when_the_server_ends_by_itself():
 def test_serve_on_a_taken_port(lab):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert f"Port {port} is in use" in one_line_of_trouble(lab("serve", "--port", port))
+        said = one_line_of_trouble(lab("serve", "--port", port))
+        assert f"Port {port} is in use" in said and "redis-lab serve --port 0" in said
+
+
+def test_the_version_is_printed(lab):
+    said = lab("--version")
+    assert (said.returncode, said.stdout) == (0, f"redis-lab {version('redis-lab')}\n")
 
 
 # ---------------------------------------------------------------- bench

@@ -140,7 +140,8 @@ class Comparison:
         frame = self.to_frame()
         shown = pd.DataFrame(index=frame.index)
         for column in ("round_trips", "calls"):
-            shown[column.replace("_", " ")] = frame[column].astype("Int64")
+            whole = frame[column].astype("Int64").astype(object)  # a bare socket's are not counted
+            shown[column.replace("_", " ")] = whole.where(frame[column].notna(), "–")
         for q in ("p50", "p99"):
             shown[f"{q} µs"] = [
                 "–" if pd.isna(v) else f"{v:,.1f}  [{lo:,.1f}, {hi:,.1f}]"

@@ -129,7 +129,8 @@ class NativeServer(Server):
         words = self.log().splitlines()[-6:]
         if any("in use" in line for line in words):
             raise PortInUse(
-                f"Port {self.port} is in use. Leave `port` out and a free one is taken."
+                f"Port {self.port} is in use. Without `port`, or with redis-lab serve --port 0, a "
+                "free one is taken."
             )
         raise LabError("The server did not start. Its last words:\n" + "\n".join(words))
 

@@ -78,6 +78,33 @@ def jupyterlab(tmp_path):
         log.close()
 
 
+def test_what_is_committed_as_a_reader_sees_it(jupyterlab, open_page, look):
+    """Figures have their alternative texts in the page; solutions are folded, and tell nothing."""
+    page = open_page()
+    page.set_default_timeout(240_000)
+    page.goto(jupyterlab("notebooks/patterns/13_cache_aside.ipynb"))
+    page.wait_for_function(READY)
+    outputs = [
+        output
+        for cell in page.evaluate(NOTEBOOK)["cells"]
+        for output in cell.get("outputs", ())
+        if "image/png" in output.get("data", {})
+    ]
+    figures = page.locator(".jp-OutputArea-output img")
+    figures.first.wait_for()
+    shown = figures.evaluate_all("all => all.map(img => img.alt)")
+    assert shown == [output["metadata"]["image/png"]["alt"] for output in outputs]
+    assert len(shown) == 2 and "SQLite alone rises from" in shown[0]
+    figures.first.scroll_into_view_if_needed()
+    look(page, "jupyterlab-figure")
+    folded = page.locator(".jp-CodeCell", has=page.locator(".jp-InputPlaceholder"))
+    assert folded.count() == 2
+    for text in folded.all_inner_texts():
+        assert text.split() == ["#", "One", "solution"], text
+    folded.last.scroll_into_view_if_needed()
+    look(page, "jupyterlab-folded")
+
+
 def test_start_here_runs_from_top_to_bottom(jupyterlab, open_page, look):
     page = open_page()
     page.set_default_timeout(240_000)
@@ -95,6 +122,7 @@ def test_start_here_runs_from_top_to_bottom(jupyterlab, open_page, look):
     figure = page.locator(".jp-OutputArea-output img").first
     figure.scroll_into_view_if_needed()
     assert figure.evaluate("img => img.complete && img.naturalWidth > 300")
+    assert "From fast to slow: " in figure.evaluate("img => img.alt")
     look(page, "jupyterlab-run")
     page.locator(".jp-RenderedMarkdown", has_text="Your turn").first.scroll_into_view_if_needed()
     look(page, "jupyterlab-exercise")
