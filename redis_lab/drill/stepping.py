@@ -23,11 +23,11 @@ from redis.retry import Retry
 from ..servers import Server
 from .clock import HOUR_S, jumping
 from .contracts import Target
+from .deployments import Pair
 from .faults import Watched
 from .hands import Finding, Hands, History, Play, Scenario
 from .history import Op
 from .ledger import Ledger
-from .places import Pair
 
 __all__ = ["Step", "Witness", "interleavings"]
 
@@ -73,9 +73,9 @@ class _Connection(Watched):
     actor: _Actor
     lost = False
 
-    def _connect(self) -> Any:
-        self.port = self.actor.stage.server.port
-        return super()._connect()
+    def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        self.port = self.actor.stage.server.port  # another one, after a failover
+        super().connect_check_health(*args, **kwargs)
 
     def on_sending(self, packed: bytes) -> None:
         self.step = self.actor.arrive(shorten(packed))
