@@ -249,13 +249,17 @@ def two():
         yield both
 
 
+@pytest.mark.drill
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("make", [naive.CountingLock, ours.Lock], ids=lambda make: make.__name__)
-def test_fences_that_follow_the_clock_rise_at_a_failover_and_counted_ones_do_not(make, two):
+def test_fences_that_follow_the_clock_rise_at_a_failover_and_counted_ones_do_not(make, two, figure):
     target = contracts.resolve(make, "lock")
     report = Report.begin(target, "two servers", 1, "again", "failover")
     for mode, found, witnesses in stepping.interleavings(two, PLAYS["lock"], target, print):
         assert mode == "failover"
+        report.orders += 1
         report.add(found, witnesses, raced=False, failover=True)
+    figure(failovers=report.orders, broken_promises=len(report.broken))
     assert report.lines["two holders"].verdict == NOT_AT_FAILOVER
     assert report.lines["two holders"].stepped > 0, "with either"
     assert report.broken == (["lost updates"] if make is naive.CountingLock else [])

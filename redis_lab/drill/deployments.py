@@ -118,8 +118,18 @@ class Pair:
         self.primary, self.replica = primary, replica
 
     def follow(self, port: int | None = None) -> None:
-        """Let the replica follow the primary (by way of a relay's port); returns once it does."""
-        with self.replica.client() as admin:
+        """Let the replica follow the primary (by way of a relay's port); returns once it does.
+
+        A replica with data of its own, or a primary whose last transfer has not ended, would take
+        a second longer.
+        """
+        with self.replica.client() as admin, self.primary.client() as of:
+            with contextlib.suppress(redis.ReadOnlyError):  # it follows already
+                admin.flushall()
+            wait_until(
+                lambda: not of.info("persistence")["rdb_bgsave_in_progress"],
+                *(AGREE_S, "The end of the last transfer"),
+            )
             admin.replicaof(HOST, port or self.primary.port)
             wait_until(lambda: is_linked(admin), AGREE_S, "Replication")
 
