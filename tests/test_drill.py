@@ -14,7 +14,7 @@ import psutil
 import pytest
 from processes import environment, gone, within
 
-from redis_lab.drill import clock, contracts, drill, hold, naive, ours, places, stepping
+from redis_lab.drill import clock, contracts, deployments, drill, hold, naive, ours, stepping
 from redis_lab.drill.hands import Finding
 from redis_lab.drill.kinds import PLAYS
 from redis_lab.drill.race import Race
@@ -211,7 +211,10 @@ BORN = time.time() - time.monotonic()
 def test_the_clock_of_one_worker_jumps():
     target, told = contracts.resolve(Watchful, "lock"), lambda text: None
     options = {"seed": 1, "kills": 0, "workers": 2, "progress": told}
-    with places.Single.open(False) as place, Race(target, PLAYS["lock"], place, **options) as race:
+    with (
+        deployments.Single.open(False) as place,
+        Race(target, PLAYS["lock"], place, **options) as race,
+    ):
         race._hire(), race._hire()
         race._at_work(2)
         jumped, other = race.crew
@@ -223,8 +226,8 @@ def test_the_clock_of_one_worker_jumps():
 
 @pytest.mark.timeout(100)
 def test_a_replica_takes_over_at_the_same_address():
-    with places.Failover.open(False) as place:
-        client = places.connect(**place.settings(), decode_responses=True)
+    with deployments.Failover.open(False) as place:
+        client = deployments.open_client(**place.settings(), decode_responses=True)
         for k in range(2):
             was = place.pair.primary
             client.set(f"k{k}", "v")
@@ -239,23 +242,27 @@ def test_a_replica_takes_over_at_the_same_address():
 def answers(client, key: str) -> bool:
     try:
         return client.get(key) == "v"
-    except places.REDIS_ERRORS:
+    except deployments.REDIS_ERRORS:
         return False
 
 
 @pytest.fixture(scope="module")
 def two():
-    with places.pair() as both:
+    with deployments.pair() as both:
         yield both
 
 
+@pytest.mark.drill
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("make", [naive.CountingLock, ours.Lock], ids=lambda make: make.__name__)
-def test_fences_that_follow_the_clock_rise_at_a_failover_and_counted_ones_do_not(make, two):
+def test_fences_that_follow_the_clock_rise_at_a_failover_and_counted_ones_do_not(make, two, figure):
     target = contracts.resolve(make, "lock")
     report = Report.begin(target, "two servers", 1, "again", "failover")
     for mode, found, witnesses in stepping.interleavings(two, PLAYS["lock"], target, print):
         assert mode == "failover"
+        report.orders += 1
         report.add(found, witnesses, raced=False, failover=True)
+    figure(failovers=report.orders, broken_promises=len(report.broken))
     assert report.lines["two holders"].verdict == NOT_AT_FAILOVER
     assert report.lines["two holders"].stepped > 0, "with either"
     assert report.broken == (["lost updates"] if make is naive.CountingLock else [])
@@ -266,8 +273,8 @@ def test_fences_that_follow_the_clock_rise_at_a_failover_and_counted_ones_do_not
 
 @pytest.mark.timeout(100)
 def test_a_slot_moves_with_its_keys_and_clients_stay_behind_the_relays():
-    with places.Moving.open(False) as place:
-        client = places.connect(**place.settings(), decode_responses=True)
+    with deployments.Moving.open(False) as place:
+        client = deployments.open_client(**place.settings(), decode_responses=True)
         keys = [f"{{a}}{k}" for k in range(20)]
         for key in keys:
             client.set(key, "v")
@@ -298,7 +305,7 @@ def test_what_is_not_promised_at_a_failover_is_counted():
 @pytest.mark.parametrize(("kind", "make"), FIRST)
 def test_ours_holds_elsewhere(kind, make, on, figure):
     report = hold(make, as_=kind, kills=21, on=on, steps=False)
-    fault = places.PLACES[on].fault
+    fault = deployments.DEPLOYMENTS[on].fault
     figure(kills=report.faults["kill"], **{fault.replace(" ", "_") + "s": report.faults[fault]})
     assert report.faults[fault] == 1
 
@@ -436,8 +443,8 @@ def test_a_promise_that_no_contract_knows(make):
         drill(make, "lock")
 
 
-def test_a_place_that_there_is_not():
-    with pytest.raises(LabError, match="no place 'moon': it is one of single, failover, cluster"):
+def test_a_deployment_that_there_is_not():
+    with pytest.raises(LabError, match="'moon': it is one of single, failover, cluster"):
         drill(naive.Lock, "lock", on="moon")
 
 

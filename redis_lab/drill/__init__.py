@@ -1,4 +1,5 @@
-"""Hold a class to a contract: exhaustive interleavings, then a race with kills and lost replies.
+"""Hold a class to a contract: exhaustive interleavings, then a race with kills and lost replies,
+on one server, on one that fails over, or on a cluster.
 
     from redis_lab.drill import hold
 

@@ -47,14 +47,14 @@ def work(settings, target, play, name, seed):
     from redis.retry import Retry
 
     from redis_lab.drill.clock import jumping
+    from redis_lab.drill.deployments import open_client
     from redis_lab.drill.hands import Hands
     from redis_lab.drill.ledger import Ledger
-    from redis_lab.drill.places import connect
 
     owner, folder = os.getppid(), Path(settings["folder"])
     options: dict[str, Any] = {"socket_timeout": 0.5, "retry": Retry(ConstantBackoff(0.02), 3)}
     options |= {"decode_responses": True, **target.client_options}
-    client = connect(**settings["place"], **options)
+    client = open_client(**settings["deployment"], **options)
     log, luck = Log(folder, name), random.Random(seed)
     hands = Hands(name, target, client, Ledger(folder / "ledger"), luck, log)
     phase, clock = mapped(folder / "phase", 1), mapped(folder / f"{name}.clock", 8)

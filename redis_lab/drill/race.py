@@ -1,4 +1,4 @@
-"""Several processes race at one place, while clients are killed and the server fails.
+"""Several processes race at one deployment, while clients are killed and the server fails.
 
 The seed decides the faults and their order; the machine decides how the processes interleave.
 """
@@ -19,10 +19,10 @@ from ..child import Child, TemporaryFolder
 from ..errors import LabError
 from .clock import HOUR_S
 from .contracts import Target
+from .deployments import Deployment
 from .hands import REDIS_ERRORS, Hands, History, Play
 from .history import Op, read_history
 from .ledger import Ledger
-from .places import Place
 from .stepping import without_ttl
 
 __all__ = ["Race"]
@@ -41,17 +41,17 @@ class Race:
         self,
         target: Target,
         play: Play,
-        place: Place,
+        deployment: Deployment,
         *,
         seed: int,
         kills: int,
         workers: int,
         progress: Callable[[str], object],
     ) -> None:
-        self.target, self.play, self.place = target, play, place
+        self.target, self.play, self.deployment = target, play, deployment
         self.kills, self.progress = kills, progress
         self.luck = Random(seed)
-        self.faults: dict[str, int] = dict.fromkeys(("kill", *place.faults), 0)
+        self.faults: dict[str, int] = dict.fromkeys(("kill", *deployment.faults), 0)
         self.marks: list[Op] = []
         self.names = [f"w{n}" for n in range(workers)]
         self.generation = 0
@@ -66,7 +66,7 @@ class Race:
                 "path": [os.path.abspath(entry) if entry == "" else entry for entry in sys.path],
                 "target": [target.module, target.name, target.file, target.kind],
                 "folder": str(self.folder),
-                "place": place.settings(),
+                "deployment": deployment.settings(),
             }
             self.forker = Child("The drill's workers", WORKER, settings=settings, isolated=False)
             self.forker.wait_ready()
@@ -99,7 +99,7 @@ class Race:
             self.progress(f"kill {kill + 1} of {self.kills}")
             time.sleep(self.luck.uniform(0.005, 0.12))
             if kill % EVERY == EVERY - 1:
-                self._fault(self.place.faults[kill // EVERY % len(self.place.faults)])
+                self._fault(self.deployment.faults[kill // EVERY % len(self.deployment.faults)])
             victim = self.luck.choice(self._at_work(1))
             self._mark("kill", victim)
             self._tell(f"kill {victim}")
@@ -160,7 +160,8 @@ class Race:
         self.marks.append(Op(who, fault, "", now := time.monotonic(), now))
 
     def _fault(self, fault: str) -> None:
-        server, relay = self.luck.choice(self.place.servers), self.luck.choice(self.place.relays)
+        server = self.luck.choice(self.deployment.servers)
+        relay = self.luck.choice(self.deployment.relays)
         if fault in ("stall", "restart") and server.pid is None:
             return
         who = self.luck.choice(self.crew) if fault in ("pause", "clock") else "server"
@@ -179,8 +180,8 @@ class Race:
         elif fault == "clock":
             far = self.luck.choice((1.5 * self.target.span_s, HOUR_S))
             self._set_clock(who, self.luck.choice((1, -1)) * far)
-        elif fault == self.place.fault:
-            self.place.disturb(self.luck)
+        elif fault == self.deployment.fault:
+            self.deployment.disturb(self.luck)
         else:
             with server.client() as admin:
                 admin.config_set("maxmemory", 1)
@@ -195,13 +196,13 @@ class Race:
     def _settle(self) -> None:
         """End all faults; then the class must recover by itself."""
         self.progress("whether it gets on again")
-        for relay in self.place.relays:
+        for relay in self.deployment.relays:
             relay.lose(0)
         for name in self.crew:
             self._set_clock(name, 0)
         ledger = Ledger(self.folder / "ledger")
         try:
-            with self.place.client(**self.target.client_options) as client:
+            with self.deployment.client(**self.target.client_options) as client:
                 luck = Random(0)
                 hands = Hands("later", self.target, client, ledger, luck, self.settled.append)
                 self.play.build(hands)
@@ -224,7 +225,7 @@ class Race:
         kept: list[str] = []
         keys = 0
         try:
-            with self.place.client() as admin:
+            with self.deployment.client() as admin:
                 keys = sum(1 for _ in admin.scan_iter(count=1000))
                 kept = without_ttl(admin)
         except REDIS_ERRORS:  # it was interrupted while the server was down

@@ -12,8 +12,8 @@ from ..errors import LabError
 from ..servers import Server
 from ..servers import server as start_server
 from .contracts import Target, resolve
+from .deployments import DEPLOYMENTS, Deployment, Pair, pair
 from .kinds import PLAYS
-from .places import PLACES, Pair, Place, pair
 from .race import Race
 from .report import Report
 from .stepping import Step, Witness, interleavings
@@ -38,9 +38,9 @@ def drill(
     """Play the known interleavings, then race `workers` processes with `kills` of them killed.
 
     `what` is a class at the top of a module, or its address "module:Name"; `as_` is one of
-    contracts.KINDS. The race is run `on` one of places.PLACES. With `forget` the server keeps
-    nothing when it is restarted. Without `steps` there is the race only, with `kills=0` the
-    interleavings only. Ctrl-C ends it early, and the report says so.
+    contracts.KINDS. The race is run `on` a single server, a "failover" or a "cluster". With
+    `forget` the server keeps nothing when it is restarted. Without `steps` there is the race only,
+    with `kills=0` the interleavings only. Ctrl-C ends it early, and the report says so.
 
     Raises: LabError if the class cannot be found or used.
     """
@@ -49,18 +49,18 @@ def drill(
     target = resolve(what, as_)
     play = PLAYS[as_]
     seed = random.randrange(1_000_000) if seed is None else seed
-    if on not in PLACES:
-        raise LabError(f"There is no place {on!r}: it is one of {', '.join(PLACES)}.")
+    if on not in DEPLOYMENTS:
+        raise LabError(f"There is no deployment {on!r}: it is one of {', '.join(DEPLOYMENTS)}.")
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(start_server())
         text = f"{server.product} {server.version}"
         again = command(target, seed, kills, on, forget, steps)
         report = Report.begin(target, text, seed, again, on)
         try:
-            places: list[Server | Pair] = [server] if steps else []
+            servers: list[Server | Pair] = [server] if steps else []
             if steps and on == "failover":
-                places.append(stack.enter_context(pair()))
-            for each in places:
+                servers.append(stack.enter_context(pair()))
+            for each in servers:
                 for mode, findings, witnesses in interleavings(
                     each, play, target, progress, forget=forget
                 ):
@@ -69,16 +69,16 @@ def drill(
         except KeyboardInterrupt:
             report.interrupted = True
     if kills and not report.interrupted:
-        with PLACES[on].open(forget) as place:
-            report.server = str(place)
-            race(target, report, place, seed, kills, workers, progress)
+        with DEPLOYMENTS[on].open(forget) as deployment:
+            report.server = str(deployment)
+            race(target, report, deployment, seed, kills, workers, progress)
     return report
 
 
 def race(
     target: Target,
     report: Report,
-    place: Place,
+    deployment: Deployment,
     seed: int,
     kills: int,
     workers: int,
@@ -87,7 +87,7 @@ def race(
     """Run the race and add its verdicts to the report, even if it is interrupted."""
     play = PLAYS[target.kind]
     with Race(
-        *(target, play, place), seed=seed, kills=kills, workers=workers, progress=progress
+        *(target, play, deployment), seed=seed, kills=kills, workers=workers, progress=progress
     ) as run:
         try:
             run.run()
@@ -113,7 +113,7 @@ def race(
                     for op in shown
                 ]
                 witnesses[each.promise] = Witness("seen in the race", steps, [])
-        report.add(found, witnesses, raced=True, failover=place.name == "failover")
+        report.add(found, witnesses, raced=True, failover=deployment.name == "failover")
 
 
 def command(target: Target, seed: int, kills: int, on: str, forget: bool, steps: bool) -> str:

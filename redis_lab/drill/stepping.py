@@ -23,11 +23,11 @@ from redis.retry import Retry
 from ..servers import Server
 from .clock import HOUR_S, jumping
 from .contracts import Target
+from .deployments import Pair
 from .faults import Watched
 from .hands import Finding, Hands, History, Play, Scenario
 from .history import Op
 from .ledger import Ledger
-from .places import Pair
 
 __all__ = ["Step", "Witness", "interleavings"]
 
@@ -37,6 +37,7 @@ IN_A_ROW = 8  # a client that polls must let the others continue
 SWITCHES = 2
 MOST_RUNS = 150  # of one scenario
 MOST_CLOCK_RUNS = 6
+FEW = (1, 2)  # each failover takes up to a second, until the replica follows again
 
 
 _here = threading.local()  # `actor`: whose thread this is
@@ -73,9 +74,9 @@ class _Connection(Watched):
     actor: _Actor
     lost = False
 
-    def _connect(self) -> Any:
-        self.port = self.actor.stage.server.port
-        return super()._connect()
+    def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
+        self.port = self.actor.stage.server.port  # another one, after a failover
+        super().connect_check_health(*args, **kwargs)
 
     def on_sending(self, packed: bytes) -> None:
         self.step = self.actor.arrive(shorten(packed))
@@ -446,10 +447,10 @@ def _failover(
         for server, its in ((pair.primary, admin), (pair.replica, other)):
             # Let both know the scripts, so that the first step is more than the question for one
             _Stage(server, play, target, replace(scenario, after=None)).run(its)
-    yield from _at_steps_of_two(pair, play, target, scenario, admin, "fails_over")
+    yield from _at_steps_of_two(pair, play, target, scenario, admin, "fails_over", then=FEW)
     if len(scenario.actors) > 1:
         turned = replace(scenario, actors=dict(reversed(scenario.actors.items())))
-        yield from _at_steps_of_two(pair, play, target, turned, admin, "fails_over")
+        yield from _at_steps_of_two(pair, play, target, turned, admin, "fails_over", then=FEW)
 
 
 def _clock(
@@ -470,10 +471,12 @@ def _at_steps_of_two(
     admin: redis.Redis,
     what: str,
     after: Callable[[int], Any] = lambda k: k,
+    then: tuple[int, ...] = (1, 2, 3, 4),
 ) -> Runs:
+    """`what` happens after each step of the first; then the last one takes so many."""
     names = list(scenario.actors)
     for k in range(1, 5):
-        for j in range(1, 5) if len(names) > 1 else (0,):
+        for j in then if len(names) > 1 else (0,):
             if isinstance(server, Pair):
                 server.follow()
             stage = _Stage(server, play, target, scenario)

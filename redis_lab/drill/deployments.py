@@ -1,6 +1,6 @@
 """Where a race is run: on one server, on a primary that fails over, on a cluster whose slots move.
 
-A further place: a class here, and a line in `PLACES`.
+A further deployment: a class here, and a line in `DEPLOYMENTS`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..servers.topology import is_linked, wait_until
 from .faults import HOST, Migration
 from .hands import REDIS_ERRORS
 
-__all__ = ["PLACES", "Pair", "Place", "connect", "pair"]
+__all__ = ["DEPLOYMENTS", "Deployment", "Pair", "open_client", "pair"]
 
 Client = redis.Redis | redis.RedisCluster
 AGREE_S = 30.0
@@ -28,7 +28,7 @@ LAG_MS = 150.0  # of replication, just before a failover
 SCANNED = 500
 
 
-class Place:
+class Deployment:
     """What the clients work on; they reach each server through a relay, which loses replies.
 
     `fault` is what only happens here, by `disturb`; `faults` is all that does, in turn.
@@ -36,12 +36,12 @@ class Place:
 
     name: ClassVar[str]
     fault: ClassVar[str]
-    first: ClassVar[bool] = True  # the place's own fault before the others
+    first: ClassVar[bool] = True  # its own fault before the others
     servers: list[Server]  # those that clients write to
     relays: list[Relay]
 
     @classmethod
-    def open(cls, forget: bool) -> contextlib.AbstractContextManager[Place]:
+    def open(cls, forget: bool) -> contextlib.AbstractContextManager[Deployment]:
         """Start it. With `forget` its servers keep nothing when they are restarted."""
         raise NotImplementedError
 
@@ -52,7 +52,7 @@ class Place:
         return (self.fault, *others) if self.first else (*others, self.fault)
 
     def settings(self) -> dict[str, Any]:
-        """What `connect` needs in another process."""
+        """What `open_client` needs in another process."""
         return {"ports": [relay.port for relay in self.relays], "clustered": False}
 
     def client(self, **options: Any) -> Client:
@@ -68,8 +68,8 @@ class Place:
         return f"{one.product} {one.version}"
 
 
-def connect(ports: list[int], clustered: bool, **options: Any) -> Client:
-    """A client of a place, through its relays."""
+def open_client(ports: list[int], clustered: bool, **options: Any) -> Client:
+    """A client of a deployment, through its relays."""
     if not clustered:
         return redis.Redis(host=HOST, port=ports[0], **options)
     deadline = time.monotonic() + AGREE_S
@@ -87,7 +87,7 @@ def relay_to(one: Server) -> Relay:
     return Relay("tcp", one.host, str(one.port))
 
 
-class Single(Place):
+class Single(Deployment):
     """One server. It is killed and restarted, and keeps what it acknowledged."""
 
     name, fault, first = "single", "restart", False
@@ -98,8 +98,8 @@ class Single(Place):
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, forget: bool) -> Iterator[Place]:
-        """As Place.open. No power fails here, so the file is not synchronized."""
+    def open(cls, forget: bool) -> Iterator[Deployment]:
+        """As Deployment.open. No power fails here, so the file is not synchronized."""
         config = {} if forget else {"appendonly": "yes", "appendfsync": "no"}
         with contextlib.ExitStack() as stack:
             yield cls(stack.enter_context(server(**config)), stack)
@@ -118,8 +118,18 @@ class Pair:
         self.primary, self.replica = primary, replica
 
     def follow(self, port: int | None = None) -> None:
-        """Let the replica follow the primary (by way of a relay's port); returns once it does."""
-        with self.replica.client() as admin:
+        """Let the replica follow the primary (by way of a relay's port); returns once it does.
+
+        A replica with data of its own, or a primary whose last transfer has not ended, would take
+        a second longer.
+        """
+        with self.replica.client() as admin, self.primary.client() as of:
+            with contextlib.suppress(redis.ReadOnlyError):  # it follows already
+                admin.flushall()
+            wait_until(
+                lambda: not of.info("persistence")["rdb_bgsave_in_progress"],
+                *(AGREE_S, "The end of the last transfer"),
+            )
             admin.replicaof(HOST, port or self.primary.port)
             wait_until(lambda: is_linked(admin), AGREE_S, "Replication")
 
@@ -138,7 +148,7 @@ class Pair:
             admin.replicaof("NO", "ONE")
 
 
-class Failover(Place):
+class Failover(Deployment):
     """A primary and a replica. When the primary is killed, the replica takes its place.
 
     Replication is asynchronous. Just before, it is late: what the primary acknowledged in the last
@@ -158,8 +168,8 @@ class Failover(Place):
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, forget: bool) -> Iterator[Place]:
-        """As Place.open: nothing is kept on disk either way."""
+    def open(cls, forget: bool) -> Iterator[Deployment]:
+        """As Deployment.open: nothing is kept on disk either way."""
         with contextlib.ExitStack() as stack:
             yield cls(stack.enter_context(pair()), stack)
 
@@ -208,7 +218,7 @@ class Behind(Cluster):
         return self.nodes[[relay.port for relay in self.relays].index(port)]
 
 
-class Moving(Place):
+class Moving(Deployment):
     """A cluster of three nodes. A slot in use moves to another node, key by key."""
 
     name, fault = "cluster", "slot move"
@@ -226,13 +236,13 @@ class Moving(Place):
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, forget: bool) -> Iterator[Place]:
-        """As Place.open: nothing is restarted here."""
+    def open(cls, forget: bool) -> Iterator[Deployment]:
+        """As Deployment.open: nothing is restarted here."""
         with contextlib.ExitStack() as stack:
             yield cls(stack.enter_context(cluster(3)).nodes, stack)
 
     def settings(self) -> dict[str, Any]:
-        """As Place.settings."""
+        """As Deployment.settings."""
         return {**super().settings(), "clustered": True}
 
     def client(self, **options: Any) -> Client:
@@ -274,4 +284,4 @@ class Moving(Place):
         return f"{super().__str__()}, a cluster of {len(self.servers)} nodes"
 
 
-PLACES: dict[str, type[Place]] = {place.name: place for place in (Single, Failover, Moving)}
+DEPLOYMENTS: dict[str, type[Deployment]] = {one.name: one for one in (Single, Failover, Moving)}
