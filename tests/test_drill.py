@@ -320,8 +320,10 @@ def test_ours_holds_elsewhere(kind, make, on, figure):
         ("session", naive.UndeclaredSessions, "cluster", "sessions revived"),
     ],
 )
-def test_the_naive_form_is_caught_elsewhere_only(kind, make, on, promise, figure):
+def test_the_naive_form_is_caught_elsewhere_only(kind, make, on, promise, figure, monkeypatch):
     kept = hold(make, as_=kind, kills=21)
+    fault = deployments.DEPLOYMENTS[on].fault
+    monkeypatch.setattr(deployments.DEPLOYMENTS[on], "faults", (fault,))  # seven, to be sure
     report = drill(make, kind, kills=21, on=on, steps=on == "failover")
     figure(kills=42, broken_promises=len(report.broken))
     assert promise in report.broken and kept.ok

@@ -262,7 +262,7 @@ class Moving(Deployment):
         chunk = max(1, len(migration.keys()) // 8)
         while left := migration.keys():
             migration.move(*luck.sample(sorted(left), min(chunk, len(left))))
-            time.sleep(luck.uniform(0, 0.03))
+            time.sleep(luck.uniform(0.02, 0.1))
         migration.finish()
         port = self.relays[self.servers.index(migration.target)].port
         wait_until(
