@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 from pathlib import Path
@@ -69,8 +68,6 @@ def _write_nameless(path: Path, content: bytes) -> bool:
                 os.link(f"/proc/self/fd/{number}", path.name, dst_dir_fd=folder)
         finally:
             os.close(folder)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
-            return False  # not on this file system, or /proc is not there
-        raise
+    except OSError:  # not on this file system; or write_whole fails as well, and says so
+        return False
     return True
