@@ -64,7 +64,7 @@ def twice(trees: Trees) -> set[str]:
 
 
 def not_exercises(trees: Trees) -> set[str]:
-    """The public functions and classes of lessons that are no exercises; `workers/` has programs."""
+    """The public functions and classes of lessons, but for workers, that are no exercises."""
     return {
         f"{file}: {name}"
         for file, tree in trees.items()
