@@ -121,6 +121,10 @@ NOTES = {
         "a put that is sent again after a lost reply makes a second job, also with the same "
         "`task_id`."
     ),
+    ("Rq", "done twice"): (
+        "a worker that stood still for longer than its lease finishes the job all the same, after "
+        "rq has put it in line again."
+    ),
     ("Dramatiq", "done twice"): (
         "a put that redis-py sends again after a lost reply makes a second entry of the same "
         "message."
