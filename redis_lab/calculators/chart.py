@@ -34,7 +34,10 @@ class Number:
 
     def params(self) -> list[dict[str, Any]]:
         """The field, and what it holds as a number. A field of HTML gives a text."""
-        field, bind = f"{self.name}_field", {"name": self.label, "min": self.low, "max": self.high}
+        field, bind = (
+            f"{self.name}_field",
+            {"name": f"{self.label} ", "min": self.low, "max": self.high},
+        )
         kind = {"input": "range" if self.step else "number", "step": self.step or "any"}
         typed = f"toNumber({field})"
         return [
