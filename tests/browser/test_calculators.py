@@ -134,6 +134,9 @@ def test_they_fit_and_can_be_read(calculators, look, width, dark):
         text = page.locator(f".{place}").first
         assert text.evaluate(CONTRAST) >= 4.5, place
     assert page.locator("figure.calculator figcaption p").first.evaluate(CONTRAST) >= 4.5
+    ink = page.locator("html").evaluate("html => getComputedStyle(html.querySelector('p')).color")
+    label = page.locator("svg text", has_text="knee").first
+    assert label.evaluate("label => getComputedStyle(label).fill") == ink
     look(page, f"calculators-{width}-{'dark' if dark else 'light'}", full=True)
 
 
