@@ -12,7 +12,8 @@ function colours() {
   return {
     background: "transparent",
     font,
-    axis: { labelColor: text, titleColor: text, domainColor: line, tickColor: line },
+    text: { color: text },
+    axis: { labelColor: text, titleColor: text, domainColor: line, tickColor: line, gridColor: line },
     style: { "guide-label": { fill: text }, "guide-title": { fill: text } },
   };
 }
@@ -33,6 +34,8 @@ function forPage(spec, width, values) {
   const page = JSON.parse(isDark() ? text.replaceAll("#0072B2", "#56B4E9") : text);
   delete page.title;
   delete page.$schema; // the version that JupyterLab draws; this page brings a newer one
+  const ours = colours();
+  page.config = { ...page.config, ...ours, axis: { ...page.config.axis, ...ours.axis } };
   page.width = width;
   page.autosize = { type: "fit-x", contains: "padding" };
   for (const layer of page.layer) {
@@ -71,7 +74,6 @@ class Calculator {
       actions: false,
       renderer: "svg",
       bind: this.part("fields"),
-      config: colours(),
       tooltip: { theme: isDark() ? "dark" : "light" },
     });
     const view = this.result.view;

@@ -116,9 +116,9 @@ def build() -> Calculator:
             *parts.curve(curve, x, y_batch, inside, parts.OTHER, "batch"),
             *parts.curve(curve, x, y, inside),
             lines.mark_rule(color=parts.BEYOND, strokeDash=[3, 3]).encode(x="busy_percent:Q"),
-            lines.mark_text(
-                align="left", dx=3, baseline="top", style="guide-label", fontSize=11
-            ).encode(x="busy_percent:Q", y=alt.value(0), text="label:N"),
+            lines.mark_text(align="left", dx=3, baseline="top", fontSize=11).encode(
+                x="busy_percent:Q", y=alt.value(0), text="label:N"
+            ),
             parts.points(points, "busy_percent", "times", clip=True),
             parts.own(
                 "busy_percent", "times", busy_percent="min(100, 100 * busy)", times="min(16, times)"

@@ -15,6 +15,15 @@ __all__ = ["MIME", "VEGA_LITE", "Calculator", "Number"]
 VEGA_LITE = "5.20"  # JupyterLab draws Vega-Lite 5, Altair writes 6; what is used here is in both
 MIME = "application/vnd.vegalite.v5+json"
 WIDTH, HEIGHT = 560, 250
+# In the specification itself, so that a dark JupyterLab does not change half of them: like every
+# figure of the lessons a chart is dark on white. The site puts the colours of its theme instead.
+INK = {
+    "background": "white",
+    "text": {"color": "black"},
+    "title": {"color": "black", "subtitleColor": "black"},
+    "style": {"guide-label": {"fill": "black"}, "guide-title": {"fill": "black"}},
+}
+AXIS_INK = {"domainColor": "#888", "tickColor": "#888", "gridColor": "#ddd"}
 LINE = 16  # pixels from one line of the answer to the next
 
 
@@ -34,7 +43,10 @@ class Number:
 
     def params(self) -> list[dict[str, Any]]:
         """The field, and what it holds as a number. A field of HTML gives a text."""
-        field, bind = f"{self.name}_field", {"name": self.label, "min": self.low, "max": self.high}
+        field, bind = (
+            f"{self.name}_field",
+            {"name": f"{self.label} ", "min": self.low, "max": self.high},
+        )
         kind = {"input": "range" if self.step else "number", "step": self.step or "any"}
         typed = f"toNumber({field})"
         return [
@@ -91,9 +103,12 @@ class Calculator:
         ).configure_view(stroke=None).configure_axis(
             titleFontSize=12, labelFontSize=11, gridOpacity=0.35, titleFontWeight="normal"
         )  # fmt: skip
+        drawn = chart.to_dict()
+        drawn["config"] = {**drawn["config"], **INK}
+        drawn["config"]["axis"] |= AXIS_INK
         derived = {**self.values, "inside": self.inside}
         return {
-            **chart.to_dict(),
+            **drawn,
             "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
             "description": self.description,
             "params": [
@@ -125,10 +140,10 @@ class Calculator:
 
 
 def _text(source: alt.Chart, name: str, text: str, y: float, **style: Any) -> alt.Chart:
-    """Lines of text above the chart, in the colour of the axes' labels."""
+    """Lines of text above the chart."""
     shown = source.transform_calculate(text=text).mark_text(
         align="left", baseline="top", fontSize=12.5, lineHeight=LINE, lineBreak="\n",
-        style="guide-label", limit=0, **style,
+        limit=0, **style,
     )  # fmt: skip
     encoded = shown.encode(x=alt.value(0), y=alt.value(y), text="text:N")
     return encoded.properties(name=name)

@@ -254,6 +254,17 @@ def test_a_chart_can_be_read_by_everybody(name):
     assert len(json.dumps(data[MIME])) + 4 / 3 * len(data["image/png"]) < 60_000
 
 
+def test_a_dark_jupyterlab_changes_no_colour():
+    """JupyterLab sets a theme of Vega; with half of its colours a text would be white on white."""
+    spec = spec_of("load")
+    light, dark = (
+        vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, theme=theme)
+        for theme in (None, "dark")
+    )
+    assert "knee" in light and set(re.findall("<text[^>]* fill=.(.*?)[\"']", light)) == {"black"}
+    assert re.sub(r"clip\d+", "", dark) == re.sub(r"clip\d+", "", light)
+
+
 def test_each_calculator_belongs_to_a_lesson_in_order():
     assert [lesson.name for lesson in TAUGHT] == list(calculators.CALCULATORS)
     with pytest.raises(LabError, match="pipelines"):
