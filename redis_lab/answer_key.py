@@ -22,10 +22,10 @@ ROW = re.compile(r"<tr>(.*?)</tr>", re.S)
 
 def write_answers(to: Path) -> list[Path]:
     """Write the page into a new folder. Raises: LabError where the folder is there already."""
-    return copies.make_folder(to, [(Path("answers.html"), page().encode())])
+    return copies.make_folder(to, [(Path("answers.html"), render_answers().encode())])
 
 
-def page() -> str:
+def render_answers() -> str:
     """All answers, in the order of the lessons."""
     parts = []
     for lesson in read_toc():

@@ -34,6 +34,7 @@ SLOW = {
     "with_asyncio.fetch",
 }  # they start servers, or write a lot
 SEEDS = (5, 2**31)
+NEEDED = 36  # checks that draw
 
 
 def draws(name: str) -> bool:
@@ -154,6 +155,11 @@ def hold(name, client) -> bool:
 @pytest.mark.parametrize("name", sorted(set(DRAWING) - SLOW))
 def test_the_lessons_numbers_are_right_in_the_lesson_only(name, r):
     hold(name, r)
+
+
+def test_a_check_that_judges_only_what_is_returned_draws_its_data():
+    """The drill below finds those by trying; this notes how many there are."""
+    assert len(DRAWING) >= NEEDED and not QUESTIONS & set(DRAWING)
 
 
 @pytest.mark.drill
