@@ -244,9 +244,7 @@ class Lines(Chart):
     with a pale edge in the colour of the series that it predicts.
 
     `bands` are pairs of columns, each filled lightly from the lower to the upper. A series with
-    several rows at one `x`, or with a theory, is drawn as points, unjoined. A series in `curves` is
-    a formula, calculated for many `x`: a thin line without points. `bars_label` says what the bars
-    are, where they are not those of blocks or runs of the experiment.
+    several rows at one `x`, or with a theory, is drawn as points, unjoined.
     """
 
     x: str
@@ -262,8 +260,6 @@ class Lines(Chart):
     theory_label: str = "theory"
     bands: Sequence[tuple[str, str]] = ()
     bands_label: str = ""
-    curves: Sequence[str] = ()
-    bars_label: str = ""
     across: int = 2  # panels side by side
 
     def draw(self, figure: Figure, table: pd.DataFrame) -> None:
@@ -302,8 +298,7 @@ class Lines(Chart):
             _label_ends(axes, labelled)
             _set_tick_labels(axes.xaxis, axes.yaxis)
         legend = [f"thin line: {self.theory_label}"] if self.theory else []
-        bars = self.bars_label or label_interval(table, self.y)
-        _explain(figure, *legend, bars, self.bands_label)
+        _explain(figure, *legend, label_interval(table, self.y), self.bands_label)
 
     def describe(self, table: pd.DataFrame) -> str:
         table = table.dropna(subset=[self.y])
@@ -338,12 +333,6 @@ class Lines(Chart):
     ) -> tuple[float, float, str, str]:
         """Draw one series, its interval and its theory; return its label's position and colour."""
         x, y, theory = self.x, self.y, self.theory
-        last = line.iloc[-1]
-        end = last[x], last[y], str(name)
-        if name in self.curves:
-            style = DASHES[list(self.curves).index(name) % len(DASHES)]
-            axes.plot(line[x], line[y], color=PALETTE["theory"], lw=0.9, ls=style, zorder=1)
-            return *end, PALETTE["theory"]
         explained = theory is not None and line[theory].notna().any()
         if explained:
             axes.plot(line[x], line[theory], color=colour, lw=4, alpha=0.25, zorder=1)
@@ -360,7 +349,8 @@ class Lines(Chart):
         low, high = interval_columns(y)
         if low in line and line[low].notna().any():
             axes.vlines(line[x], line[low], line[high], color=colour, lw=2.2, alpha=0.45)
-        return *end, colour
+        last = line.iloc[-1]
+        return last[x], last[y], str(name), colour
 
 
 @dataclass(frozen=True, kw_only=True)

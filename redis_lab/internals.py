@@ -24,14 +24,14 @@ UNASKED = ("connect_check_health", "_send_ping")
 
 
 @cache
-def _make_packer() -> Callable[..., list[bytes]]:
+def make_packer() -> Callable[..., list[bytes]]:
     """Made once: a connection, even one that is never opened, takes milliseconds to make."""
     return redis.Connection().pack_command
 
 
 def pack_command(*words: Any) -> bytes:
     """A command as it is sent (RESP)."""
-    return b"".join(_make_packer()(*words))
+    return b"".join(make_packer()(*words))
 
 
 def open_socket(pool: Any) -> socket.socket:

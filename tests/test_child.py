@@ -309,7 +309,8 @@ def grader():
     stays += "'import time; time.sleep(100)'], start_new_session=True); "
     stays += "open(HERE, 'w').write(f'{made.pid} {os.getpid()}')"
     stays = stays.replace("HERE", repr(os.environ["HOME"] + "/pid"))
-    job = {"imports": "", "memory_mb": 4096, "cells": [{"source": stays, "exercises": []}]}
+    cell = {"source": stays, "exercises": []}
+    job = {"imports": "", "seed": 0, "memory_mb": 4096, "cells": [cell]}
     grade.json.loads = lambda line: die()  # the grader has said that it is done
     grade.run_notebook(job, 100)
 def run():

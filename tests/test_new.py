@@ -100,7 +100,7 @@ def test_one_that_was_interrupted_is_taken_up(checkout, monkeypatch):
                 cell.execution_count = 1
         yield len(notebook.cells), notebook
 
-    monkeypatch.setattr(new, "folder", lambda: checkout / "notebooks")
+    monkeypatch.setattr(new, "notebooks_folder", lambda: checkout / "notebooks")
     for step in ("write_whole", "write_notebook", "write_index", "execute"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(new, step, interrupted)

@@ -10,17 +10,25 @@ from .chart import Calculator, Number
 
 
 def build() -> Calculator:
-    """`theory.mg1` and `theory.batch`, in service times, so that any service time fits."""
+    """`theory.mg1` and `theory.batch`, in service times, so that any service time fits.
+
+    The result has no service times of its own, so a measured mean is given as a multiple of what
+    the formula says at the same load.
+    """
     rows = [
-        (row["busy"], row["service_times"])
+        (row["busy"], row["ms"] / row["theory"])
         for row in parts.measured("load_knee").rows
-        if row["what"] == "measured"
+        if row["what"] == "mean" and row["theory"] is not None  # none where it is always busy
     ]
     points = [
-        {"busy_percent": parts.rounded(busy), "times": parts.rounded(times)} for busy, times in rows
+        {
+            "busy_percent": parts.rounded(busy),
+            "times": parts.rounded(ratio * theory.md1(busy / 100, 1)),
+        }
+        for busy, ratio in rows
     ]
     low, high = (end(point["busy_percent"] for point in points) for end in (min, max))
-    ratios = [times / theory.md1(busy / 100, 1) for busy, times in rows]
+    ratios = [ratio for _, ratio in rows]
     square = "(1 + spread * spread)"
     one_by_one = f"1 + {{busy}} * {square} / (2 * (1 - {{busy}}))"
     by_turns = f"1 + {{busy}} * {square} * (0.5 + {{busy}}) / (1 - {{busy}} * {{busy}})"

@@ -9,9 +9,6 @@ import redis
 from redis_lab.figures import Chart, Lines
 from redis_lab.judging import NotYet, exercise, vary
 
-# The two formulas, as the figure calls them
-ONE_BY_ONE, IN_BATCHES = "answered one by one", "answered in batches"
-
 FIGURES: dict[str, Chart] = {
     "load_omission": Lines(
         title="One server, the same half second, three ways to look",
@@ -29,15 +26,14 @@ FIGURES: dict[str, Chart] = {
     "load_knee": Lines(
         title="The busier the server, the longer the queue",
         x="busy",
-        y="mean_ms",
+        y="ms",
         by="what",
-        curves=(ONE_BY_ONE, IN_BATCHES),
-        bars_label="bars: 95 % interval over the runs of a point",
+        theory="theory",
+        theory_label="Pollaczek and Khinchin: T₀ + S + ρS / (2(1 − ρ))",
         xscale="linear",
         yscale="linear",
-        xlabel="how busy the server is: rate × S (%)",
-        ylabel="mean response time (ms)",
-        meanings={"measured": "ours"},
+        xlabel="how busy the server is (%)",
+        ylabel="response time (ms)",
     ),
     "load_saturation": Lines(
         title="How many GETs a second, at most?",
