@@ -38,8 +38,6 @@ FIGURES: dict[str, Chart] = {
             "acknowledged, and lost": "lost",
             "ConnectionError": "refused",
             "MasterNotFoundError": "refused",
-            "ConnectionError, reading": "refused",
-            "due, not sent": "stale",
         },
     ),
 }

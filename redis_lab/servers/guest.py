@@ -351,16 +351,16 @@ def claim_database(
 
 
 def _try_a_write(client: redis.Redis | redis.RedisCluster) -> None:
-    """Write, read and remove a key of the lab's own, before a lesson needs to.
+    """Read, write and remove a key of the lab's own, before a lesson needs to.
 
-    UNLINK is tried first: if this user may not run it, nothing has been written yet.
+    Writing comes last: a user who may not remove or read has written nothing then.
 
     Raises: redis.NoPermissionError, redis.OutOfMemoryError.
     """
     key = f"{NAME}:probe:{secrets.token_hex(4)}"
     client.unlink(key)
-    client.set(key, "", px=1000)
     client.get(key)
+    client.set(key, "", px=1000)
     client.unlink(key)
 
 

@@ -2,7 +2,7 @@
 
 vl-convert runs Vega without a browser. Each test takes a calculator's own specification, sets its
 fields as a reader would, and draws as texts the numbers that Vega has worked out.
-tests/browser/test_calculators.py moves the fields themselves.
+tests/browser/test_calculators_in_chromium.py moves the fields themselves.
 """
 
 from __future__ import annotations
