@@ -86,7 +86,8 @@ def put(source: Path, origin: Path, text: str) -> None:
 def renamed(text: str) -> str:
     """A page's text; links to the README lead to the site's home page."""
     text = re.sub(r"\]\(((?:\.\./)*)README\.md(#[^)]*)?\)", r"](\1index.md\2)", text)
-    if "\n## " not in text:  # the glossary: its terms are one heading level lower
+    # The glossary: its words are one level further down. (A lesson's cell is not a page.)
+    if text.startswith("# ") and "\n## " not in text:
         text = re.sub("^### ", "## ", text, flags=re.M)
     if "```js ioredis" in text:  # one call in three clients: GitHub shows no labels for them
         text = re.sub(r"^```(js|python)\b *(\w*)$", with_caption, text, flags=re.M)
