@@ -22,7 +22,7 @@ import sys
 
 OLDEST = (3, 11)
 CANDIDATES = ("python3.12", "python3.13", "python3.11", "python3.14", "python3", "python")
-FREE_BYTES = 2000 * 10**6  # 1.1 GB for the environment, the rest for the cache of uv or pip
+FREE_BYTES = 2300 * 10**6  # 1.4 GB for the environment, the rest for the cache of uv or pip
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 STAMP = "redis-lab-stamp"

@@ -532,7 +532,8 @@ def test_rate_for():
 
 def test_a_schedule_names_the_requests_that_were_due_meanwhile():
     begin = time.perf_counter() - 1.05  # ten a second, and the caller comes a second late
-    schedule = load.Schedule(10, begin=begin)
+    schedule = load.Schedule(10)
+    schedule.due = begin
     missed = schedule.wait()
     assert len(missed) >= 10
     assert missed == pytest.approx([begin + k / 10 for k in range(len(missed))])

@@ -246,15 +246,15 @@ class Load:
 class Schedule:
     """When the requests of one caller are due: at a fixed rate, whatever became of the others.
 
-    `begin` is a time of `time.perf_counter()`, in seconds, by default the moment of the first call
-    of `wait`.
+    It begins with the first call of `wait`; `due` is a time of `time.perf_counter()`, in seconds.
     """
 
-    def __init__(self, rate_per_s: float, begin: float | None = None) -> None:
+    def __init__(self, rate_per_s: float) -> None:
         """Raises: LabError for a rate that is not positive."""
         if not rate_per_s > 0:
             raise LabError("A schedule needs a positive rate.")
-        self.period_s, self.due = 1 / rate_per_s, begin
+        self.period_s = 1 / rate_per_s
+        self.due: float | None = None
 
     def wait(self) -> list[float]:
         """Wait until the next request is due.
@@ -314,10 +314,9 @@ def open_loop(
     """Send a command at a chosen rate to the server of a client, each request when it is due.
 
     `connections` in all, shared by `processes`; `arrivals` are "poisson" or "constant". The
-    command's replies must all be of one length, such as those of GET of one key; it may also be one
-    `Mix`. Before the
-    measurement, requests come at the same rate for `warm_up_s` (by default a tenth of the time, at
-    most 0.2 s), until connections, caches and clock frequency are stable.
+    command's replies must all be of one length, such as those of GET of one key; a `Mix` may stand
+    in its place. Before the measurement, requests come at the same rate for `warm_up_s` (by default
+    a tenth of the time, at most 0.2 s), until connections, caches and clock frequency are stable.
 
     If other processes delayed the generators, the run is repeated, up to three times in all.
 
