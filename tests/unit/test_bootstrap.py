@@ -623,7 +623,7 @@ def file_system(at: Path, options: str):
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
-    with file_system(tmp_path, "size=2g"):
+    with file_system(tmp_path, "size=3g"):
         furnish(tmp_path)
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path)], check=True)
         line = complaint(bootstrap(tmp_path))
@@ -672,14 +672,14 @@ def test_a_disk_that_is_nearly_full(tmp_path):
 
 def test_a_disk_that_becomes_full(tmp_path):
     # There is room enough by the byte, but not for so many files.
-    with file_system(tmp_path, "size=2g,nr_inodes=10"):
+    with file_system(tmp_path, "size=3g,nr_inodes=10"):
         assert "became full" in complaint(bootstrap(furnish(tmp_path)))
         assert not is_set_up(tmp_path)
 
 
 @pytest.mark.drill
 def test_a_disk_that_becomes_full_and_has_room_again(tmp_path, figure):
-    with file_system(tmp_path, "size=2g,nr_inodes=200"):
+    with file_system(tmp_path, "size=3g,nr_inodes=200"):
         line = complaint(bootstrap(furnish(tmp_path)))
         assert "became full" in line
         assert not is_set_up(tmp_path)
