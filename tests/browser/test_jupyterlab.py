@@ -17,11 +17,8 @@ from redis_lab import claims
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
-# No question about news, no look for a newer version, and every cell in the page, in view or not.
-SETTINGS = {
-    "@jupyterlab/apputils-extension/notification": {"checkForUpdates": False, "fetchNews": "false"},
-    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
-}
+# Every cell in the page, in view or not
+SETTINGS = {"@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"}}
 
 RUN_ALL = "() => window.jupyterapp.commands.execute('notebook:run-all-cells')"
 NOTEBOOK = "() => window.jupyterapp.shell.currentWidget.content.model.toJSON()"
@@ -125,5 +122,7 @@ def test_start_here_runs_from_top_to_bottom(jupyterlab, open_page, look):
     assert figure.evaluate("img => img.complete && img.naturalWidth > 300")
     assert "From fast to slow: " in figure.evaluate("img => img.alt")
     look(page, "jupyterlab-run")
+    # JupyterLab has asked no question about news, and sends for none
+    assert page.locator(".Toastify__toast").count() == 0
     page.locator(".jp-RenderedMarkdown", has_text="Your turn").first.scroll_into_view_if_needed()
     look(page, "jupyterlab-exercise")
