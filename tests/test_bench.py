@@ -516,7 +516,8 @@ def test_redis_benchmark_agrees_in_order_of_magnitude(r, lab, transport):
         assert theirs["p50_us"] <= theirs["p99_us"]
         deep = bench.redis_benchmark(client, "GET", "k:1", requests=20_000, depth=50)
         assert deep["per_second"] > theirs["per_second"], "depth helps"
-        assert set(deep) == {"per_second"}
+        assert set(deep) == {"per_second", "server_busy", "generator_busy"}
+        assert 0 < deep["server_busy"] <= 1 and 0 < deep["generator_busy"] < 2
 
 
 def test_redis_benchmark_is_none_where_it_would_show_the_password():

@@ -305,6 +305,17 @@ def test_saturation_counts_what_the_server_counted(r):
     assert 0 < got.server_busy <= 1 and 0 < got.generator_busy <= 1.05
 
 
+def test_the_servers_cpu_time_is_that_of_the_command(r):
+    """It belongs to the requests of this run, and the machine may be busy otherwise."""
+    spin = "local n = 0 for k = 1, ARGV[1] do n = n + 1 end return n"
+    short, long = (
+        open_loop(r, "EVAL", spin, 0, loops, rate_per_s=50, seconds=0.5)
+        for loops in (100_000, 1_000_000)
+    )
+    assert long.server_cpu_us > 3 * short.server_cpu_us > 0
+    assert long.server_busy == pytest.approx(long.offered_per_s * long.server_cpu_us / 1e6)
+
+
 def test_half_of_redis_benchmark_at_the_least(r):
     r.set("page", "x" * 20)
     same = {"depth": 50, "connections": 16}

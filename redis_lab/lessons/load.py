@@ -26,14 +26,15 @@ FIGURES: dict[str, Chart] = {
     "load_knee": Lines(
         title="The busier the server, the longer the queue",
         x="busy",
-        y="ms",
+        y="times",
         by="what",
+        panels="model",
         theory="theory",
-        theory_label="Pollaczek and Khinchin: T₀ + S + ρS / (2(1 − ρ))",
+        theory_label="the formula of each panel",
         xscale="linear",
         yscale="linear",
         xlabel="how busy the server is (%)",
-        ylabel="response time (ms)",
+        ylabel="response time in service times",
     ),
     "load_saturation": Lines(
         title="How many GETs a second, at most?",

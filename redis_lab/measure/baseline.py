@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,6 +59,13 @@ def bare_ping(client: redis.Redis | redis.RedisCluster) -> Iterator[Callable[[],
         yield call
 
 
+def server_cpu_s(client: redis.Redis) -> float:
+    """CPU time of the server's main thread, or of the whole server if it does not report that."""
+    info = client.info("cpu")
+    kinds = ("user", "sys")
+    return sum(info.get(f"used_cpu_{kind}_main_thread", info[f"used_cpu_{kind}"]) for kind in kinds)
+
+
 def redis_benchmark(
     client: redis.Redis, *command: str, depth: int = 1, connections: int = 1, requests: int = 10_000
 ) -> dict[str, float] | None:
@@ -65,9 +74,10 @@ def redis_benchmark(
     Also None over TLS, and for a server with a password, because redis-benchmark would need the
     password on its command line, where everyone on the machine can read it.
 
-    Returns `per_second` and, for one connection at depth 1 only, `p50_us` and `p99_us` (with more
-    connections it leaves out the wait in its own event loop). The keys must exist already;
-    otherwise it times nil replies.
+    Returns `per_second`; `server_busy` and `generator_busy`, the CPU times of the server's main
+    thread and of redis-benchmark as shares of one core; and, for one connection at depth 1 only,
+    `p50_us` and `p99_us` (with more connections it leaves out the wait in its own event loop). The
+    keys must exist already; otherwise it times nil replies.
 
     Raises: LabError when redis-benchmark fails.
     """
@@ -79,17 +89,31 @@ def redis_benchmark(
     to = ["-s", where["path"]] if where.get("path") else ["-h", where["host"], "-p", where["port"]]
     settings = ["--csv", "-n", requests, "-c", connections, "-P", depth]
     settings += ["--dbnum", where.get("db") or 0]
+    server_s, began = server_cpu_s(client), time.perf_counter()
+    own_s = _ended_children_cpu_s()
     done = subprocess.run(
         [binary, *map(str, [*to, *settings]), *command],
         capture_output=True,
         text=True,
         timeout=120,
     )
+    wall_s, own_s = time.perf_counter() - began, _ended_children_cpu_s() - own_s
+    server_s = server_cpu_s(client) - server_s
     rows = list(csv.DictReader(done.stdout.splitlines()))
     if done.returncode or not rows:
         raise LabError(f"redis-benchmark failed: {(done.stderr or done.stdout).strip()[:200]}")
-    found = {"per_second": float(rows[0]["rps"])}
+    found = {
+        "per_second": float(rows[0]["rps"]),
+        "server_busy": min(server_s / wall_s, 1.0),
+        "generator_busy": own_s / wall_s,
+    }
     if connections == depth == 1:
         found["p50_us"] = float(rows[0]["p50_latency_ms"]) * 1e3
         found["p99_us"] = float(rows[0]["p99_latency_ms"]) * 1e3
     return found
+
+
+def _ended_children_cpu_s() -> float:
+    """CPU time of all child processes that have ended."""
+    used = os.times()
+    return used.children_user + used.children_system

@@ -39,7 +39,7 @@ from ..errors import LabError
 from ..servers.guest import guard
 from ..servers.nodes import first_primary
 from . import _generator
-from .baseline import get_endpoint
+from .baseline import get_endpoint, server_cpu_s
 from .progress import show_progress
 from .server_latency import read_server_latency
 from .stats import make_histogram, percentile
@@ -105,7 +105,8 @@ class Load:
     and nil replies for a value that existed at the start. `generator_busy` is the CPU time of the
     busiest generator as a share of one core, most of it spent reading the clock if requests are
     close together; `generator_idle` is the share of the time that the least idle one waited with
-    nothing to do.
+    nothing to do. `server_cpu_us` is how long the server's main thread worked for each request, by
+    its CPU time: it reads the request, executes it and writes the reply.
 
     In a run that ends in a backlog, the times grow for as long as the run lasts, so they have no
     single distribution. Then no percentile and no mean is reported; `backlog` is the number of
@@ -122,6 +123,7 @@ class Load:
     errors: int
     generator_busy: float
     generator_idle: float = 1.0
+    server_cpu_us: float = math.nan
     warm_up: int = 0
     connections: int = 1
     doubt: str = ""  # why these times mean nothing; empty if they are valid
@@ -131,6 +133,13 @@ class Load:
     @property
     def achieved_per_s(self) -> float:
         return len(self.done) / ((self.done.max() - self.due.min()) / 1e9)
+
+    @property
+    def server_busy(self) -> float:
+        """The share of the time that the server's main thread worked, if it kept up with the
+        rate; above 1 if it cannot.
+        """
+        return self.offered_per_s * self.server_cpu_us / 1e6
 
     @property
     def backlog(self) -> int:
@@ -200,6 +209,7 @@ class Load:
             "lag_p99_us": self.lag_at_ns(99) / 1e3,
             "generator_busy": self.generator_busy,
             "generator_idle": self.generator_idle,
+            "server_busy": self.server_busy,
             **columns,
         }
 
@@ -356,15 +366,23 @@ def open_loop(
     ]
     label = label or f"{rate_per_s:,.0f} a second"
     return retry_while_busy(
-        lambda: _run_open_loop(jobs, len(due), seconds, warm_ns, label, mix), label
+        lambda: _run_open_loop(client, jobs, len(due), seconds, warm_ns, label, mix), label
     )
 
 
 def _run_open_loop(
-    jobs: list[dict], requests: int, seconds: float, warm_ns: int, label: str, mix: Mix | None
+    client: redis.Redis,
+    jobs: list[dict],
+    requests: int,
+    seconds: float,
+    warm_ns: int,
+    label: str,
+    mix: Mix | None,
 ) -> Load:
     """One try of `open_loop`."""
+    before_s = server_cpu_s(client)
     heads, columns = _run_generators(jobs, seconds + warm_ns / 1e9, label)
+    server_s = server_cpu_s(client) - before_s
     order = np.argsort(np.concatenate([each[0] for each in columns]), kind="stable")
     due, sent, done, flags = (
         np.concatenate([each[k] for each in columns])[order] for k in range(4)
@@ -387,6 +405,7 @@ def _run_open_loop(
         errors=int((flags & _generator.FAILED > 0).sum()),
         generator_busy=max(head["cpu_s"] / (head["ns"] / 1e9) for head in heads),
         generator_idle=min(head["idle"] for head in heads),
+        server_cpu_us=1e6 * server_s / requests,
         warm_up=int((~counted).sum()),
         connections=sum(job["connections"] for job in jobs),
         kinds=mix.kinds if mix else (),
@@ -542,13 +561,6 @@ def _probe(settings: dict, mix: Mix, kind: int) -> int:
             "Choose one with replies of one length, such as GET of one key."
         )
     return lengths.pop()
-
-
-def server_cpu_s(client: redis.Redis) -> float:
-    """CPU time of the server's main thread, or of the whole server if it does not report that."""
-    info = client.info("cpu")
-    kinds = ("user", "sys")
-    return sum(info.get(f"used_cpu_{kind}_main_thread", info[f"used_cpu_{kind}"]) for kind in kinds)
 
 
 def _run_generators(
