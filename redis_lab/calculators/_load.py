@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import altair as alt
 
-from ..measure import theory
 from . import _parts as parts
 from .chart import Calculator, Number
 
