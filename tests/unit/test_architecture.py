@@ -29,6 +29,7 @@ ROOMS = [
     (ROOT,),
     ("_grader", "answer_key", "grade", "index", "notebooks"),
     ("new", "publish"),
+    ("machines",),
     ("cli",),
 ]
 
