@@ -60,7 +60,9 @@ def with_function(r: Any, source: str, target: str, amount: int) -> int:
 WAYS = {way.__name__: way for way in (naive, with_watch, with_script, with_function)}
 
 
-def race(r: redis.Redis, way: str, accounts: int, seconds: float) -> tuple[int, int, float]:
+def make_transfers(
+    r: redis.Redis, way: str, accounts: int, seconds: float
+) -> tuple[int, int, float]:
     """Make transfers for so many seconds, between accounts drawn at random.
 
     Returns the transfers, their tries, and the seconds that they took.
@@ -80,4 +82,4 @@ if __name__ == "__main__":
     client = redis.Redis.from_url(sys.argv[1], decode_responses=True)
     for line in sys.stdin:
         way, accounts, seconds = line.split()
-        print(*race(client, way, int(accounts), float(seconds)), flush=True)
+        print(*make_transfers(client, way, int(accounts), float(seconds)), flush=True)
