@@ -10,19 +10,19 @@ import sys
 import redis
 
 
-def read_and_write(r: redis.Redis, board: str) -> None:
+def sell_by_reading(r: redis.Redis, board: str) -> None:
     """Add one sold lamp: read the score, add one, write it back."""
     r.zadd(board, {"lamp": (r.zscore(board, "lamp") or 0) + 1})
 
 
-def increase(r: redis.Redis, board: str) -> None:
+def sell_by_adding(r: redis.Redis, board: str) -> None:
     """Add one sold lamp in the server."""
     r.zincrby(board, 1, "lamp")
 
 
 if __name__ == "__main__":
     url, way, board = sys.argv[1:]
-    sell = {"read_and_write": read_and_write, "increase": increase}[way]
+    sell = {"sell_by_reading": sell_by_reading, "sell_by_adding": sell_by_adding}[way]
     client = redis.Redis.from_url(url)
     print("ready", flush=True)
     sys.stdin.readline()
