@@ -1,6 +1,6 @@
 """A worker of the lesson on streams that takes a job twice over, and is killed with it.
 
-Called with the server's URL.
+`take_and_die.py URL`
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import sys
 import redis
 
 
-def take_from_both(url: str) -> None:
+def take_from_both(r: redis.Redis) -> None:
     """Take a job from the list and one from the stream; then SIGKILL."""
-    r = redis.Redis.from_url(url)
     r.brpop("jobs:list")
     r.xreadgroup("crew", "bob", {"jobs:stream": ">"})
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    take_from_both(sys.argv[1])
+    take_from_both(redis.Redis.from_url(sys.argv[1]))
