@@ -1,7 +1,7 @@
 """The bystander of the lesson on anti-patterns: it asks for one small key, again and again.
 
-Called with the server's host and port. It prints "ready", asks until its standard input is closed,
-and then prints as JSON when it asked and how many seconds it waited each time.
+`raw_bystander.py HOST PORT` prints `ready`, asks until its standard input is closed, and then
+prints as JSON when it asked and how many seconds it waited each time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ def ask_until(over: threading.Event, sock: socket.socket) -> list[tuple[float, f
 
 def main(host: str, port: str) -> None:
     over = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+
+    def wait_for_end() -> None:
+        sys.stdin.read()
+        over.set()
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
     with socket.create_connection((host, int(port))) as sock:
         print("ready", flush=True)
         json.dump(ask_until(over, sock), sys.stdout)
