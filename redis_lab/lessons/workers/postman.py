@@ -20,7 +20,7 @@ def next_letters(r: Any, me: str) -> list:
     return reply[0][1] if reply else left_behind
 
 
-def deliver(r: Any, entry: str, letter: dict, limit: int) -> None:
+def deliver_letter(r: Any, entry: str, letter: dict, limit: int) -> None:
     """Send the letter and acknowledge it, or give it up."""
     [note] = r.xpending_range("letters", "post", entry, entry, 1)
     if note["times_delivered"] > limit:
@@ -44,7 +44,7 @@ def main(url: str, me: str, limit: str) -> None:
     r = redis.Redis.from_url(url, decode_responses=True)
     while letters := next_letters(r, me):
         for entry, letter in letters:
-            deliver(r, entry, letter, int(limit))
+            deliver_letter(r, entry, letter, int(limit))
 
 
 if __name__ == "__main__":
