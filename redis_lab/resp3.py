@@ -9,7 +9,7 @@ from typing import Any
 import hiredis
 
 
-class Line:
+class RawLine:
     """A socket to a server that speaks RESP3, and hiredis to read from it.
 
     Attributes: `pushed` (what the server sent without being asked, the oldest first), `socket`.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from redis_lab.resp3 import Line
+from redis_lab.resp3 import RawLine
 
 
 @pytest.fixture
 def line(lab):
-    made = Line(lab.host, lab.port)
+    made = RawLine(lab.host, lab.port)
     yield made
     made.socket.close()
 

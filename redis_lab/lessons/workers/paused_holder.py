@@ -19,7 +19,7 @@ import redis
 from redis_lab.patterns.lock import Lease, Lock
 
 
-def note(event: str) -> None:
+def print_event(event: str) -> None:
     """Print the time and what has happened. (What is not flushed waits until the end.)"""
     print(time.time(), event, sep="\t")
 
@@ -30,12 +30,12 @@ def add_under(lease: Lease, database: sqlite3.Connection, sql: list[str], stop: 
     shown = {"fence": lease.fence}
     rows = database.execute(read, shown).fetchall()
     if stop:
-        note("reads, and is stopped")
+        print_event("reads, and is stopped")
         sys.stdout.flush()
         os.kill(os.getpid(), signal.SIGSTOP)
-        note("wakes up")
+        print_event("wakes up")
     written = rows and database.execute(write, shown | {"n": rows[0][0] + 1}).rowcount
-    note("writes" if written else "is refused")
+    print_event("writes" if written else "is refused")
     return bool(written)
 
 
@@ -46,13 +46,13 @@ def add_and_stop(
     while times:
         lease = lock.acquire("counter", wait_s=30)
         assert lease  # nobody holds it for that long
-        note("gets the lock")
+        print_event("gets the lock")
         stop = times in stops
         if stop:
             stops.remove(times)
         times -= add_under(lease, database, sql, stop)
         if not lock.release(lease):
-            note("learns: too late")
+            print_event("learns: too late")
 
 
 if __name__ == "__main__":
