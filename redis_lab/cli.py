@@ -529,6 +529,48 @@ def run_workload(
         out.print(f"saved: {save}", highlight=False)
 
 
+@app.command("machine")
+def measure_machine(
+    name: Annotated[
+        str,
+        typer.Argument(help="This machine, such as epyc-2-cores; without it, list what is there."),
+    ] = "",
+    kinds: Annotated[
+        str, typer.Option("--on", help="Kinds of server, such as embedded,redis8; default: all.")
+    ] = "",
+    runs: Annotated[int, typer.Option(help="How many runs of each server to add.", min=1)] = 5,
+    seconds: Annotated[
+        float | None, typer.Option(help="Seconds for each command, instead of the effort's.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what is wrong with the files that are there.")
+    ] = False,
+) -> None:
+    """Measure everyday commands on each server here, in turns, for data/machines/NAME/.
+
+    Each run has a fresh process and a fresh server, pinned to cores where the system allows it.
+    Leave the machine alone meanwhile. The site compares the machines; CONTRIBUTING.md says how to
+    add yours.
+    """
+    from . import machines
+
+    if name and not check:
+        chosen = machines.choose_kinds([each for each in kinds.split(",") if each])
+        out.print(f"In turns: {', '.join(map(str, chosen))}.", highlight=False)
+        for path in machines.measure_machine(name, chosen, runs, seconds=seconds):
+            out.print(f"written: {path}", highlight=False, soft_wrap=True)
+    wrong = machines.check_machines()
+    for line in wrong:
+        out.print(line, highlight=False, markup=False, soft_wrap=True, style="red")
+    if check and wrong:
+        raise typer.Exit(1)
+    rows = [
+        [machine, path.stem, str(len(one.runs)), str(one.environment["cpu"])]
+        for machine, path, one in machines.load_machines()
+    ]
+    table("", ["machine", "server", "runs", "processor"], rows)
+
+
 def _in_us(value: Any) -> str:
     return f"{value:,.0f}" if isinstance(value, float) else "–"
 

@@ -13,10 +13,15 @@ from functools import cache
 from typing import Any
 
 import redis
+from redis._parsers import _RESP2Parser
 from redis.asyncio.connection import AbstractConnection as AsyncConnection
 from redis.connection import SSLConnection
 
 # ---------------------------------------------------------------- redis-py: one connection
+
+# In Python. hiredis makes a list of as many items as a header promises, before it has read one: of
+# two billion (`*2147483647`), which takes 16 GB of addresses, and minutes to release.
+PLAIN_PARSER = _RESP2Parser
 
 # The methods that open a connection's socket, and those that send something by themselves
 CONNECT = "_connect"

@@ -55,7 +55,11 @@ def stage(source: Path) -> None:
     put(source, ROOT / "index.md", pages.home(renamed((ROOT / "README.md").read_text("utf-8"))))
     for page in documents():
         put(source, page, renamed(page.read_text("utf-8")))
-    generated = {"status.md": pages.status(), "calculators.md": pages.calculators()}
+    generated = {
+        "status.md": pages.status(),
+        "machines.md": pages.machines(),
+        "calculators.md": pages.calculators(),
+    }
     for name, text in {**generated, **pages.patterns()}.items():
         put(source, ROOT / name, text)
     shutil.copytree(ROOT / "redis_lab/patterns", source / "redis_lab/patterns")

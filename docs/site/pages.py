@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from redis_lab.calculators import CALCULATORS, calculator
+from redis_lab.machines import load_machines
+from redis_lab.measure import everyday
+from redis_lab.measure.results import Result, compare_results
+from redis_lab.measure.runs import MACHINE, name_interval
 from redis_lab.notebooks import FIGURE_CALL
 from redis_lab.toc import Lesson, read_toc
 
 ROOT = Path(__file__).resolve().parents[2]
 PATTERNS = ROOT / "redis_lab" / "patterns"
 RESULTS = ROOT / "data" / "results"
+MACHINES = ROOT / "data" / "machines"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -53,7 +58,7 @@ def home(readme: str) -> str:
             *("calculators", "notebooks/glossary", "notebooks/from_node", "patterns/index"),
         ]),
         toctree("About", [
-            *("status", "data/README", "data/drills"),
+            *("status", "machines", "data/README", "data/drills"),
             *("docs/architecture", *more_docs(), "docs/environment"),
             *("SECURITY", "CONTRIBUTING", "CHANGELOG"),
         ]),
@@ -181,7 +186,6 @@ def used_in() -> dict[str, list[Lesson]]:
 
 # ---------------------------------------------------------------- what was run
 
-MACHINE = ("cpu", "cores", "memory_gb", "system")
 SOFTWARE = ("server", "server_version", "python", "redis_py")
 
 
@@ -248,6 +252,60 @@ def environments(measured: dict[str, dict[str, Any]]) -> list[Sequence[object]]:
             cpu, cores, f"{memory} GB", system, f"{server} {version}", python, client, effort,
             days(members), len(members),
         ))  # fmt: skip
+    return rows
+
+
+def machines(folder: Path = MACHINES) -> str:
+    """The page that sets servers side by side on each machine that was measured."""
+    found: dict[str, list[Result]] = defaultdict(list)
+    for name, _, result in load_machines(folder):
+        found[name].append(result)
+    parts = [
+        "# Machines and servers, side by side",
+        "Eleven everyday commands by redis-py on loopback, each awaited before the next. On each "
+        "machine the servers take turns, and every run has a fresh process and a fresh server, "
+        "pinned to cores. A cell is the median of one call in µs, as the mean over the runs, with "
+        "its 95 % interval. Below it stands what `redis-lab compare` says about this server and "
+        "the first of the table, where it sees a difference; it is wrong at most once in twenty "
+        "such columns. Two machines are not compared: they differ in more than their processors.",
+        "To add your machine: `redis-lab machine NAME`, and the rules in "
+        "[CONTRIBUTING](CONTRIBUTING.md).",
+    ]
+    for name, servers in found.items():
+        about = servers[0].environment
+        parts.append(f"## {name}")
+        parts.append(
+            f"{about['cpu']}, {about['cores']} cores, {about['memory_gb']} GB, {about['system']}; "
+            f"Python {about['python']}, redis-py {about['redis_py']}; measured "
+            f"{days(run.environment for each in servers for run in each.runs)}."
+        )
+        heads = [
+            f"{each.environment['server']} {each.environment['server_version']}"
+            f"<br>{name_interval(len(each.runs))}"
+            for each in servers
+        ]
+        parts.append(table(["command", *heads], machine_rows(servers)))
+    return "\n\n".join(parts) + "\n"
+
+
+def machine_rows(servers: Sequence[Result]) -> list[list[str]]:
+    """For each command its median on each server, and how this differs from the first server's."""
+    said: list[dict[str, str]] = [{}]
+    for each in servers[1:]:
+        compared = compare_results(servers[0], each)
+        said.append(dict(zip(compared["what"], compared["says"], strict=True)))
+    rows = []
+    for command in everyday.COMMANDS:
+        cells = [command]
+        for result, says in zip(servers, said, strict=True):
+            [row] = [row for row in result.rows if row["arm"] == command]
+            low, high = row["p50_low_us"], row["p50_high_us"]
+            told = says.get(command, "")
+            cells.append(
+                f"{row['p50_us']:,.0f} ({low:,.0f} to {high:,.0f})"
+                + (f"<br>{told}" if "×" in told else "")
+            )
+        rows.append(cells)
     return rows
 
 

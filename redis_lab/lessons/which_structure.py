@@ -33,6 +33,26 @@ FIGURES: dict[str, Chart] = {
     ),
 }
 
+# The page to come back to; the lesson fills in the bytes and the links
+TABLE = """
+| the question | structure | ask with | cost | bytes each | lesson |
+|---|---|---|---|---:|---|
+| What is the value of x? How often has it happened? | string | GET, INCR | O(1) | {string:.1f} | [1] |
+| What is this one property of x? | hash | HGET | O(1) | {hash:.1f} | [2] |
+| What came last? What is next? | list | LRANGE 0 9, LPOP | O(m) | {list:.1f} | [3] |
+| Is x in it? Who is in both? | set | SISMEMBER, SINTER | O(1), O(n·sets) | {set:.1f} | [4] |
+| The top ten? What is my rank? | sorted set | ZRANGE, ZREVRANK | O(log n + m) | {sorted set:.1f} | [5] |
+| What happened since? Who works on it? | stream | XREAD, XREADGROUP | O(m) | {stream:.1f} | [6] |
+| How many different ones, roughly? | HyperLogLog | PFCOUNT | O(1) | {HyperLogLog:.1f} | [7] |
+| Was number x here that day? How many were? | bitmap | GETBIT, BITCOUNT | O(1), O(n) | {bitmap:.1f} | [7] |
+| What is near? | geo | GEOSEARCH | O(n + log m) | {geo:.1f} | [8] |
+| Who is listening? Tell them, now. | pub/sub | PUBLISH | O(listeners) | keeps none | [9] |
+"""  # noqa: E501
+LESSONS = (
+    *("strings", "hashes", "lists", "sets", "sorted_sets", "streams"),
+    *("hyperloglog_and_bitmaps", "geo", "pubsub"),
+)
+
 STRUCTURES = (
     *("string", "hash", "list", "set", "sorted set", "stream", "HyperLogLog", "bitmap", "geo"),
     "pub/sub",

@@ -14,6 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from .. import internals
 from ..errors import LabError
 from .guest import Guest
 
@@ -115,10 +116,11 @@ def fail_fast() -> dict[str, Any]:
     """Client options for a first contact: an error at once rather than after ten retries.
 
     RESP2, because a server that is too old does not know HELLO, and should still report its
-    version.
+    version. Replies are read by a parser that believes no header.
     """
     limits = {"socket_connect_timeout": CONTACT_TIMEOUT_S, "socket_timeout": CONTACT_TIMEOUT_S}
-    return {"retry": Retry(NoBackoff(), 0), "protocol": 2, **limits}
+    how = {"protocol": 2, "parser_class": internals.PLAIN_PARSER}
+    return {"retry": Retry(NoBackoff(), 0), **how, **limits}
 
 
 class Allowance:

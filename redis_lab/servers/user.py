@@ -108,7 +108,7 @@ class UserServer(Server):
                 f"No Redis answers at {shown} ({str(error).rstrip('.')}). Start it, fix "
                 f"REDIS_URL{' (redis:// if it speaks no TLS)' * tls}, {own}"
             ) from error
-        except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise LabError(
                 f"What answers at {shown} does not answer INFO or COMMAND as Redis does. "
                 f"Name a Redis, {own}"

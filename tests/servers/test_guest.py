@@ -504,6 +504,21 @@ def test_odd_table_of_commands(table):
         assert "does not answer INFO or COMMAND as Redis does" in in_five_seconds(url)
 
 
+HUGE, NESTED = b"*2147483647\r\n", b"*1\r\n" * 5000
+
+
+@pytest.mark.parametrize(
+    ("reply", "said", "before"),
+    [(HUGE, "No Redis answers", IMPATIENT), (NESTED, "as Redis does", "")],
+    ids=["huge", "nested"],
+)
+def test_a_header_that_promises_too_much(reply, said, before):
+    """Nothing follows it. A list of so many items would take 16 GB, and long to release."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))\n"
+    with stand_in("", replies={b"INFO": reply}, otherwise=reply) as url:
+        assert said in in_five_seconds(url, limit + before)
+
+
 def test_one_that_is_loading():
     loading = b"-LOADING Redis is loading the dataset in memory\r\n"
     with stand_in("", replies={b"INFO": loading, b"HELLO": loading}, otherwise=loading) as url:

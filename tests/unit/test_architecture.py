@@ -18,7 +18,7 @@ ROOT = "the package itself"  # redis_lab/__init__.py
 
 ROOMS = [
     ("errors", "claims", "findings", "internals", "patterns", "_relay", "_remover", "_sql_server"),
-    ("files", "child", "extras", "judging", "reading_time", "toc", "wiretap"),
+    ("files", "child", "extras", "judging", "reading_time", "resp3", "toc", "wiretap"),
     ("copies", "source", "servers"),
     ("distance", "logbook", "magic"),
     ("remote", "drill"),
@@ -29,6 +29,7 @@ ROOMS = [
     (ROOT,),
     ("_grader", "answer_key", "grade", "index", "notebooks"),
     ("new", "publish"),
+    ("machines",),
     ("cli",),
 ]
 

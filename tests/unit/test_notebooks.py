@@ -22,6 +22,7 @@ HEADINGS = (
 )
 MACHINE_PATHS = re.compile(r"/(home|root|tmp|Users|private|var/folders|work)/|[A-Z]:\\\\|file://")
 LONGEST_CELL, LONGEST_LINE = 30, 110
+LONGEST_IN_USE_IT = 8  # lines that are not blank
 
 
 @cache
@@ -156,6 +157,22 @@ def test_cells_are_short(lesson) -> None:
         lines = cell.source.splitlines()
         assert len(lines) <= LONGEST_CELL, lines[0]
         assert max(map(len, lines)) <= LONGEST_LINE, max(lines, key=len)
+
+
+def test_cells_of_the_first_half_are_short(lesson) -> None:
+    """What a lesson begins with is read on a first day, perhaps in a second language."""
+    use_it, measure_it = (
+        next(k for k, cell in enumerate(lesson.cells) if re.search(f"^{half}$", cell.source, re.M))
+        for half in HALVES
+    )
+    long = {
+        cell.source.splitlines()[0]: lines
+        for cell in lesson.cells[use_it:measure_it]
+        if cell.cell_type == "code"
+        and (lines := sum(bool(line.strip()) for line in cell.source.splitlines()))
+        > LONGEST_IN_USE_IT
+    }
+    assert long == {}
 
 
 def test_links_lead_somewhere(lesson) -> None:

@@ -133,3 +133,33 @@ def test_the_status_has_a_row_for_each_lesson_and_adds_up_the_results():
         assert row.count("2026") >= 1 and row.count(" of ") == 2
     last_columns = [int(line.split("|")[-2]) for line in lines if "| full |" in line]
     assert sum(last_columns) == len(list(pages.RESULTS.glob("*.json")))
+
+
+def test_the_page_of_machines_compares_servers_with_the_first(tmp_path):
+    """Times that were not measured: the second server takes twice as long for each command."""
+
+    def run(n: int, server: str, times: int) -> dict:
+        rows = [
+            {"arm": name, "p50_us": us, "p50_low_us": us, "p50_high_us": us}
+            | {"block_medians_us": [us, us]}
+            for name in pages.everyday.COMMANDS
+            for us in [times * (100.0 + n / 10)]
+        ]
+        about = {"cpu": "A processor", "cores": 2, "memory_gb": 8, "system": "Linux 6"}
+        about |= {"python": "3.11", "redis_py": "8.1", "server": server, "server_version": "9"}
+        return {"rows": rows, "environment": about | {"when": f"2026-11-2{n}"}, "histograms": {}}
+
+    for times, server in ((1, "Redis"), (2, "Valkey")):
+        file = tmp_path / "a-box" / f"{server.lower()}-9.json"
+        file.parent.mkdir(exist_ok=True)
+        content = {"experiment": "everyday", "title": "", "notes": [], "format": 2}
+        runs = [run(n, server, times) for n in range(5)]
+        file.write_text(json.dumps(content | {"runs": runs}))
+    page = pages.machines(tmp_path)
+    assert "## a-box" in page and "2 cores, 8 GB" in page
+    assert "Redis 9<br>95 % over 5 runs" in page
+    [row] = [line for line in page.splitlines() if line.startswith("| GET |")]
+    first, second = row.split("|")[2:4]
+    assert "×" not in first and first.strip().startswith("100 (100 to 10")
+    assert "× the time" in second and second.strip().startswith("200 (")
+    assert page.count("× the time") == len(pages.everyday.COMMANDS)
