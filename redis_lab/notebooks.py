@@ -147,11 +147,26 @@ def write_notebook(path: Path, notebook: nbformat.NotebookNode) -> None:
     """Write an executed notebook back, atomically, without what varies by machine."""
     import nbformat
 
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _join_streams(cell.outputs)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     write_whole(path, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
+
+
+def _join_streams(outputs: list) -> list:
+    """What a cell printed in several parts, because the machine was busy, as one output."""
+    joined: list = []
+    for output in outputs:
+        last = joined[-1] if joined else {}
+        if output.get("output_type") == "stream" and last.get("name") == output["name"]:
+            last["text"] += output["text"]
+        else:
+            joined.append(output)
+    return joined
 
 
 def embed_figures(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -193,6 +194,23 @@ def test_no_remains_of_progress_bars(lesson) -> None:
     assert not [
         cell.id for cell in code(lesson) if any(map(notebooks._is_progress_bar, cell.outputs))
     ]
+
+
+def test_what_a_cell_printed_is_one_output(lesson) -> None:
+    for cell in code(lesson):
+        names = [output.get("name") for output in cell.outputs]
+        assert not any(one and one == next_ for one, next_ in pairwise(names)), cell.id
+
+
+def test_what_was_printed_in_parts_is_joined(tmp_path) -> None:
+    output = nbformat.v4.new_output
+    parts = [output("stream", name="stdout", text=text) for text in ("a\n", "b", "\n")]
+    other = [output("display_data"), output("stream", name="stderr", text="c\n")]
+    cell = nbformat.v4.new_code_cell("1", outputs=[*parts, *other, *parts[:1]])
+    notebooks.write_notebook(tmp_path / "x.ipynb", nbformat.v4.new_notebook(cells=[cell]))
+    [written] = nbformat.read(tmp_path / "x.ipynb", as_version=4).cells
+    printed = [each.get("text") for each in written.outputs]
+    assert printed == ["a\nb\n", None, "c\n", "a\n"]
 
 
 def test_the_sanitizer_applies() -> None:
