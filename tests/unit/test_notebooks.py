@@ -206,11 +206,12 @@ def test_what_was_printed_in_parts_is_joined(tmp_path) -> None:
     output = nbformat.v4.new_output
     parts = [output("stream", name="stdout", text=text) for text in ("a\n", "b", "\n")]
     other = [output("display_data"), output("stream", name="stderr", text="c\n")]
-    cell = nbformat.v4.new_code_cell("1", outputs=[*parts, *other, *parts[:1]])
+    last = output("stream", name="stdout", text="d\n")
+    cell = nbformat.v4.new_code_cell("1", outputs=[*parts, *other, last])
     notebooks.write_notebook(tmp_path / "x.ipynb", nbformat.v4.new_notebook(cells=[cell]))
     [written] = nbformat.read(tmp_path / "x.ipynb", as_version=4).cells
     printed = [each.get("text") for each in written.outputs]
-    assert printed == ["a\nb\n", None, "c\n", "a\n"]
+    assert printed == ["a\nb\n", None, "c\n", "d\n"]
 
 
 def test_the_sanitizer_applies() -> None:
