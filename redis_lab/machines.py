@@ -80,7 +80,8 @@ def measure_machine(
             f"{name!r}."
         )
     folder = (folder or machines_folder()) / name
-    order, written = list(kinds), {}
+    order = list(kinds)
+    written: set[Path] = set()
     turns = [(n, place) for n in range(runs) for place in range(len(order))]
     with TemporaryFolder("redis-lab-run-") as scratch:
         measured: list[results.Result] = []
@@ -94,7 +95,7 @@ def measure_machine(
                 for one in measured:
                     path = folder / file_name(one)
                     whole = results.load(path).merge(one) if path.exists() else one
-                    written[results.write(whole, path)] = None
+                    written.add(results.write(whole, path))
     return sorted(written)
 
 
