@@ -321,14 +321,8 @@ class Lines(Chart):
                 found.append(f"{name} {findings.course(points, unit, at, span)}")
             head = "" if value is None else f"{self.name_panel(value)}: "
             said.append(f"{head}{'; '.join([*found, *findings.crossings(lines, at)])}.")
-        far = {
-            "" if value is None else f"{self.name_panel(value)}: ": findings.distance(
-                part[self.y], part[self.theory]
-            )
-            for value, part in (panels if self.theory else [])
-        }
-        if said_far := "; ".join(f"{head}{told}" for head, told in far.items() if told):
-            said.append(f"Compared with the theory, {self.theory_label}: {said_far}.")
+        if self.theory and (far := findings.distance(table[self.y], table[self.theory])):
+            said.append(f"Compared with the theory, {self.theory_label}: {far}.")
         return " ".join(said)
 
     def name_panel(self, value: object) -> str:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import altair as alt
 
+from ..measure import theory
 from . import _parts as parts
 from .chart import Calculator, Number
 
 
 def build() -> Calculator:
-    """`theory.mg1` and `theory.batch`, in service times, so that any service time fits."""
-    runs = [
-        row
+    """`theory.mg1` and `theory.batch`, in service times, so that any service time fits.
+
+    The result has no service times of its own, so a measured mean is given as a multiple of what
+    the formula says at the same load.
+    """
+    rows = [
+        (row["busy"], row["ms"] / row["theory"])
         for row in parts.measured("load_knee").rows
-        if row["model"] == "answered at the end of a turn"  # the same runs stand under each model
+        if row["what"] == "mean" and row["theory"] is not None  # none where it is always busy
     ]
     points = [
-        {"busy_percent": parts.rounded(run["busy"]), "times": parts.rounded(run["times"])}
-        for run in runs
+        {
+            "busy_percent": parts.rounded(busy),
+            "times": parts.rounded(ratio * theory.md1(busy / 100, 1)),
+        }
+        for busy, ratio in rows
     ]
     low, high = (end(point["busy_percent"] for point in points) for end in (min, max))
-    ratios = [run["times"] / run["theory"] for run in runs]
+    ratios = [ratio for _, ratio in rows]
     square = "(1 + spread * spread)"
     one_by_one = f"1 + {{busy}} * {square} / (2 * (1 - {{busy}}))"
     by_turns = f"1 + {{busy}} * {square} * (0.5 + {{busy}}) / (1 - {{busy}} * {{busy}})"
@@ -111,7 +119,7 @@ def build() -> Calculator:
             ),
         ],
         checked=f"{low:.0f} to {high:.0f} % busy, equal commands; {min(ratios):.1f} to "
-        f"{max(ratios):.1f} × the green line.",
+        f"{max(ratios):.1f} × the formula.",
         layers=[
             *parts.curve(curve, x, y_batch, inside, parts.OTHER, "batch"),
             *parts.curve(curve, x, y, inside),

@@ -26,15 +26,14 @@ FIGURES: dict[str, Chart] = {
     "load_knee": Lines(
         title="The busier the server, the longer the queue",
         x="busy",
-        y="times",
+        y="ms",
         by="what",
-        panels="model",
         theory="theory",
-        theory_label="the formula of each panel",
+        theory_label="Pollaczek and Khinchin: T₀ + S + ρS / (2(1 − ρ))",
         xscale="linear",
         yscale="linear",
         xlabel="how busy the server is (%)",
-        ylabel="response time in service times",
+        ylabel="response time (ms)",
     ),
     "load_saturation": Lines(
         title="How many GETs a second, at most?",

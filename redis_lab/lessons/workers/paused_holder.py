@@ -2,8 +2,9 @@
 
 `python paused_holder.py URL FILE LEASE_S READ WRITE TIMES STOPS` adds one TIMES times to the number
 in the SQLite FILE, by the statements READ and WRITE. It stops itself with SIGSTOP where as many
-additions are left as STOPS says ("7 4"), and goes on when it gets SIGCONT. Each line that it prints
-is a time, a tab, and what has happened.
+additions are left as STOPS says ("7 4"), and goes on when it gets SIGCONT. The lease under which it
+stops is of LEASE_S seconds; the others are so long that no busy machine outlives them. Each line
+that it prints is a time, a tab, and what has happened.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import time
 import redis
 
 from redis_lab.patterns.lock import Lease, Lock
+
+LONG_S = 20.0
 
 
 def print_event(event: str) -> None:
@@ -40,14 +43,22 @@ def add_under(lease: Lease, database: sqlite3.Connection, sql: list[str], stop: 
 
 
 def add_and_stop(
-    lock: Lock, database: sqlite3.Connection, sql: list[str], times: int, stops: list[int]
+    short: Lock,
+    long: Lock,
+    database: sqlite3.Connection,
+    sql: list[str],
+    times: int,
+    stops: list[int],
 ) -> None:
-    """Add one so many times, each under a lease of its own, and stop once at each of `stops`."""
+    """Add one so many times, each under a lease of its own, and stop once at each of `stops`, under
+    a short one.
+    """
     while times:
+        stop = times in stops
+        lock = short if stop else long
         lease = lock.acquire("counter", wait_s=30)
         assert lease  # nobody holds it for that long
         print_event("gets the lock")
-        stop = times in stops
         if stop:
             stops.remove(times)
         times -= add_under(lease, database, sql, stop)
@@ -57,8 +68,10 @@ def add_and_stop(
 
 if __name__ == "__main__":
     url, file, lease_s, *statements, left, where = sys.argv[1:]
+    client = redis.Redis.from_url(url)
     add_and_stop(
-        Lock(redis.Redis.from_url(url), "lock", lease_s=float(lease_s)),
+        Lock(client, "lock", lease_s=float(lease_s)),
+        Lock(client, "lock", lease_s=LONG_S),
         sqlite3.connect(file, isolation_level=None, timeout=30),
         statements,
         int(left),
