@@ -530,7 +530,7 @@ def run_workload(
 
 
 @app.command("machine")
-def measure_machine(
+def compare_servers(
     name: Annotated[
         str,
         typer.Argument(help="This machine, such as epyc-2-cores; without it, list what is there."),

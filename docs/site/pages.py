@@ -262,7 +262,7 @@ def machines(folder: Path = MACHINES) -> str:
         found[name].append(result)
     parts = [
         "# Machines and servers, side by side",
-        "Eleven everyday commands by redis-py on loopback, each awaited before the next. On each "
+        "Everyday commands by redis-py on loopback, each awaited before the next. On each "
         "machine the servers take turns, and every run has a fresh process and a fresh server, "
         "pinned to cores. A cell is the median of one call in µs, as the mean over the runs, with "
         "its 95 % interval. Below it stands what `redis-lab compare` says about this server and "

@@ -16,7 +16,7 @@ BOARD, TODAY = "everyday:board", "everyday:today"
 turn = itertools.count()
 
 
-def prepare(r: redis.Redis) -> None:
+def write_examples(r: redis.Redis) -> None:
     """Write what the commands read: values of 100 bytes, a hash of ten fields, a thousand members
     of a set and of a sorted set.
     """
@@ -56,5 +56,5 @@ COMMANDS: dict[str, Callable[[redis.Redis], Any]] = {
 
 def arms(r: redis.Redis) -> dict[str, Callable[[], Any]]:
     """Each of the commands as a call without arguments, on data that is there."""
-    prepare(r)
+    write_examples(r)
     return {name: partial(call, r) for name, call in COMMANDS.items()}

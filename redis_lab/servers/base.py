@@ -116,11 +116,10 @@ def fail_fast() -> dict[str, Any]:
     """Client options for a first contact: an error at once rather than after ten retries.
 
     RESP2, because a server that is too old does not know HELLO, and should still report its
-    version. Replies are read by a parser that believes no header.
+    version.
     """
     limits = {"socket_connect_timeout": CONTACT_TIMEOUT_S, "socket_timeout": CONTACT_TIMEOUT_S}
-    how = {"protocol": 2, "parser_class": internals.PLAIN_PARSER}
-    return {"retry": Retry(NoBackoff(), 0), **how, **limits}
+    return {"retry": Retry(NoBackoff(), 0), "protocol": 2, **limits}
 
 
 class Allowance:
@@ -215,7 +214,7 @@ class Server:
 
         Raises: redis exceptions when it does not answer.
         """
-        with self.client(**fail_fast()) as client:
+        with self.client(**fail_fast(), parser_class=internals.PLAIN_PARSER) as client:
             info: dict[str, Any] = client.info("server")
         self.product = "Valkey" if "valkey_version" in info else "Redis"
         self.compatible = str(info["redis_version"])

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import redis
 
+from .. import internals
 from ..errors import LabError
 from .base import (
     Allowance,
@@ -57,7 +58,7 @@ class UserServer(Server):
                 "Upgrade it, or unset REDIS_URL to let the lab bring its own server."
             )
         as_a_lesson = {name: value for name, value in fail_fast().items() if name != "protocol"}
-        with self.client(**as_a_lesson) as client:
+        with self.client(**as_a_lesson, parser_class=internals.PLAIN_PARSER) as client:
             role = client.info("replication")
             self.clustered = bool(client.info("cluster").get("cluster_enabled"))
         # A cluster's client finds the primaries by itself
