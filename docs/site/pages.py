@@ -264,10 +264,11 @@ def machines(folder: Path = MACHINES) -> str:
         "# Machines and servers, side by side",
         "Everyday commands by redis-py on loopback, each awaited before the next. On each "
         "machine the servers take turns, and every run has a fresh process and a fresh server, "
-        "pinned to cores. A cell is the median of one call in µs, as the mean over the runs, with "
-        "its 95 % interval. Below it stands what `redis-lab compare` says about this server and "
-        "the first of the table, where it sees a difference; it is wrong at most once in twenty "
-        "such columns. Two machines are not compared: they differ in more than their processors.",
+        "pinned to cores where the system allows it. A cell is the median of one call in µs, as "
+        "the mean over the runs, with its 95 % interval. Below it stands what "
+        "`redis-lab compare` says about this server and the first of the table, where it sees a "
+        "difference; it is wrong at most once in twenty such columns. Two machines are not "
+        "compared: they differ in more than their processors.",
         "To add your machine: `redis-lab machine NAME`, and the rules in "
         "[CONTRIBUTING](CONTRIBUTING.md).",
     ]
